@@ -1,0 +1,69 @@
+"""A web server on this machine that counts what it is asked, for the tests of downloads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Web:
+    """Pages by path; each is a function that writes its whole answer through the request handler."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.requests: list[str] = []
+        self.connections = 0
+        self.hosts: list[str | None] = []
+        self.port = 0
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+    def page(self, path: str, body: bytes = b"", status: int = 200, **headers: str) -> str:
+        """Serve this body and headers (`Content_Length="5"`); returns the URL."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(status)
+            for name, value in headers.items():
+                handler.send_header(name.replace("_", "-"), value)
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.pages[path] = answer
+        return self.url(path)
+
+
+@contextmanager
+def serve() -> Iterator[Web]:
+    web = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        def setup(self) -> None:
+            web.connections += 1
+            super().setup()
+
+        def do_GET(self) -> None:
+            web.requests.append(self.path)
+            web.hosts.append(self.headers["Host"])
+            try:
+                web.pages[self.path](self)
+            except OSError:  # the client hung up, as it should after too much or too long
+                pass
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    web.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

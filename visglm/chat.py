@@ -1,0 +1,545 @@
+"""`VisGLM`: load once, then ask about pictures: one answer, a stream of text, or many at a time."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+from transformers import StoppingCriteria
+
+from .errors import CheckpointError, ConfigError, PromptError, VisGLMError
+from .images import load_image
+from .model import VisGLMForConditionalGeneration
+from .processor import VisGLMProcessor
+from .prompt import Rendered, Turn, fit, postprocess, render
+from .tokenizer import ChatGLMTokenizer, StreamDecoder
+
+EMBEDDED_MODEL = Path(__file__).parent / "assets" / "visglm-tiny"
+DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
+LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
+
+# Setting: lowest and highest value, and what it does. Out of range is an error, never a clamp.
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 5.0),
+    "top_p": (0.0, 1.0),
+    "top_k": (0, 1_000_000),
+    "repetition_penalty": (0.1, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
+        temperature: 0 takes the likeliest token every time; above 0 samples, flatter the higher.
+        top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
+        top_k: sample among this many likeliest tokens; 0 for all.
+        repetition_penalty: above 1 makes tokens that occurred before less likely.
+        seed: makes sampling repeatable; None leaves torch's random state alone.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self):
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not lowest <= value <= highest:
+                raise ConfigError(f"{name} must be between {lowest} and {highest}; got {value!r}.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1; got {self.max_new_tokens!r}.")
+
+    def generate_arguments(self) -> dict[str, Any]:
+        """The same, as `generate` wants it."""
+        arguments: dict[str, Any] = {"repetition_penalty": self.repetition_penalty, "do_sample": self.temperature > 0}
+        if self.temperature > 0:
+            arguments |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return arguments
+
+
+@dataclass(frozen=True)
+class History:
+    """A conversation so far, with its pictures as visual tokens, so that they are not encoded again.
+
+    Args:
+        turns: questions and answers, oldest first.
+        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order.
+        language: of the prompt, as the first turn settled it.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    image_embeds: Tensor | None = None
+    language: str = "auto"
+
+    @classmethod
+    def of(cls, history: History | Sequence[tuple[str, str]] | None) -> History:
+        """A history from one, from `(question, answer)` pairs, or from nothing.
+
+        Raises:
+            PromptError: it is neither.
+        """
+        if history is None:
+            return cls()
+        if isinstance(history, History):
+            return history
+        try:
+            return cls(tuple(Turn(question, answer) for question, answer in history))
+        except (TypeError, ValueError):
+            raise PromptError(
+                f"history must be a reply's history or (question, answer) pairs; got {type(history).__name__}."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer: the prompt with its image slots, and what was generated, `<eop>` included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds: pictures to visual tokens, then to the first token, then all of the answer."""
+
+    encode: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `str(reply)` is its text.
+
+    Args:
+        text: the answer.
+        history: pass it to the next call to go on.
+        finish_reason: "stop" when the model ended the answer, "length" when the limit did, "cancelled" when the
+            reader of a stream walked away.
+        images: the pictures of this turn, RGB.
+    """
+
+    text: str
+    history: History
+    usage: Usage
+    timings: Timings
+    finish_reason: str
+    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        """For notebooks: pictures, then the answer."""
+        pictures = "".join(f'<img src="{thumbnail_url(image)}" style="margin-right:8px">' for image in self.images)
+        return f"<div>{pictures}<p>{html.escape(self.text)}</p></div>"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request ready to generate from."""
+
+    turns: tuple[Turn, ...]
+    rendered: Rendered
+    image_embeds: Tensor | None
+    images: tuple[Image.Image, ...]
+    language: str
+    encode_seconds: float
+
+
+class Watch(StoppingCriteria):
+    """Sees every new token: notes when the first came, hands it on, and ends the answer when told to."""
+
+    def __init__(self, on_tokens: Callable[[Tensor], None] | None = None):
+        self.on_tokens = on_tokens
+        self.cancelled = threading.Event()
+        self.started = time.perf_counter()
+        self.first_token: float | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.started
+        if self.on_tokens is not None:
+            self.on_tokens(input_ids[:, -1].cpu())
+        return torch.full((input_ids.shape[0],), self.cancelled.is_set(), device=input_ids.device)
+
+
+class ReplyStream(Iterator[str]):
+    """Iterate over the pieces of an answer as they are decoded; `.reply` is the whole when it has ended.
+
+    Closing it, or leaving the loop and dropping it, stops the model after the token in flight.
+    """
+
+    def __init__(self, pieces: Iterator[str]):
+        self._pieces = pieces
+        self._reply: Reply | None = None
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        return piece
+
+    def close(self) -> None:
+        self._pieces.close()  # type: ignore[attr-defined]
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer.
+
+        Raises:
+            VisGLMError: the stream has not ended yet.
+        """
+        if self._reply is None:
+            raise VisGLMError("the answer is still being written; read the stream to its end before asking for .reply.")
+        return self._reply
+
+
+class VisGLM:
+    """Chat about pictures in Chinese and English.
+
+    Use `VisGLM.from_pretrained()`. `model`, `processor` and `tokenizer` are the Hugging Face layer below. Threads that
+    share one instance take turns.
+
+    Args:
+        model: the network.
+        processor: image processor and tokenizer that belong to it.
+    """
+
+    def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor):
+        self.model = model.eval()
+        self.processor = processor
+        self._lock = threading.Lock()
+
+    @property
+    def tokenizer(self) -> ChatGLMTokenizer:
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self.model.config.text_config.max_position_embeddings
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        image_size: int | None = None,
+    ) -> VisGLM:
+        """Load a model.
+
+        Args:
+            name_or_path: folder or hub id; None for the embedded visglm-tiny, which needs no network.
+            device: "auto" (CUDA, then Apple's MPS, then CPU), or a torch device.
+            dtype: "auto" (bfloat16 on GPUs, and on CPUs from a billion parameters on; float32 below), or a torch dtype.
+            image_size: side of the square pictures are resized to, in pixels; other sizes than the model's own are
+                reached by interpolating its position embedding.
+
+        Raises:
+            CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
+        """
+        path = str(EMBEDDED_MODEL if name_or_path is None else name_or_path)
+        if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+            raise CheckpointError(
+                path, ["config.json is missing"], "Name the folder that holds config.json and weights."
+            )
+        model, report = VisGLMForConditionalGeneration.from_pretrained(
+            path, dtype=torch.float32 if dtype == "auto" else dtype, output_loading_info=True
+        )
+        problems = [
+            f"{kind.removesuffix('_keys')}: {key}"
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            for key in sorted(map(str, report[kind]))
+        ]
+        if problems:
+            raise CheckpointError(path, problems, "Nothing was loaded. Download the folder again, whole.")
+        processor = VisGLMProcessor.from_pretrained(path)
+        if image_size is not None:
+            processor.image_processor.size = {"height": image_size, "width": image_size}
+        target = pick_device(device)
+        if dtype == "auto":
+            model = model.to(pick_dtype(target, model.num_parameters()))
+        return cls(model.to(target), processor)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def chat(
+        self,
+        images: Any,
+        prompt: str,
+        history: History | Sequence[tuple[str, str]] | None = None,
+        *,
+        language: str = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> Reply:
+        """Answer one question.
+
+        Args:
+            images: one picture, a list of them, or None; each a path, URL, data URL, base64 text, bytes, PIL image,
+                array or tensor (see `visglm.images`).
+            prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
+            history: `reply.history` of the turn before; its pictures are not encoded again.
+            language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
+            max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see `Sampling`.
+
+        Raises:
+            ImageError: a picture was refused or cannot be read.
+            ContextLengthError: the conversation does not fit; nothing is ever cut.
+            ConfigError: a setting is out of its range.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        ready = self._prepare(images, prompt, history, language, sampling)
+        return self._answer([ready], sampling, Watch())[0]
+
+    def stream_chat(
+        self,
+        images: Any,
+        prompt: str,
+        history: History | Sequence[tuple[str, str]] | None = None,
+        *,
+        language: str = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> ReplyStream:
+        """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
+
+        The joined pieces equal `.reply.text` but for the punctuation and outer space that only the whole text decides.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        ready = self._prepare(images, prompt, history, language, sampling)
+        stream = ReplyStream(iter(()))
+        stream._pieces = self._stream(ready, sampling, stream)
+        return stream
+
+    def batch(
+        self,
+        requests: Sequence[Sequence[Any]],
+        *,
+        batch_size: int = 8,
+        on_error: str = "raise",
+        progress: bool = True,
+        language: str = "auto",
+        **settings: Any,
+    ) -> list[Reply | VisGLMError]:
+        """Answer many questions; greedy answers are those of one-by-one calls.
+
+        Args:
+            requests: `(images, prompt)` or `(images, prompt, history)` each.
+            batch_size: questions that share a pass through the model.
+            on_error: "raise" stops at the first bad request; "return" puts its error in its place.
+            progress: show a progress bar on stderr.
+            settings: as the keyword arguments of `chat`.
+        """
+        if on_error not in ("raise", "return"):
+            raise ConfigError(f'on_error must be "raise" or "return"; got {on_error!r}.')
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        sampling = Sampling(**settings)
+        results: list[Reply | VisGLMError] = []
+        with tqdm(total=len(requests), unit="answer", disable=not progress) as bar:
+            for start in range(0, len(requests), batch_size):
+                prepared = [
+                    self._prepare_or_error(request, language, sampling, on_error)
+                    for request in requests[start : start + batch_size]
+                ]
+                good = [item for item in prepared if isinstance(item, Prompt)]
+                replies = iter(self._answer(good, sampling, Watch()) if good else ())
+                results += [next(replies) if isinstance(item, Prompt) else item for item in prepared]
+                bar.update(len(prepared))
+        return results
+
+    def _prepare_or_error(
+        self, request: Sequence[Any], language: str, sampling: Sampling, on_error: str
+    ) -> Prompt | VisGLMError:
+        try:
+            images, prompt, history = (*request, None)[:3] if 2 <= len(request) <= 3 else (None, None, None)
+            return self._prepare(images, prompt, history, language, sampling)
+        except VisGLMError as error:
+            if on_error == "raise":
+                raise
+            return error
+
+    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> Prompt:
+        """Load and encode the new pictures, and render the conversation."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PromptError(f"the question must be a string that is not empty; got {prompt!r}.")
+        past = History.of(history)
+        pictures = tuple(load_image(image) for image in as_list(images))
+        if pictures and self.model.config.vision_config is None:
+            raise PromptError(
+                f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
+            )
+        turns = (*past.turns, Turn(prompt, None, num_images=len(pictures)))
+        language = past.language if language == "auto" else language
+        rendered = render(
+            turns,
+            tokenizer=self.tokenizer,
+            style=self.model.config.prompt_style,
+            num_query_tokens=self.model.config.num_query_tokens,
+            language=language,
+        )
+        fit(rendered, self.context_length, sampling.max_new_tokens or 1)
+        started = time.perf_counter()
+        embeds = past.image_embeds
+        if pictures:
+            new = self.encode(pictures)
+            embeds = new if embeds is None else torch.cat([embeds.to(new), new])
+        return Prompt(turns, rendered, embeds, pictures, language, time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def encode(self, images: Any) -> Tensor:
+        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
+        pictures = [load_image(image) for image in as_list(images)]
+        pixel_values = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        with self._lock:
+            return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
+
+    @torch.inference_mode()
+    def _answer(self, prompts: Sequence[Prompt], sampling: Sampling, watch: Watch) -> list[Reply]:
+        """Generate for a left-padded batch."""
+        length = max(len(prompt.rendered.input_ids) for prompt in prompts)
+        pad = self.model.config.text_config.pad_token_id or 0
+        rows = [prompt.rendered.input_ids for prompt in prompts]
+        input_ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        embeds = [prompt.image_embeds for prompt in prompts if prompt.image_embeds is not None]
+        room = min(DEFAULT_NEW_TOKENS, self.context_length - length)
+        new_tokens = sampling.max_new_tokens or max(room, 1)
+        with self._lock, torch.random.fork_rng(enabled=sampling.seed is not None):
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            watch.started = time.perf_counter()
+            output = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                image_embeds=torch.cat([e.to(self.device) for e in embeds]) if embeds else None,
+                max_new_tokens=new_tokens,
+                stopping_criteria=[watch],
+                **sampling.generate_arguments(),
+            )
+        total = time.perf_counter() - watch.started
+        return [
+            self._reply(prompt, ids, watch, total)
+            for prompt, ids in zip(prompts, output[:, length:].tolist(), strict=True)
+        ]
+
+    def _reply(self, prompt: Prompt, ids: list[int], watch: Watch, total: float) -> Reply:
+        ends = [place for place, token in enumerate(ids) if token in self._end_ids]
+        completion = ids[: ends[0] + 1] if ends else ids
+        text = postprocess(self.tokenizer.decode(completion, skip_special_tokens=True))
+        turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=text))
+        unfinished = "cancelled" if watch.cancelled.is_set() else "length"
+        return Reply(
+            text=text,
+            history=History(turns, prompt.image_embeds, prompt.language),
+            usage=Usage(len(prompt.rendered.input_ids), len(completion)),
+            timings=Timings(prompt.encode_seconds, watch.first_token or total, total),
+            finish_reason="stop" if ends else unfinished,
+            images=prompt.images,
+        )
+
+    @property
+    def _end_ids(self) -> set[int]:
+        end = self.model.generation_config.eos_token_id
+        return set(end if isinstance(end, list) else [end])
+
+    def _stream(self, prompt: Prompt, sampling: Sampling, stream: ReplyStream) -> Iterator[str]:
+        """Generate in a thread of its own and yield what its tokens spell."""
+        done = object()
+        tokens: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        watch = Watch(tokens.put)
+        outcome: list[Reply | BaseException] = []
+
+        def work() -> None:
+            try:
+                outcome.append(self._answer([prompt], sampling, watch)[0])
+            except BaseException as error:  # handed to the reader, who raises it
+                outcome.append(error)
+            finally:
+                tokens.put(done)
+
+        worker = threading.Thread(target=work, name="visglm-stream", daemon=True)
+        worker.start()
+        decoder = StreamDecoder(self.tokenizer)
+        try:
+            while (token := tokens.get()) is not done:
+                if piece := decoder.push(token.tolist()):
+                    yield piece
+            if rest := decoder.finish():
+                yield rest
+        finally:
+            watch.cancelled.set()
+            worker.join()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        stream._reply = outcome[0]
+
+
+def thumbnail_url(image: Image.Image, size: int = 256) -> str:
+    """A small PNG of `image`, at most `size` pixels a side, as a data URL."""
+    thumbnail, buffer = image.copy(), io.BytesIO()
+    thumbnail.thumbnail((size, size))
+    thumbnail.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def as_list(images: Any) -> list[Any]:
+    """No picture, one, or several, as a list."""
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device asked for, or the fastest there is."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device, num_parameters: int) -> torch.dtype:
+    """bfloat16 on accelerators and for large models, float32 for small ones on a CPU."""
+    if device.type == "cpu" and num_parameters < LARGE_MODEL:
+        return torch.float32
+    return torch.bfloat16

@@ -1,0 +1,222 @@
+"""Configurations: one per tower, nested in one `VisGLMConfig`; presets are data."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
+
+from .errors import ConfigError
+
+# What `PreTrainedConfig.__post_init__` takes beyond its fields.
+INHERITED_KEYS = frozenset({"attn_implementation", "torch_dtype", "num_labels", "model_type", "per_layer_config"})
+
+
+def reject_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a key that no field takes: a misspelt size must not become a silent default."""
+    for key in keys:
+        if key.startswith("_") or key in INHERITED_KEYS or hasattr(PreTrainedConfig, key):
+            continue
+        fields = [name for name in type(config).__dataclass_fields__ if not name.startswith("_")]
+        guess = difflib.get_close_matches(key, fields, n=1)
+        hint = f"did you mean {guess[0]!r}?" if guess else f"known: {', '.join(sorted(type(config).__annotations__))}."
+        raise ConfigError(f"{type(config).__name__} has no field {key!r}; {hint}")
+
+
+class VisGLMVisionConfig(PreTrainedConfig):
+    """The image encoder: timm's `VisionTransformer` with a class token.
+
+    Args:
+        image_size: side of the square picture the position embedding was made for, in pixels. Other sizes
+            are interpolated at run time.
+        patch_size: side of one patch, in pixels; with a stem, the stem's total stride.
+        intermediate_size: width of the feed-forward layers.
+        layer_norm_eps: of the blocks. `final_layer_norm_eps`: of the norm after the last block.
+        stem: name of a timm convolutional network whose feature map of stride `patch_size` takes the place of the
+            linear patches (a hybrid ViT: it learns from far fewer pictures), or None.
+    """
+
+    model_type = "visglm_vision"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 1408
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 39
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-6
+    final_layer_norm_eps: float = 1e-5
+    stem: str | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        reject_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        require_divisible(self, "hidden_size", "num_attention_heads")
+        require_divisible(self, "image_size", "patch_size")
+
+
+class ChatGLMConfig(PreTrainedConfig):
+    """The text model of ChatGLM-6B: prefix-LM, two-plane rotary positions, post-LayerNorm.
+
+    Args:
+        max_position_embeddings: longest prompt plus answer the model was trained on, in tokens.
+        layer_norm_eps: of every LayerNorm.
+        bos_token_id: `<sop>`, starts the answer. `eos_token_id`: `<eop>`, ends it.
+        mask_token_id, gmask_token_id: `[MASK]` and `[gMASK]`, the blanks an answer can fill.
+    """
+
+    model_type = "visglm_chatglm"
+    base_config_key = "text_config"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 130528
+    hidden_size: int = 4096
+    intermediate_size: int = 16384
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 32
+    max_position_embeddings: int = 2048
+    layer_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int = 130004
+    eos_token_id: int | list[int] | None = 130005
+    pad_token_id: int | None = 3
+    mask_token_id: int | None = 130000
+    gmask_token_id: int | None = 130001
+
+    def __post_init__(self, **kwargs):
+        reject_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        require_divisible(self, "hidden_size", "num_attention_heads")
+        if self.head_dim % 4:
+            raise ConfigError(
+                f"ChatGLM rotates pairs in two position planes, so the head size must be a multiple of 4; "
+                f"got {self.hidden_size} / {self.num_attention_heads} = {self.head_dim}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+class VisGLMConfig(PreTrainedConfig):
+    """ViT, Q-Former and text model in one.
+
+    Args:
+        vision_config: `VisGLMVisionConfig`, or None for a text-only model (then `qformer_config` is None too).
+        qformer_config: `Blip2QFormerConfig` of transformers; its `encoder_hidden_size` follows the ViT.
+        text_config: configuration of a registered text backbone (`visglm.text.BACKBONES`).
+        num_query_tokens: image slots (visual tokens) per picture.
+        image_token_id: id at every image slot; never a text token, a pad token least of all.
+        prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
+    """
+
+    model_type = "visglm"
+    sub_configs = {
+        "vision_config": VisGLMVisionConfig,
+        "qformer_config": Blip2QFormerConfig,
+        "text_config": AutoConfig,
+    }
+
+    vision_config: Any = None
+    qformer_config: Any = None
+    text_config: Any = None
+    num_query_tokens: int = 32
+    image_token_id: int | None = None
+    prompt_style: str = "visualglm"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.vision_config, dict):
+            self.vision_config = VisGLMVisionConfig(**self.vision_config)
+        if isinstance(self.qformer_config, dict):
+            self.qformer_config = Blip2QFormerConfig(**self.qformer_config)
+        if self.text_config is None:
+            self.text_config = ChatGLMConfig()
+        if isinstance(self.text_config, dict):
+            text_config = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(
+                text_config.pop("model_type", ChatGLMConfig.model_type), **text_config
+            )
+        if (self.vision_config is None) != (self.qformer_config is None):
+            raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
+        if self.qformer_config is not None:
+            self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+            if self.image_token_id is None:
+                raise ConfigError("a model with a vision tower needs image_token_id, an id no text token uses.")
+        # `generate` reads these from the top.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(name, getattr(self.text_config, name, None))
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        reject_unknown_keys(self, {key: value for key, value in kwargs.items() if not key.endswith("_token_id")})
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def preset(cls, name: str) -> VisGLMConfig:
+        """The configuration called `name` in `PRESETS`.
+
+        Raises:
+            ConfigError: no preset has exactly that name.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"no preset {name!r}; the presets are {', '.join(PRESETS)}.")
+        return cls(**PRESETS[name])
+
+
+def require_divisible(config: PreTrainedConfig, size: str, count: str) -> None:
+    """Raise `ConfigError` unless field `size` is a multiple of field `count`."""
+    if getattr(config, size) % getattr(config, count):
+        raise ConfigError(
+            f"{type(config).__name__}: {size}={getattr(config, size)} is not a multiple of "
+            f"{count}={getattr(config, count)}."
+        )
+
+
+# Figures of the published models: THUDM/VisualGLM-6B and THUDM/ChatGLM-6B.
+PRESETS: dict[str, dict[str, Any]] = {
+    "visglm-tiny": {
+        "vision_config": {
+            "hidden_size": 256,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 8,
+            "image_size": 80,
+            "patch_size": 16,
+            "stem": "resnet18",
+        },
+        "qformer_config": {
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "vocab_size": 1,
+        },
+        "text_config": {
+            "model_type": "visglm_chatglm",
+            "vocab_size": 3072,
+            "hidden_size": 256,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "max_position_embeddings": 512,
+        },
+        "num_query_tokens": 16,
+    },
+    "visualglm-6b": {
+        "vision_config": {},
+        "qformer_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "text_config": {"model_type": "visglm_chatglm"},
+        "num_query_tokens": 32,
+        "image_token_id": 130006,
+    },
+    "chatglm-6b": {"text_config": {"model_type": "visglm_chatglm"}, "prompt_style": "chatglm"},
+}

@@ -1,0 +1,82 @@
+"""The errors visglm raises, and the one way it loads optional packages.
+
+Every message says what went wrong, what was given, what was expected and what to do next. Catch `VisGLMError`
+for all of them; each is also the built-in error (`ValueError`, `ImportError`) that plain Python would raise.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class VisGLMError(Exception):
+    """Base class of every error that visglm raises on purpose."""
+
+
+class ImageError(VisGLMError, ValueError):
+    """A picture was refused or could not be read."""
+
+
+class PromptError(VisGLMError, ValueError):
+    """A conversation cannot be turned into a prompt."""
+
+
+class ContextLengthError(PromptError):
+    """A prompt and its answer do not fit into the model's context."""
+
+
+class ConfigError(VisGLMError, ValueError):
+    """A setting is unknown, out of range or contradicts another one."""
+
+
+class CheckpointError(VisGLMError, ValueError):
+    """A checkpoint cannot be used; the message lists every problem found, not just the first.
+
+    Args:
+        where: the file or folder, as the caller named it.
+        problems: one line per problem; at least one.
+        next_step: what the reader should do now, a full sentence.
+    """
+
+    def __init__(self, where: object, problems: Iterable[str], next_step: str):
+        self.where = str(where)
+        self.problems = list(problems)
+        self.next_step = next_step
+        # All three become `args`, so that the error survives pickling on its way out of a worker process.
+        super().__init__(self.where, self.problems, self.next_step)
+
+    def __str__(self) -> str:
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        head = f"{self.where} cannot be used, {len(self.problems)} {noun}:"
+        return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
+
+
+class MissingDependencyError(VisGLMError, ImportError):
+    """An optional package is needed for what was asked and cannot be imported."""
+
+
+def require(extra: str, *modules: str) -> Any:
+    """Import optional modules at the point where they are chosen.
+
+    Args:
+        extra: the extra of visglm that installs them, for example `"serve"`.
+        modules: dotted module names, for example `"uvicorn"`.
+
+    Returns:
+        The module, or a tuple of modules when several were named.
+
+    Raises:
+        MissingDependencyError: one of them cannot be imported; the message holds the `pip install` line.
+    """
+    loaded = []
+    for module in modules:
+        try:
+            loaded.append(importlib.import_module(module))
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"This needs the optional package {module!r}, which cannot be imported ({error}). "
+                f'Install it with: pip install "visglm[{extra}]"'
+            ) from error
+    return loaded[0] if len(loaded) == 1 else tuple(loaded)
