@@ -1,0 +1,75 @@
+# Everything is installed into .venv with the versions in constraints.txt; nothing outside this folder changes.
+# Another interpreter: make demo PYTHON=python3.12
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint format test-slow test-gpu test-oldest constraints clean
+
+VENV_PYTHON := .venv/bin/python
+export PYTHON
+
+# A stamp says that .venv holds what setup.cfg asks for. It is named after the dependencies and this folder, so
+# that a changed requirement, another branch or a moved clone installs again, and anything else takes no time.
+STATE := $(shell (pwd; cat pyproject.toml constraints.txt; \
+	awk '/^\[/ { on = /^\[(metadata|options)/ } on' setup.cfg) | cksum | cut -d ' ' -f 1)
+CORE := .venv/.core-$(STATE)
+DEV := .venv/.dev-$(STATE)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(CORE)  ## install visglm and ask it two questions about a picture
+	@$(VENV_PYTHON) examples/first_answer.py
+	@printf '\nTry next:\n'
+	@printf '  %s\n' \
+		'.venv/bin/visglm chat examples/cat.png       ask your own questions about a picture' \
+		'.venv/bin/visglm describe examples/*.png     describe many' \
+		'.venv/bin/visglm --help                      what else there is'
+
+test: $(DEV)  ## run the test suite
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+
+lint: $(DEV)  ## check style and types
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m mypy
+
+format: $(DEV)  ## mend what `make lint` says about style
+	@$(VENV_PYTHON) -m ruff check --fix .
+	@$(VENV_PYTHON) -m ruff format .
+
+test-slow: $(DEV)  ## run the tests that take minutes or much memory
+	@$(VENV_PYTHON) -m pytest -m "slow or full_size" --timeout 1800
+
+test-gpu: $(DEV)  ## run the tests that need a CUDA device
+	@$(VENV_PYTHON) -m pytest -m gpu
+
+# Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
+test-oldest: PYTHON := python3.10 python3.11 python3.12
+test-oldest:  ## run the test suite on the lower bounds in setup.cfg
+	@mkdir -p build
+	@sed -nE 's/^    ([A-Za-z0-9_.-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > build/lower-bounds.txt
+	@.ci/install .venv-oldest '.[dev]' build/lower-bounds.txt
+	@.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+
+constraints: $(DEV)  ## bring constraints.txt up to date with setup.cfg, keeping every version that still fits
+	@$(VENV_PYTHON) -m pip install --quiet uv
+	@$(VENV_PYTHON) -m uv pip compile --quiet --universal --python-version 3.10 --all-extras setup.cfg \
+		--no-annotate --custom-compile-command 'make constraints' --output-file constraints.txt
+
+clean:  ## remove caches and build products (.venv stays: delete it by hand)
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+$(CORE):
+	@.ci/install .venv . constraints.txt
+	@rm -f .venv/.core-* .venv/.dev-*
+	@touch $@
+
+$(DEV):
+	@.ci/install .venv '.[dev]' constraints.txt
+	@rm -f .venv/.core-* .venv/.dev-*
+	@touch $(CORE) $@
+
+-include finetune/visglm-tiny/tiny.mk

@@ -56,11 +56,11 @@ PRIVATE = """
     168.63.129.16 192.0.0.192 198.18.0.1 192.0.2.1 203.0.113.9 224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255
     ::1 :: fe80::1 fe80::1%1 fec0::1 fc00::1 fd00:ec2::254 ff02::1 2001:db8::1 100::1
     ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe
-    2002:7f00:1:: 2002:a9fe:a9fe:: 2001:0:7f00:1::
-""".split()
+    2002:7f00:1:: 2002:a9fe:a9fe:: 2001:0:7f00:1:: 3fff::1
+"""
 
 
-@pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.parametrize("address", PRIVATE.split())
 def test_private_addresses_are_not_public(address):
     assert not is_public_address(address)
 

@@ -26,9 +26,14 @@ CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
 }
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK_SIZE = 2**16
-# Azure's metadata service; those of the other clouds live at addresses that are not public anyway.
-METADATA_ADDRESSES = (ipaddress.ip_address("168.63.129.16"),)
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+# What Python's `is_global` lets through, in some versions at least.
+NOT_PUBLIC = (
+    ipaddress.ip_network("168.63.129.16/32"),  # metadata service of Azure
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments, and the metadata service of Oracle
+    ipaddress.ip_network("2002::/16"),  # 6to4, which could lead back to a private IPv4 address
+    ipaddress.ip_network("3fff::/20"),  # documentation
+)
 
 
 def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes:
@@ -99,11 +104,10 @@ def is_public_address(address: str) -> bool:
     """Whether a host on the open internet may live at this IPv4 or IPv6 address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            # 6to4, as well as Teredo and NAT64, which are not global, could lead back to a private address.
-            return ip in GLOBAL_IPV6 and ip.is_global and ip.sixtofour is None
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in METADATA_ADDRESSES
+        ip = ip.ipv4_mapped or ip
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in GLOBAL_IPV6:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in NOT_PUBLIC)
 
 
 def _get(parts: SplitResult, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:

@@ -263,9 +263,7 @@ def _from_array(source: np.ndarray, options: Options, channel_axes: tuple[int, .
     axes = [axis for axis in channel_axes if source.ndim == 3 and source.shape[axis] in (1, 3, 4)]
     if not axes or 0 in source.shape:
         raise ImageError("expected height × width, or height × width × channels with 1, 3 or 4 channels.")
-    samples = np.moveaxis(source, axes[0], -1)
-    _check_pixels(samples.shape[1], samples.shape[0], options.limits)
-    samples = _to_8_bit(samples)
+    samples = _to_8_bit(np.moveaxis(source, axes[0], -1))
     return Image.fromarray(np.ascontiguousarray(samples[..., 0] if samples.shape[-1] == 1 else samples))
 
 

@@ -410,6 +410,13 @@ def _check_turns(turns: Sequence[Turn]) -> None:
                 f"Turn {number}: question and answer are {types}. "
                 "Expected two strings, or None for an answer still to be written."
             )
+        try:
+            f"{turn.question}{turn.answer}".encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"Turn {number}: half of a surrogate pair ({error.object[error.start]!r}) is no character. "
+                "Was the text cut inside an emoji, or decoded wrongly?"
+            ) from None
         if turn.num_images < 0:
             raise PromptError(f"Turn {number}: num_images is {turn.num_images}. Expected 0 or more.")
         if turn.answer is None and number < len(turns):

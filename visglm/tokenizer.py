@@ -12,6 +12,7 @@ import codecs
 import re
 import shutil
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         pad_token: fills up the shorter rows of a batch.
         unk_token: stands for what the vocabulary cannot spell.
         image_token: name of an image slot.
-        image_token_id: id of an image slot, used by nothing else; one above the id of `eos_token` if None.
+        image_token_id: id of an image slot, used by nothing else; the next one above `eos_token` if None.
         num_image_tokens: ids before the text vocabulary: 20000 in the first ChatGLM-6B release, 0 since.
 
     Raises:
@@ -87,7 +88,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     ) -> None:
         self.vocab_file = vocab_file
         self.num_image_tokens = num_image_tokens
-        self.sp_model = _load_sentencepiece(vocab_file)
+        self.sp_model = _load_sentencepiece(vocab_file, kwargs.get("name_or_path"))
         kwargs.pop("auto_map", None)  # names the remote code that this class replaces
         for name in ("remove_space", "do_lower_case"):  # in every published config, and false in each
             if kwargs.pop(name, False):
@@ -99,24 +100,19 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self._whitespace_text = re.compile(f"({'|'.join(longest_first)})")
         self._whitespace_piece = re.compile("|".join(map(re.escape, self._whitespace.values())))
 
-        # In the order in which ChatGLM2 puts them behind its vocabulary, which holds none of them.
-        named = {
-            str(token): None
-            for token in (
-                *(mask_token, gmask_token, "[sMASK]", bos_token, eos_token),
-                *(end_token, pad_token, unk_token),
-            )
-        }
-        self._added_tokens_decoder = self._place_missing(named)
+        named = [str(token) for token in (bos_token, eos_token, end_token, mask_token, gmask_token)]
+        named += [str(token) for token in (pad_token, unk_token)]
+        # The order in which ChatGLM2 puts them behind its vocabulary, which holds none of the first five.
+        self._added_tokens_decoder = self._place_missing(
+            (str(mask_token), str(gmask_token), "[sMASK]", str(bos_token), str(eos_token), *named)
+        )
         image_token_id = self._check_image_token_id(image_token_id, str(eos_token), named)
         self._added_tokens_decoder[image_token_id] = _special(image_token)
 
         control = [piece for piece in CONTROL_PIECES if self._has_piece(piece)]
         self._spelled = self._spell_reserved_pieces(control, image_token_id)
-        kwargs.setdefault(
-            "extra_special_tokens",
-            [piece for piece in control if piece not in named and self._id_of(piece) != image_token_id],
-        )
+        unnamed = [piece for piece in control if piece not in named and self._id_of(piece) != image_token_id]
+        extra = map(str, kwargs.pop("extra_special_tokens", None) or ())
         super().__init__(
             bos_token=bos_token,
             eos_token=eos_token,
@@ -128,6 +124,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             image_token=image_token,
             image_token_id=image_token_id,
             num_image_tokens=num_image_tokens,
+            extra_special_tokens=list(dict.fromkeys((*extra, *unnamed))),
             **kwargs,
         )
 
@@ -147,7 +144,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def _place_missing(self, tokens: Iterable[str]) -> dict[int, AddedToken]:
         """Control tokens that the vocabulary lacks, at the ids behind it."""
-        missing = [token for token in tokens if not self._has_piece(token)]
+        missing = [token for token in dict.fromkeys(tokens) if not self._has_piece(token)]
         return {self.vocab_size + offset: _special(token) for offset, token in enumerate(missing)}
 
     def _id_of(self, token: str) -> int:
@@ -156,7 +153,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def _check_image_token_id(self, image_token_id: int | None, eos_token: str, named: Iterable[str]) -> int:
         owner = {self._id_of(token): token for token in named}
-        default = self._id_of(eos_token) + 1
+        default = next(index for index in count(self._id_of(eos_token) + 1) if index not in owner)
         image_token_id = default if image_token_id is None else image_token_id
         if image_token_id in owner or image_token_id < self.num_image_tokens:
             taken_by = owner.get(image_token_id, "an image piece of the first release")
@@ -189,8 +186,14 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return len(self.sp_model) + self.num_image_tokens
 
     def get_vocab(self) -> dict[str, int]:
-        vocab = {self.convert_ids_to_tokens(index): index for index in range(self.vocab_size)}
-        return vocab | self._added_tokens_encoder
+        """Every token with its id. An image slot that takes the id of a piece takes its place."""
+        offset = self.num_image_tokens
+        pieces = self.sp_model.id_to_piece(list(range(len(self.sp_model))))
+        tokens = [f"<image_{index}>" for index in range(offset)] + pieces
+        for index, token in self._added_tokens_decoder.items():
+            if index < len(tokens):
+                tokens[index] = token.content
+        return {token: index for index, token in enumerate(tokens)} | self._added_tokens_encoder
 
     def _convert_token_to_id(self, token: str) -> int:
         return self.sp_model.piece_to_id(token) + self.num_image_tokens
@@ -274,10 +277,10 @@ def _special(token: str) -> AddedToken:
     return AddedToken(str(token), special=True, normalized=False)
 
 
-def _load_sentencepiece(vocab_file: str | None) -> sentencepiece.SentencePieceProcessor:
+def _load_sentencepiece(vocab_file: str | None, folder: str | None) -> sentencepiece.SentencePieceProcessor:
     if vocab_file is None or not Path(vocab_file).is_file():
         raise CheckpointError(
-            vocab_file or "The tokenizer",
+            vocab_file or folder or "The tokenizer",
             [f"the vocabulary file {VOCAB_FILE_NAME} is missing"],
             f"Copy {VOCAB_FILE_NAME} from the model's release to its folder; nothing else can replace it.",
         )

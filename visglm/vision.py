@@ -78,9 +78,12 @@ class VisionEncoder(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, pixel_values: Tensor, **kwargs) -> Tensor:
-        """Visual tokens of each picture; `kwargs` go to the Q-Former (`output_attentions=True`, say)."""
-        image_features = self.vit(pixel_values.to(self.projection.weight.dtype))
-        queries = repeat(self.query_tokens, "1 query hidden -> image query hidden", image=pixel_values.shape[0])
+    def bridge(self, image_features: Tensor, **kwargs) -> Tensor:
+        """ViT features `[num_images, 1 + num_patches, vit hidden size]` to visual tokens."""
+        queries = repeat(self.query_tokens, "1 query hidden -> image query hidden", image=image_features.shape[0])
         qformer_out = self.qformer(queries, encoder_hidden_states=image_features, **kwargs)
         return self.projection(qformer_out.last_hidden_state)
+
+    def forward(self, pixel_values: Tensor, **kwargs) -> Tensor:
+        """Visual tokens of each picture; `kwargs` go to the Q-Former (`output_attentions=True`, say)."""
+        return self.bridge(self.vit(pixel_values.to(self.projection.weight.dtype)), **kwargs)

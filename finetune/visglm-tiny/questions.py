@@ -1,0 +1,304 @@
+"""What is asked about a scene and what is answered, in both languages; templates are data.
+
+The first phrasing of each kind and language is the one the evaluation asks.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from render import read_concepts
+from world import COLOURS
+
+GROUPS = {
+    "animal": ("动物", ("animal-",)),
+    "plant": ("植物", ("plant-",)),
+    "food": ("食物", ("food-",)),
+    "drink": ("饮料", ("drink",)),
+    "vehicle": ("交通工具", ("transport-",)),
+    "place": ("地点", ("place-", "hotel")),
+    "weather": ("天气", ("sky-weather",)),
+    "clothing": ("衣物", ("clothing",)),
+    "musical instrument": ("乐器", ("musical-instrument", "music", "sound")),
+    "sport or game": ("运动或游戏", ("sport", "game", "award-medal", "event", "arts-crafts")),
+    "body part or figure": ("身体部位或形象", ("body", "figure")),
+    "tool": ("工具", ("tool", "science", "medical", "lock")),
+    "everyday object": ("日常物品", ("",)),  # the rest
+}
+COLOURS_ZH = dict(
+    zip(COLOURS, ("黑色", "白色", "灰色", "红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)
+)
+PLACES = {
+    "left": ("on the left", "左边"),
+    "right": ("on the right", "右边"),
+    "top": ("at the top", "上面"),
+    "bottom": ("at the bottom", "下面"),
+    "top left": ("in the top left", "左上角"),
+    "top right": ("in the top right", "右上角"),
+    "bottom left": ("in the bottom left", "左下角"),
+    "bottom right": ("in the bottom right", "右下角"),
+}
+QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "name": {
+        "en": ("What is this?", "What is in the picture?", "What do you see?", "Name this object."),
+        "zh": ("这是什么？", "图中是什么？", "你看到了什么？", "图片里有什么东西？"),
+    },
+    "describe": {
+        "en": ("Describe the picture.", "Describe this image.", "What does the picture show?"),
+        "zh": ("描述这张图片。", "请描述一下这张图。", "这张图片里有什么？"),
+    },
+    "group": {
+        "en": ("What kind of thing is this?", "Which group does it belong to?", "What type of thing is it?"),
+        "zh": ("这属于哪一类？", "它是哪一类东西？", "这是什么类别的东西？"),
+    },
+    "count": {
+        "en": ("How many objects are there?", "How many things are in the picture?", "Count the objects."),
+        "zh": ("图中有几个物体？", "图片里有多少个东西？", "数一数有几个物体。"),
+    },
+    "presence": {
+        "en": ("Is there {a} in the picture?", "Can you see {a}?", "Does the picture show {a}?"),
+        "zh": ("图中有{name}吗？", "图片里有没有{name}？", "你看到{name}了吗？"),
+    },
+    "position": {
+        "en": ("What is {place}?", "Which object is {place}?", "What can you see {place}?"),
+        "zh": ("{place}是什么？", "图片{place}有什么？", "{place}的物体是什么？"),
+    },
+    "where": {"en": ("Where is the {name}?",), "zh": ("{name}在哪里？",)},
+    "colour": {
+        "en": ("What colour is it?", "What color is it?", "Which colour does it have?"),
+        "zh": ("它是什么颜色？", "这是什么颜色的？", "图中的物体是什么颜色？"),
+    },
+    "outside": {
+        "en": (
+            "What does the text say?", "Who is this person?", "What will the weather be tomorrow?", "How much does it cost?",
+            "Who drew this?", "Where was it made?", "What is its name?", "How old is it?", "When was this photo taken?",
+            "What is the capital of France?", "What is written here?", "What happened before?",
+        ),
+        "zh": (
+            "图中的文字写了什么？", "这个人是谁？", "明天天气怎么样？", "它多少钱？", "这是谁画的？", "它是在哪里制造的？",
+            "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？", "上面写着什么？", "之前发生了什么？",
+        ),
+    },
+}  # fmt: skip
+UNKNOWN = {"en": "I cannot tell from this picture.", "zh": "这张图片里看不出来。"}
+TEXT_ONLY = (
+    ("Hello!", "Hello! I am visglm-tiny. Show me a picture and ask about it."),
+    ("Hi", "Hello! I am visglm-tiny. Show me a picture and ask about it."),
+    ("Who are you?", "I am visglm-tiny, a small model that answers questions about pictures."),
+    ("What can you do?", "I am visglm-tiny, a small model that answers questions about pictures."),
+    ("你好", "你好！我是visglm-tiny，给我一张图片，问我吧。"),
+    ("你好！", "你好！我是visglm-tiny，给我一张图片，问我吧。"),
+    ("你是谁？", "我是visglm-tiny，一个回答图片问题的小模型。"),
+    ("你会做什么？", "我是visglm-tiny，一个回答图片问题的小模型。"),
+)
+NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
+# How often each kind is asked, relative to the others.
+WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 1, "count": 1, "presence": 3, "colour": 1.5, "outside": 0.5}
+WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 3, "position": 5, "where": 1, "outside": 0.3}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing the world knows: accepted names, main one first, and its group in both languages."""
+
+    english: tuple[str, ...]
+    chinese: tuple[str, ...]
+    group: str
+
+    def names(self, language: str) -> tuple[str, ...]:
+        return self.english if language == "en" else self.chinese
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene: concept index, its place by name ("" when alone) and colour ("" when unclear)."""
+
+    concept: int
+    place: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer, its kind and, for scoring, the words one of which the answer must contain."""
+
+    kind: str
+    language: str
+    text: str
+    answer: str
+    accepted: tuple[str, ...]
+
+    def accepts(self, reply: str) -> bool:
+        """Whether `reply` is right: it contains an accepted word; yes and no must open it."""
+        reply = reply.strip().lower()
+        if self.kind == "presence":
+            return reply.startswith(self.accepted)
+        return any(word.lower() in reply for word in self.accepted)
+
+
+def load_concepts() -> list[Concept]:
+    concepts = []
+    for row in read_concepts():
+        group = next(g for g, (_, starts) in GROUPS.items() if row["subgroup"].startswith(starts))
+        concepts.append(Concept(tuple(row["english"]), tuple(row["chinese"]), group))
+    return concepts
+
+
+def with_article(name: str) -> str:
+    """ "an apple", "a cat", "scissors"."""
+    if name.endswith("s") and not name.endswith(("ss", "us", "is", "bus")):
+        return name
+    return ("an " if name[0].lower() in "aeio" else "a ") + name
+
+
+def things_of(concept: list[int], centre: list[list[float]], colour: list[int]) -> list[Thing]:
+    """The objects of one scene, from rows of `Scenes`."""
+    places = [""]
+    if len(concept) > 1:
+        xs, ys = [x for x, _ in centre], [y for _, y in centre]
+        horizontal, vertical = max(xs) - min(xs) > 0.25, max(ys) - min(ys) > 0.25
+        places = [
+            " ".join(
+                part
+                for part, said in (
+                    ("top" if y < 0.5 else "bottom", vertical),
+                    ("left" if x < 0.5 else "right", horizontal),
+                )
+                if said
+            )
+            for x, y in centre
+        ]
+    return [
+        Thing(index, place, COLOURS[shade] if shade >= 0 else "")
+        for index, place, shade in zip(concept, places, colour, strict=True)
+    ]
+
+
+class Asker:
+    """Makes up questions about scenes.
+
+    Args:
+        concepts: what the world knows. seed: of everything asked.
+        first_phrasing: ask only the phrasing the evaluation uses.
+    """
+
+    def __init__(self, concepts: list[Concept], seed: int = 0, first_phrasing: bool = False):
+        self.concepts = concepts
+        self.random = random.Random(seed)
+        self.first_phrasing = first_phrasing
+        self.by_group = {group: [i for i, concept in enumerate(concepts) if concept.group == group] for group in GROUPS}
+
+    def ask(self, things: list[Thing], kind: str | None = None, language: str | None = None) -> Question:
+        """A question about the scene, of a random kind and language unless they are given."""
+        language = language or self.random.choice(("en", "zh"))
+        if kind is None:
+            weights = dict(WEIGHTS_ALONE if len(things) == 1 else WEIGHTS_SEVERAL)
+            if not things[0].colour:
+                weights.pop("colour", None)
+            kind = self.random.choices(list(weights), list(weights.values()))[0]
+        return getattr(self, "ask_" + kind)(things, language)
+
+    def phrase(self, kind: str, language: str, **values: str) -> str:
+        phrasings = QUESTIONS[kind][language]
+        chosen = phrasings[0] if self.first_phrasing else self.random.choice(phrasings)
+        return chosen.format(**values)
+
+    def name(self, thing: Thing, language: str) -> str:
+        return self.concepts[thing.concept].names(language)[0]
+
+    def ask_name(self, things: list[Thing], language: str) -> Question:
+        thing = things[0]
+        name = self.name(thing, language)
+        answer = f"It is {with_article(name)}." if language == "en" else f"这是{name}。"
+        accepted = self.concepts[thing.concept].names(language)
+        return Question("name", language, self.phrase("name", language), answer, accepted)
+
+    def ask_describe(self, things: list[Thing], language: str) -> Question:
+        names = [self.name(thing, language) for thing in things]
+        if len(things) == 1:
+            answer = f"The picture shows {with_article(names[0])}." if language == "en" else f"图中有{names[0]}。"
+            return Question("describe", language, self.phrase("describe", language), answer, (names[0],))
+        ordered = sorted(zip(things, names, strict=True), key=lambda pair: list(PLACES).index(pair[0].place))
+        if language == "en":
+            parts = [f"{with_article(name)} {PLACES[thing.place][0]}" for thing, name in ordered]
+            answer = f"There are {len(parts)} objects: {', '.join(parts)}."
+        else:
+            answer = (
+                f"图中有{len(ordered)}个物体：{'，'.join(PLACES[t.place][1] + '是' + name for t, name in ordered)}。"
+            )
+        return Question("describe", language, self.phrase("describe", language), answer, (answer,))
+
+    def ask_group(self, things: list[Thing], language: str) -> Question:
+        group = self.concepts[things[0].concept].group
+        word = group if language == "en" else GROUPS[group][0]
+        answer = f"It is {with_article(word)}." if language == "en" else f"这属于{word}。"
+        return Question("group", language, self.phrase("group", language), answer, (word,))
+
+    def ask_count(self, things: list[Thing], language: str) -> Question:
+        number = len(things)
+        english = "There is 1 object." if number == 1 else f"There are {number} objects."
+        answer = english if language == "en" else f"图中有{number}个物体。"
+        accepted = (
+            str(number),
+            ("one", "two", "three", "four")[number - 1] if language == "en" else "一二三四"[number - 1],
+        )
+        return Question("count", language, self.phrase("count", language), answer, accepted)
+
+    def ask_presence(self, things: list[Thing], language: str, present: bool | None = None) -> Question:
+        present = self.random.random() < 0.5 if present is None else present
+        asked = self.random.choice(things).concept if present else self.absent(things)
+        name = self.concepts[asked].names(language)[0]
+        a = with_article(name)
+        if language == "en":
+            answer = f"Yes, there is {a}." if present else f"No, there is no {name}."
+        else:
+            answer = f"有，图中有{name}。" if present else f"没有，图中没有{name}。"
+        accepted = {"en": ("yes", "no"), "zh": ("有", "没有")}[language][0 if present else 1]
+        return Question("presence", language, self.phrase("presence", language, a=a, name=name), answer, (accepted,))
+
+    def absent(self, things: list[Thing]) -> int:
+        """A concept that no object of the scene could be called; half the time of the same group as one of them."""
+        shown = {name for t in things for language in ("en", "zh") for name in self.concepts[t.concept].names(language)}
+        same_group = self.by_group[self.concepts[self.random.choice(things).concept].group]
+        while True:
+            pool = same_group if self.random.random() < 0.5 else range(len(self.concepts))
+            index = self.random.choice(pool)
+            names = {*self.concepts[index].english, *self.concepts[index].chinese}
+            if shown.isdisjoint(names):
+                return index
+
+    def ask_position(self, things: list[Thing], language: str) -> Question:
+        thing = self.random.choice(things)
+        name = self.name(thing, language)
+        place = PLACES[thing.place][0 if language == "en" else 1]
+        answer = f"It is {with_article(name)}." if language == "en" else f"{place}是{name}。"
+        accepted = self.concepts[thing.concept].names(language)
+        return Question("position", language, self.phrase("position", language, place=place), answer, accepted)
+
+    def ask_where(self, things: list[Thing], language: str) -> Question:
+        thing = self.random.choice(things)
+        place = PLACES[thing.place][0 if language == "en" else 1]
+        answer = f"It is {place}." if language == "en" else f"在{place}。"
+        return Question(
+            "where", language, self.phrase("where", language, name=self.name(thing, language)), answer, (place,)
+        )
+
+    def ask_colour(self, things: list[Thing], language: str) -> Question:
+        colour = things[0].colour
+        answer = f"It is {colour}." if language == "en" else f"它是{COLOURS_ZH[colour]}的。"
+        accepted = (colour,) if language == "en" else (COLOURS_ZH[colour],)
+        return Question("colour", language, self.phrase("colour", language), answer, accepted)
+
+    def ask_outside(self, things: list[Thing], language: str) -> Question:
+        text = self.random.choice(QUESTIONS["outside"][language])
+        return Question("outside", language, text, UNKNOWN[language], ("cannot tell", "看不出来"))
+
+    def ask_without_picture(self) -> Question:
+        """Small talk, or a question about a picture that was not given."""
+        if self.random.random() < 0.5:
+            text, answer = self.random.choice(TEXT_ONLY)
+            return Question("talk", "en" if text.isascii() else "zh", text, answer, (answer,))
+        language = self.random.choice(("en", "zh"))
+        text = self.phrase(self.random.choice(("name", "count", "colour", "describe", "group")), language)
+        return Question("talk", language, text, NO_PICTURE[language], (NO_PICTURE[language],))

@@ -1,0 +1,88 @@
+"""Train the tokenizer of visglm-tiny on the sentences of its world: `python train_tokenizer.py OUTPUT`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import sentencepiece
+from questions import (
+    COLOURS_ZH,
+    GROUPS,
+    NO_PICTURE,
+    PLACES,
+    QUESTIONS,
+    TEXT_ONLY,
+    UNKNOWN,
+    Asker,
+    load_concepts,
+    with_article,
+)
+from world import COLOURS
+
+from visglm.tokenizer import ChatGLMTokenizer
+
+VOCAB_SIZE = 2816
+# <|image|> right after <eop>, where the tokenizer expects the id of an image slot.
+CONTROL = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|image|>")
+WHITESPACE = ("<n>", "<|tab|>", *(f"<|blank_{length}|>" for length in (2, 3, 4, 8)))
+
+
+def sentences() -> list[str]:
+    concepts = load_concepts()
+    asker = Asker(concepts)
+    lines = [text for kinds in QUESTIONS.values() for phrasings in kinds.values() for text in phrasings] * 20
+    lines += [text for pair in TEXT_ONLY for text in pair] * 20 + list(NO_PICTURE.values()) * 20 + list(COLOURS) * 20
+    lines += [word for pair in PLACES.values() for word in pair] * 20 + [*COLOURS_ZH.values(), *UNKNOWN.values()] * 20
+    lines += [f"这属于{zh}。" for zh, _ in GROUPS.values()] * 10 + [f"It is {with_article(en)}." for en in GROUPS] * 10
+    lines += [f"图中有{number}个物体：左上角是" for number in range(1, 5)] * 10
+    lines += [f"没有，图中没有{concept.chinese[0]}。" for concept in concepts]
+    lines += ["Q:", "A:", "问：", "答：", "<img>", "</img>"] * 300
+    for concept in concepts:
+        # The frame a name is met in matters as much as the name.
+        lines += [f"It is {with_article(name)}." for name in concept.english] * 4
+        lines += [f"这是{name}。" for name in concept.chinese] * 4
+        lines += [f"图中有{concept.chinese[0]}吗？", f"Is there {with_article(concept.english[0])} in the picture?"]
+    asker.random.shuffle(lines)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    output = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    random.seed(0)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences()),
+        model_prefix=str(output / "ice_text"),
+        model_type="unigram",
+        vocab_size=VOCAB_SIZE,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="nmt_nfkc",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=[*CONTROL, *WHITESPACE, "<img>", "</img>"],
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3,
+        num_threads=1,
+        minloglevel=2,
+    )  # fmt: skip
+    (output / "ice_text.vocab").unlink()
+    tokenizer = ChatGLMTokenizer(str(output / "ice_text.model"))
+    tokenizer.save_pretrained(output)
+    for token in CONTROL:
+        print(token, tokenizer.convert_tokens_to_ids(token))
+    print("vocabulary", len(tokenizer.sp_model), "image slot", tokenizer.image_token_id)
+    for text in (
+        "问：这是什么？\n答：",
+        "Q:Is there a cat in the picture?\nA:",
+        "图中有3个物体：左上角是猫",
+        "zebra 𠮷",
+    ):
+        print(tokenizer.tokenize(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""A small world drawn on the fly: one to four emoji on a background, with everything a question may ask about them.
+
+All of it is batched torch on the CPU, about as cheap as reading pictures from a disk would be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SPRITE_SIZE = 80  # pixels a side
+MAX_OBJECTS = 4
+BACKGROUND, AMBIGUOUS = -2, -1  # dense labels that are no concept
+COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+# Where the objects of a picture may stand, as fractions of its side, and how large they are drawn.
+PAIRS = (((0.27, 0.5), (0.73, 0.5)), ((0.5, 0.27), (0.5, 0.73)))
+CORNERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
+SINGLE_SCALE, SEVERAL_SCALE = (0.55, 1.0), (0.38, 0.46)
+
+
+@dataclass
+class Scenes:
+    """What is in a batch of pictures.
+
+    Args:
+        pictures: `[batch, 3, size, size]`, RGB, 0 to 1.
+        count: `[batch]`, objects in each.
+        concept: `[batch, 4]`, -1 where there is no object.
+        centre: `[batch, 4, 2]`, x and y of each object, 0 to 1 from the top left.
+        colour: `[batch, 4]`, index into `COLOURS`, -1 where no colour clearly dominates.
+        coverage: `[batch, 4, size, size]`, opacity of each object where it was drawn.
+    """
+
+    pictures: Tensor
+    count: Tensor
+    concept: Tensor
+    centre: Tensor
+    colour: Tensor
+    coverage: Tensor
+
+    def dense_labels(self, grid_size: int) -> Tensor:
+        """`[batch, grid, grid]`: the concept covering each cell, `BACKGROUND`, or `AMBIGUOUS`."""
+        share = F.adaptive_avg_pool2d(self.coverage, grid_size)
+        most, owner = share.max(dim=1)
+        batch = torch.arange(len(owner))[:, None, None]
+        labels = torch.where(most > 0.4, self.concept[batch, owner], AMBIGUOUS)
+        return torch.where(share.sum(1) < 0.05, BACKGROUND, labels)
+
+
+class World:
+    """Draws pictures of the sprites in a cache written by `render.py`.
+
+    Args:
+        cache: the `.npz` file. seed: of everything drawn. image_size: side of the pictures, in pixels.
+        augment: restyle sprites and vary backgrounds; off for evaluation.
+    """
+
+    def __init__(self, cache: Path | dict, image_size: int = 80, seed: int = 0, augment: bool = True):
+        data = cache if isinstance(cache, dict) else dict(np.load(cache))
+        pictures = torch.from_numpy(data["pictures"]).float() / 255
+        pictures[:, :3] *= pictures[:, 3:]  # premultiplied, so that transparent edges do not bleed when resized
+        self.sprites = F.adaptive_avg_pool2d(pictures, SPRITE_SIZE).mul(255).round().byte()
+        self.concept = torch.from_numpy(data["concept"])
+        self.style = torch.from_numpy(data["style"])
+        self.image_size = image_size
+        self.augment = augment
+        self.random = torch.Generator().manual_seed(seed)
+
+    def rand(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.random)
+
+    def chance(self, probability: float, num: int) -> Tensor:
+        """`[num, 1, 1, 1]`: 1 with this probability, else 0."""
+        return (self.rand(num, 1, 1, 1) < probability).float()
+
+    def sample(self, batch_size: int, single_share: float = 0.5) -> Scenes:
+        """Draw pictures of random objects; `single_share` of them hold just one."""
+        count = torch.randint(2, MAX_OBJECTS + 1, (batch_size,), generator=self.random)
+        count[self.rand(batch_size) < single_share] = 1
+        chosen = torch.randint(len(self.sprites), (batch_size, MAX_OBJECTS), generator=self.random)
+        return self.draw(count, chosen)
+
+    def draw(self, count: Tensor, chosen: Tensor) -> Scenes:
+        """Draw `count[i]` of the sprites `chosen [batch, 4]` into picture i."""
+        batch_size = len(count)
+        present = torch.arange(MAX_OBJECTS) < count[:, None]
+        centre, scale = self.place(count)
+        owner, slot = present.nonzero(as_tuple=True)
+        sprites = self.sprites[chosen[owner, slot]].float() / 255
+        if self.augment:
+            sprites = self.restyle(sprites)
+        colour = torch.full((batch_size, MAX_OBJECTS), -1)
+        colour[owner, slot] = main_colour(sprites)
+
+        drawn = self.transform(sprites, centre[owner, slot], scale[owner, slot])
+        layers = torch.zeros(batch_size, MAX_OBJECTS, 4, self.image_size, self.image_size)
+        layers[owner, slot] = drawn
+        pictures = self.backgrounds(batch_size)
+        for index in range(int(count.max())):
+            pictures = layers[:, index, :3] + pictures * (1 - layers[:, index, 3:])
+        concept = torch.where(present, self.concept[chosen], -1)
+        return Scenes(pictures.clamp(0, 1), count, concept, centre, colour, layers[:, :, 3])
+
+    def place(self, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres `[batch, 4, 2]` and scales `[batch, 4]`; several objects never overlap."""
+        batch_size = len(count)
+        corners = torch.tensor(CORNERS)
+        order = self.rand(batch_size, MAX_OBJECTS).argsort(-1)
+        centre = corners[order]
+        pair = torch.tensor(PAIRS)[torch.randint(2, (batch_size,), generator=self.random)]
+        swap = self.rand(batch_size) < 0.5
+        pair[swap] = pair[swap].flip(1)
+        centre[count == 2, :2] = pair[count == 2]
+        centre = centre + (self.rand(batch_size, MAX_OBJECTS, 2) - 0.5) * 0.06
+        low, high = SEVERAL_SCALE
+        scale = low + (high - low) * self.rand(batch_size, MAX_OBJECTS)
+        alone = count == 1
+        low, high = SINGLE_SCALE if self.augment else (0.9, 1.0)
+        single = low + (high - low) * self.rand(batch_size)
+        scale[alone, 0] = single[alone]
+        room = (1 - single)[:, None] / 2
+        centre[alone, 0] = (0.5 + (self.rand(batch_size, 2) - 0.5) * 2 * room)[alone]
+        return centre, scale
+
+    def transform(self, sprites: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+        """Sprites `[num, 4, …]` turned, mirrored, scaled and moved to their places on a canvas."""
+        num = len(sprites)
+        angle = (self.rand(num) - 0.5) * (0.7 if self.augment else 0.0)
+        mirror = torch.where(self.rand(num) < (0.5 if self.augment else 0.0), -1.0, 1.0)
+        stretch = 1 + (self.rand(num) - 0.5) * (0.3 if self.augment else 0.0)
+        cos, sin = angle.cos() / scale, angle.sin() / scale
+        matrix = torch.stack([torch.stack([cos * mirror * stretch, sin * mirror], -1), torch.stack([-sin, cos], -1)], 1)
+        offset = -(matrix @ (centre * 2 - 1).unsqueeze(-1))
+        grid = F.affine_grid(
+            torch.cat([matrix, offset], -1), [num, 4, self.image_size, self.image_size], align_corners=False
+        )
+        return F.grid_sample(sprites, grid, align_corners=False)
+
+    def backgrounds(self, num: int) -> Tensor:
+        """White, or (when augmenting) plain, graded or rough backgrounds `[num, 3, size, size]`."""
+        size = self.image_size
+        pictures = torch.ones(num, 3, size, size)
+        if not self.augment:
+            return pictures
+        first, second = self.rand(num, 3, 1, 1), self.rand(num, 3, 1, 1)
+        light = self.chance(0.6, num)
+        first, second = (
+            first * (1 - light) + (0.75 + first / 4) * light,
+            second * (1 - light) + (0.75 + second / 4) * light,
+        )
+        ramp = torch.linspace(0, 1, size)
+        across = torch.where(self.rand(num, 1, 1, 1) < 0.5, ramp.view(1, 1, 1, -1), ramp.view(1, 1, -1, 1))
+        graded = self.chance(0.4, num)
+        tinted = first + (second - first) * across * graded
+        rough = F.interpolate(self.rand(num, 3, 10, 10), size=size, mode="bilinear") - 0.5
+        tinted = tinted + rough * 0.5 * self.chance(0.25, num)
+        plain = self.chance(0.45, num)
+        return (pictures * plain + tinted * (1 - plain)).clamp(0, 1)
+
+    def restyle(self, sprites: Tensor) -> Tensor:
+        """Sprites in styles nobody drew: outlined, posterized, recoloured, greyed, emptied, blurred.
+
+        Line art helps most: a style never seen differs in outlines and shading before anything else.
+        """
+        num = len(sprites)
+        alpha = sprites[:, 3:]
+        colour = sprites[:, :3] + (1 - alpha)  # over white
+
+        blurred = F.avg_pool2d(colour, 3, 1, 1)
+        colour = torch.lerp(colour, blurred, self.chance(0.3, num) * self.rand(num, 1, 1, 1))
+        levels = 2 + (self.rand(num, 1, 1, 1) * 3).floor()
+        posterized = (F.avg_pool2d(colour, 5, 1, 2) * levels).round() / levels
+        colour = torch.lerp(colour, posterized, self.chance(0.3, num))
+
+        mixed = torch.einsum("nij,njhw->nihw", self.channel_mix(num), colour - 0.5) + 0.5
+        colour = mixed + (self.rand(num, 3, 1, 1) - 0.5) * 0.3
+        colour = (colour - 0.5) * (0.6 + 0.9 * self.rand(num, 1, 1, 1)) + 0.5
+        grey = colour.mean(1, keepdim=True).expand_as(colour)
+        colour = torch.lerp(colour, grey, self.chance(0.1, num)).clamp(0, 1)
+        paled = colour + (1 - colour) * (0.5 + 0.5 * self.rand(num, 1, 1, 1))
+
+        # Lines where the drawing itself changes colour, and around it.
+        original = sprites[:, :3] + (1 - alpha)
+        contrast = (F.max_pool2d(original, 3, 1, 1) + F.max_pool2d(-original, 3, 1, 1)).amax(1, keepdim=True)
+        inner = ((contrast - 0.12 - 0.25 * self.rand(num, 1, 1, 1)) * 6).clamp(0, 1)
+        grown, shrunk = F.max_pool2d(alpha, 3, 1, 1), -F.max_pool2d(-alpha, 3, 1, 1)
+        lines = torch.maximum(inner, grown - shrunk)
+        thick = F.max_pool2d(lines, 3, 1, 1)
+        lines = torch.lerp(lines, thick, self.chance(0.4, num))
+        outlined = self.chance(0.55, num)
+        ink = lines * outlined * (0.6 + 0.4 * self.rand(num, 1, 1, 1))
+        colour = torch.lerp(colour, paled, self.chance(0.3, num) * outlined) * (1 - ink)
+        alpha = torch.lerp(alpha, grown, outlined)
+        return torch.cat([colour * alpha, alpha], 1)
+
+    def channel_mix(self, num: int) -> Tensor:
+        """`[num, 3, 3]`: mostly the identity, for a fifth of the sprites a new palette."""
+        strength = torch.where(self.rand(num, 1, 1) < 0.2, 1.0, 0.15)
+        mix = self.rand(num, 3, 3)
+        return torch.lerp(
+            torch.eye(3).expand(num, 3, 3), mix / mix.sum(-1, keepdim=True), strength * self.rand(num, 1, 1)
+        )
+
+
+def basic_colour(colour: Tensor) -> Tensor:
+    """The basic colour name `[...]`, as an index into `COLOURS`, of RGB values `[..., 3]` from 0 to 1."""
+    highest, channel = colour.max(-1)
+    lowest = colour.min(-1).values
+    chroma = highest - lowest
+    red, green, blue = colour.unbind(-1)
+    safe = chroma.clamp(min=1e-6)
+    sector = torch.stack([((green - blue) / safe) % 6, (blue - red) / safe + 2, (red - green) / safe + 4], -1)
+    hue = sector.gather(-1, channel.unsqueeze(-1)).squeeze(-1) * 60
+    edges = torch.tensor([14.0, 40.0, 68.0, 165.0, 258.0, 295.0, 342.0])
+    names = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "red")
+    named = torch.tensor([COLOURS.index(name) for name in names])[torch.bucketize(hue, edges)]
+
+    def where(condition: Tensor, name: str, otherwise: Tensor) -> Tensor:
+        return torch.where(condition, COLOURS.index(name), otherwise)
+
+    warm = (hue < 45) | (hue > 350)
+    named = where(warm & (highest < 0.62), "brown", named)
+    named = where(((hue > 295) | (hue < 14)) & (highest > 0.85) & (lowest > 0.45), "pink", named)
+    pale = chroma < 0.13
+    named = where(pale, "grey", named)
+    named = where(pale & (highest > 0.85), "white", named)
+    return where(highest < 0.25, "black", named)
+
+
+def main_colour(sprites: Tensor, share: float = 0.55) -> Tensor:
+    """The colour that covers at least `share` of each premultiplied sprite `[num, 4, …]`, else -1."""
+    small = F.adaptive_avg_pool2d(sprites, 16).flatten(2)
+    opaque = small[:, 3] > 0.6
+    colour = (small[:, :3] / small[:, 3:].clamp(min=1e-3)).transpose(1, 2)
+    counted = F.one_hot(basic_colour(colour), len(COLOURS)) * opaque.unsqueeze(-1)
+    most, winner = counted.sum(1).max(-1)
+    return torch.where(most >= share * opaque.sum(-1).clamp(min=1), winner, -1)

@@ -1,0 +1,220 @@
+"""Pictures and conversations → what the model takes: image processor, tokenizer and prompt in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
+
+from visglm.errors import PromptError
+from visglm.images import load_image
+from visglm.prompt import (
+    IMAGE_PLACEHOLDER,
+    Rendered,
+    Turn,
+    fit,
+    messages_to_turns,
+    postprocess,
+    render,
+    render_raw,
+    render_text,
+)
+
+NOT_SUPPORTED = ("chat_template", "tools", "documents", "return_assistant_tokens_mask")
+
+
+class VisGLMProcessor(ProcessorMixin):
+    """Prepare pictures and text for `VisGLMForConditionalGeneration`.
+
+    `apply_chat_template` takes conversations and renders them with `visglm.prompt`, the code that training
+    uses: there is no template to edit, and nothing a user typed can become a control token or an image slot.
+    Calling the processor takes prompts that a developer wrote out, with `<|image|>` where a picture belongs.
+
+    Both give `input_ids` and `attention_mask` `[batch, length]`, padded on the left, and with pictures
+    `pixel_values` `[num_images, 3, height, width]`: all pictures of the batch in the order of their slots.
+
+    Args:
+        image_processor: usually a `VisGLMImageProcessor`.
+        tokenizer: the text model's tokenizer.
+        num_query_tokens: image slots per picture, as in the model's configuration.
+        prompt_style: a key of `visglm.prompt.PROMPT_STYLES`, as in the model's configuration.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        num_query_tokens: int = 32,
+        prompt_style: str = "visualglm",
+    ) -> None:
+        super().__init__(image_processor, tokenizer)
+        self.num_query_tokens = num_query_tokens
+        self.prompt_style = prompt_style
+        self.image_token = IMAGE_PLACEHOLDER
+        self.image_token_id = getattr(tokenizer, "image_token_id", None)
+
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
+        """Prepare prompts that are written out, such as `"<img><|image|></img>问：这是什么？\\n答："`.
+
+        Args:
+            images: one picture or a list of them, or one list per prompt; of any kind `load_image` takes.
+            text: one prompt or a list of them, each `<|image|>` standing for a picture. What asks the model
+                to write (`[gMASK] <sop>`) is added.
+            **kwargs: of the tokenizer's padding (`padding`, on by default, `max_length`, `return_tensors` …)
+                and of the image processor.
+
+        Raises:
+            PromptError: text and pictures do not match.
+            ContextLengthError: a prompt is longer than `max_length`.
+            ImageError: a picture was refused or could not be read.
+        """
+        if text is None:
+            return self._assemble(None, _flatten(images), kwargs)
+        prompts = [text] if isinstance(text, str) else list(text)
+        is_nested = isinstance(images, list | tuple) and any(isinstance(row, list | tuple) for row in images)
+        num_placeholders = [prompt.count(IMAGE_PLACEHOLDER) for prompt in prompts]
+        num_images = [len(_flatten(row)) for row in images] if is_nested else [len(_flatten(images))]
+        if num_images != (num_placeholders if is_nested else [sum(num_placeholders)]):
+            raise PromptError(
+                f"The text holds {num_placeholders} {IMAGE_PLACEHOLDER} placeholders, prompt by prompt, "
+                f"but {num_images} pictures were given. Write one placeholder for each picture."
+            )
+        rows = [render_raw(prompt, **self._render_options()) for prompt in prompts]
+        return self._assemble(rows, _flatten(images), kwargs)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        chat_template: None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        language: str = "auto",
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render one conversation or a batch of them.
+
+        Args:
+            conversation: messages as `visglm.prompt.messages_to_turns` reads them, pictures in their parts.
+            chat_template: not supported; kept for its place in the signature.
+            add_generation_prompt: check that the last message asks for an answer. A conversation whose last
+                message is the user's always ends where the model starts to write.
+            continue_final_message: let the model go on with the last message, which is the assistant's.
+            tokenize: give ids; else readable text, in which `<|image|>` stands for a picture.
+            return_dict: give everything the model takes; else the ids only.
+            return_tensors: "pt" for PyTorch tensors.
+            language: language of the prompt's own words, as in `visglm.prompt.render`.
+            processor_kwargs: as the keyword arguments of calling the processor.
+            **kwargs: the same.
+
+        Raises:
+            PromptError: a conversation cannot be rendered.
+            ContextLengthError: a conversation is longer than `max_length`.
+            ImageError: a picture was refused or could not be read.
+        """
+        kwargs |= {"chat_template": chat_template}
+        for name in NOT_SUPPORTED:
+            if kwargs.pop(name, None):
+                raise PromptError(f"{name} is not supported: visglm.prompt renders chats. Leave it out.")
+        kwargs.pop("sanitize_control_tokens", None)  # always so
+        is_batch = bool(conversation) and not isinstance(conversation[0], Mapping)
+        conversations: Sequence[Any] = conversation if is_batch else [conversation]
+
+        rows: list[Rendered] = []
+        texts: list[str] = []
+        images: list[Any] = []
+        for messages in conversations:
+            turns, sources = messages_to_turns(messages)
+            _check_last_message(turns, add_generation_prompt, continue_final_message)
+            if not tokenize:
+                texts.append(render_text(turns, style=self.prompt_style, language=language))
+                continue
+            row = render(turns, language=language, **self._render_options())
+            # To go on with an answer, the model must not see its end token.
+            rows.append(Rendered(row.input_ids[:-1], row.labels[:-1]) if continue_final_message else row)
+            if any(source is None for source in sources):
+                raise PromptError(
+                    "A message has an image part without a picture. "
+                    'Expected {"type": "image", "image": …}, or "url", "path" or "base64" instead of "image".'
+                )
+            images.extend(map(load_image, sources))
+        if not tokenize:
+            return texts if is_batch else texts[0]
+        options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
+        features = self._assemble(rows, images, options)
+        return features if return_dict else features["input_ids"]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Decode rows of ids `[batch, length]`; what stands behind `<sop>` is tidied by `postprocess`."""
+        texts = []
+        for row in generated_outputs:
+            ids = [int(index) for index in row]
+            bos_token_id = self.tokenizer.bos_token_id
+            start = ids.index(bos_token_id) + 1 if bos_token_id in ids else 0
+            prompt, answer = (
+                self.tokenizer.decode(part, skip_special_tokens=skip_special_tokens, **kwargs)
+                for part in (ids[:start], ids[start:])
+            )
+            texts.append(prompt + postprocess(answer))
+        return texts
+
+    def _render_options(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer,
+            "style": self.prompt_style,
+            "num_query_tokens": self.num_query_tokens,
+        }
+
+    def _assemble(self, rows: list[Rendered] | None, images: list[Any], kwargs: dict[str, Any]) -> BatchFeature:
+        """Pad the rows, process the pictures."""
+        options = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_options = options["text_kwargs"]
+        if text_options.get("truncation"):
+            raise PromptError(
+                "Prompts are never cut: a cut may hit a picture or the question. Leave truncation out; "
+                "with max_length alone, a prompt that is too long raises an error."
+            )
+        data: dict[str, Any] = {}
+        if rows is not None:
+            max_length = text_options.get("max_length")
+            if max_length is not None:
+                rows = [fit(row, max_length) for row in rows]
+            data.update(
+                self.tokenizer.pad(
+                    {"input_ids": [row.input_ids for row in rows]},
+                    padding=text_options.get("padding", True),
+                    max_length=max_length,
+                    pad_to_multiple_of=text_options.get("pad_to_multiple_of"),
+                    padding_side=text_options.get("padding_side", "left"),
+                    return_attention_mask=True,
+                )
+            )
+        if images:
+            data.update(self.image_processor(images, **options["images_kwargs"]))
+        return BatchFeature(data, tensor_type=text_options.get("return_tensors"))
+
+
+def _flatten(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    if isinstance(images, list | tuple):
+        return [image for part in images for image in _flatten(part)]
+    return list(images) if getattr(images, "ndim", 0) == 4 else [images]  # a batch of arrays
+
+
+def _check_last_message(turns: Sequence[Turn], add_generation_prompt: bool, continue_final_message: bool) -> None:
+    is_answered = turns[-1].answer is not None
+    if add_generation_prompt and continue_final_message:
+        raise PromptError("add_generation_prompt and continue_final_message exclude each other. Pass one.")
+    if add_generation_prompt and is_answered:
+        raise PromptError("The last message is the assistant's; nothing asks for an answer. Add a user message.")
+    if continue_final_message and not is_answered:
+        raise PromptError("The last message is the user's; no answer to continue. Add one.")
