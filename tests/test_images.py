@@ -111,45 +111,45 @@ def test_every_source_has_a_case():
 
 @each()
 def test_source_gives_rgb(make):
-    image = load_image(make(encode(picture())))
+    image = load_image(make(encode(picture())), allow_urls=True)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), PIXELS[..., :3])
 
 
 @each()
 def test_source_gives_rgb_of_grey(make):
-    image = load_image(make(encode(picture(1))))
+    image = load_image(make(encode(picture(1))), allow_urls=True)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), np.repeat(PIXELS[..., :1], 3, axis=-1))
 
 
 @each()
 def test_source_lays_transparency_on_white(make):
-    image = load_image(make(encode(picture(4))))
+    image = load_image(make(encode(picture(4))), allow_urls=True)
     assert image.mode == "RGB"
     assert np.abs(np.asarray(image) - on_white(PIXELS)).max() <= 1
 
 
 @each(set(CASES) - BARE)
 def test_source_is_turned_upright(make):
-    image = load_image(make(with_exif(picture(), 6)))
+    image = load_image(make(with_exif(picture(), 6)), allow_urls=True)
     assert np.array_equal(np.asarray(image), np.rot90(PIXELS[..., :3], -1))
 
 
 @each()
 def test_source_over_the_pixel_limit_is_refused_by_name(name, make):
-    assert load_image(make(encode(picture())), limits=ImageLimits(max_pixels=35)).size == (7, 5)
+    assert load_image(make(encode(picture())), allow_urls=True, limits=ImageLimits(max_pixels=35)).size == (7, 5)
     with pytest.raises(ImageError, match=f"Cannot use .*{CASES[name][1]}.*7×5 pixels, more than 34") as caught:
-        load_image(make(encode(picture())), limits=ImageLimits(max_pixels=34))
+        load_image(make(encode(picture())), allow_urls=True, limits=ImageLimits(max_pixels=34))
     assert len(str(caught.value)) < 400
 
 
 @each(ENCODED)
 def test_source_over_the_byte_limit_is_refused_by_name(name, make):
     data = encode(picture())
-    assert load_image(make(data), limits=ImageLimits(max_bytes=len(data))).size == (7, 5)
+    assert load_image(make(data), allow_urls=True, limits=ImageLimits(max_bytes=len(data))).size == (7, 5)
     with pytest.raises(ImageError, match=f"Cannot use .*{CASES[name][1]}.*over {len(data) - 1:,} bytes"):
-        load_image(make(data), limits=ImageLimits(max_bytes=len(data) - 1))
+        load_image(make(data), allow_urls=True, limits=ImageLimits(max_bytes=len(data) - 1))
 
 
 @each(set(CASES) - BARE)
@@ -157,7 +157,7 @@ def test_source_refusal_never_holds_its_content(make):
     big = Image.fromarray(RNG.integers(0, 256, (5 * 20, 7 * 20, 3), dtype=np.uint8))
     data = encode(big)
     with pytest.raises(ImageError, match="ends early or is damaged") as caught:
-        load_image(make(data[: len(data) // 6 * 3]))
+        load_image(make(data[: len(data) // 6 * 3]), allow_urls=True)
     assert "iVBOR" not in str(caught.value)
     assert len(str(caught.value)) < 300
     assert "0x" not in "".join(traceback.format_exception(caught.value))
@@ -471,11 +471,11 @@ def test_a_missing_file_under_the_media_root_does_not_tell_where_that_is(media, 
 # ---- URLs, data URLs, base64 ---------------------------------------------------------------------------------
 
 
-def test_urls_can_be_switched_off(monkeypatch):
+def test_urls_are_switched_off(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("the name was looked up"))
     for source in ("http://example.com/cat.png", "HTTPS://example.com/cat.png"):
         with pytest.raises(ImageError, match="allow_urls=True"):
-            load_image(source, allow_urls=False)
+            load_image(source)
 
 
 @pytest.mark.parametrize("source", ["file:///etc/passwd", "ftp://example.com/a.png", "s3://bucket/a.png"])
@@ -488,21 +488,21 @@ def test_other_schemes_are_refused(source, allow_urls):
 def test_a_local_server_sees_nothing(monkeypatch):
     with serve() as web:
         with pytest.raises(ImageError, match="private"):
-            load_image(web.page("/a.png", encode(picture())))
+            load_image(web.page("/a.png", encode(picture())), allow_urls=True)
         assert web.connections == 0
 
 
 def test_the_limits_reach_the_download(web):
     loop = web.page("/loop", status=302, Location="/loop")
     with pytest.raises(ImageError, match="more than 1 times"):
-        load_image(loop, limits=ImageLimits(max_redirects=1))
+        load_image(loop, allow_urls=True, limits=ImageLimits(max_redirects=1))
     with pytest.raises(ImageError, match="longer than 1e-06 seconds"):
-        load_image(loop, limits=ImageLimits(timeout=1e-6))
+        load_image(loop, allow_urls=True, limits=ImageLimits(timeout=1e-6))
 
 
 def test_a_url_is_named_without_its_secrets():
     with pytest.raises(ImageError, match="'http://example.com/a.png'") as caught:
-        load_image("http://me:password@example.com/a.png?signature=1234#part", allow_urls=False)
+        load_image("http://me:password@example.com/a.png?signature=1234#part")
     assert not re.search("password|1234|part", str(caught.value))
 
 

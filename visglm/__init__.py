@@ -1,32 +1,82 @@
 """visglm: chat about images in Chinese and English. `from visglm import VisGLM` is all most people need.
 
-Importing it registers the configurations, models and processors with transformers' Auto classes, nothing else.
+Importing it makes transformers' Auto classes know its models, nothing else; names are loaded when they are used.
 """
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
-from .errors import VisGLMError
-
-AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
-AutoConfig.register(VisGLMConfig.model_type, VisGLMConfig)
-
-from .model import VisGLMForConditionalGeneration, VisGLMModel  # noqa: E402 (its text_config is looked up by AutoConfig)
-from .text import ChatGLMModel  # noqa: E402
-
-AutoModel.register(ChatGLMConfig, ChatGLMModel)
-AutoModel.register(VisGLMConfig, VisGLMModel)
-AutoModelForImageTextToText.register(VisGLMConfig, VisGLMForConditionalGeneration)
+if TYPE_CHECKING:
+    from .chat import History, Reply, ReplyStream, VisGLM
+    from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
+    from .errors import VisGLMError
+    from .images import ImageLimits, load_image
+    from .model import VisGLMForConditionalGeneration, VisGLMModel
+    from .preprocess import VisGLMImageProcessor
+    from .processor import VisGLMProcessor
+    from .tokenizer import ChatGLMTokenizer
 
 __version__ = "0.1.0"
+
+# Public name → the module that has it.
+_MODULES = {
+    "PRESETS": "config",
+    "ChatGLMConfig": "config",
+    "ChatGLMTokenizer": "tokenizer",
+    "History": "chat",
+    "ImageLimits": "images",
+    "Reply": "chat",
+    "ReplyStream": "chat",
+    "VisGLM": "chat",
+    "VisGLMConfig": "config",
+    "VisGLMError": "errors",
+    "VisGLMForConditionalGeneration": "model",
+    "VisGLMImageProcessor": "preprocess",
+    "VisGLMModel": "model",
+    "VisGLMProcessor": "processor",
+    "VisGLMVisionConfig": "config",
+    "load_image": "images",
+}
 
 __all__ = [
     "PRESETS",
     "ChatGLMConfig",
+    "ChatGLMTokenizer",
+    "History",
+    "ImageLimits",
+    "Reply",
+    "ReplyStream",
+    "VisGLM",
     "VisGLMConfig",
     "VisGLMError",
     "VisGLMForConditionalGeneration",
+    "VisGLMImageProcessor",
+    "VisGLMModel",
+    "VisGLMProcessor",
     "VisGLMVisionConfig",
+    "load_image",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'visglm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_command_line() -> bool:
+    """Whether this process is `visglm …` or `python -m visglm …`, whose help must not wait for torch."""
+    program = sys.orig_argv[1:3]
+    return program == ["-m", "visglm"] or bool(program and Path(program[0]).stem == "visglm")
+
+
+if not _is_command_line():
+    from . import auto  # noqa: F401 (imported for what it registers)

@@ -8,7 +8,7 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import StoppingCriteria
 
+from . import auto  # noqa: F401 (from_pretrained goes through the Auto classes)
 from .errors import CheckpointError, ConfigError, PromptError, VisGLMError
 from .images import load_image
 from .model import VisGLMForConditionalGeneration
 from .processor import VisGLMProcessor
-from .prompt import Rendered, Turn, fit, postprocess, render
+from .prompt import Rendered, Turn, fit, postprocess, render, settled
 from .tokenizer import ChatGLMTokenizer, StreamDecoder
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "visglm-tiny"
@@ -192,26 +193,30 @@ class ReplyStream(Iterator[str]):
     Closing it, or leaving the loop and dropping it, stops the model after the token in flight.
     """
 
-    def __init__(self, pieces: Iterator[str]):
+    def __init__(self, pieces: Generator[str, None, Reply]):
         self._pieces = pieces
         self._reply: Reply | None = None
 
     def __next__(self) -> str:
-        piece = next(self._pieces)
-        return piece
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self._reply = end.value or self._reply
+            raise
 
     def close(self) -> None:
-        self._pieces.close()  # type: ignore[attr-defined]
+        """End the answer here. There will be no `.reply`."""
+        self._pieces.close()
 
     @property
     def reply(self) -> Reply:
         """The whole answer.
 
         Raises:
-            VisGLMError: the stream has not ended yet.
+            VisGLMError: the stream has not ended yet, or was closed.
         """
         if self._reply is None:
-            raise VisGLMError("the answer is still being written; read the stream to its end before asking for .reply.")
+            raise VisGLMError("there is no reply before the stream has ended; read it to its end, then ask for .reply.")
         return self._reply
 
 
@@ -224,11 +229,13 @@ class VisGLM:
     Args:
         model: the network.
         processor: image processor and tokenizer that belong to it.
+        allow_urls: fetch pictures named by a URL; public addresses only.
     """
 
-    def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor):
+    def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, *, allow_urls: bool = False):
         self.model = model.eval()
         self.processor = processor
+        self.allow_urls = allow_urls
         self._lock = threading.Lock()
 
     @property
@@ -252,6 +259,7 @@ class VisGLM:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         image_size: int | None = None,
+        allow_urls: bool = False,
     ) -> VisGLM:
         """Load a model.
 
@@ -261,6 +269,7 @@ class VisGLM:
             dtype: "auto" (bfloat16 on GPUs, and on CPUs from a billion parameters on; float32 below), or a torch dtype.
             image_size: side of the square pictures are resized to, in pixels; other sizes than the model's own are
                 reached by interpolating its position embedding.
+            allow_urls: fetch pictures named by a URL; public addresses only.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
@@ -286,7 +295,7 @@ class VisGLM:
         target = pick_device(device)
         if dtype == "auto":
             model = model.to(pick_dtype(target, model.num_parameters()))
-        return cls(model.to(target), processor)
+        return cls(model.to(target), processor, allow_urls=allow_urls)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
@@ -310,8 +319,8 @@ class VisGLM:
         """Answer one question.
 
         Args:
-            images: one picture, a list of them, or None; each a path, URL, data URL, base64 text, bytes, PIL image,
-                array or tensor (see `visglm.images`).
+            images: one picture, a list of them, or None; each a path, data URL, base64 text, bytes, PIL image, array
+                or tensor, or with `allow_urls` a URL (see `visglm.load_image`).
             prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
@@ -342,13 +351,11 @@ class VisGLM:
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
 
-        The joined pieces equal `.reply.text` but for the punctuation and outer space that only the whole text decides.
+        The joined pieces are `.reply.text`. Leaving the loop early stops the model.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
         ready = self._prepare(images, prompt, history, language, sampling)
-        stream = ReplyStream(iter(()))
-        stream._pieces = self._stream(ready, sampling, stream)
-        return stream
+        return ReplyStream(self._stream(ready, sampling))
 
     def batch(
         self,
@@ -391,7 +398,9 @@ class VisGLM:
         self, request: Sequence[Any], language: str, sampling: Sampling, on_error: str
     ) -> Prompt | VisGLMError:
         try:
-            images, prompt, history = (*request, None)[:3] if 2 <= len(request) <= 3 else (None, None, None)
+            if isinstance(request, str) or len(request) not in (2, 3):
+                raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r}.")
+            images, prompt, history = (*request, None)[:3]
             return self._prepare(images, prompt, history, language, sampling)
         except VisGLMError as error:
             if on_error == "raise":
@@ -403,7 +412,7 @@ class VisGLM:
         if not isinstance(prompt, str) or not prompt.strip():
             raise PromptError(f"the question must be a string that is not empty; got {prompt!r}.")
         past = History.of(history)
-        pictures = tuple(load_image(image) for image in as_list(images))
+        pictures = self._load(images)
         if pictures and self.model.config.vision_config is None:
             raise PromptError(
                 f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
@@ -425,11 +434,13 @@ class VisGLM:
             embeds = new if embeds is None else torch.cat([embeds.to(new), new])
         return Prompt(turns, rendered, embeds, pictures, language, time.perf_counter() - started)
 
+    def _load(self, images: Any) -> tuple[Image.Image, ...]:
+        return tuple(load_image(image, allow_urls=self.allow_urls) for image in as_list(images))
+
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pictures = [load_image(image) for image in as_list(images)]
-        pixel_values = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        pixel_values = self.processor.image_processor(list(self._load(images)), return_tensors="pt")["pixel_values"]
         with self._lock:
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
 
@@ -442,8 +453,7 @@ class VisGLM:
         input_ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
         embeds = [prompt.image_embeds for prompt in prompts if prompt.image_embeds is not None]
-        room = min(DEFAULT_NEW_TOKENS, self.context_length - length)
-        new_tokens = sampling.max_new_tokens or max(room, 1)
+        room = [sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, self.context_length - len(row)) for row in rows]
         with self._lock, torch.random.fork_rng(enabled=sampling.seed is not None):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
@@ -452,14 +462,14 @@ class VisGLM:
                 input_ids=input_ids,
                 attention_mask=mask,
                 image_embeds=torch.cat([e.to(self.device) for e in embeds]) if embeds else None,
-                max_new_tokens=new_tokens,
+                max_new_tokens=max(room),
                 stopping_criteria=[watch],
                 **sampling.generate_arguments(),
             )
         total = time.perf_counter() - watch.started
         return [
-            self._reply(prompt, ids, watch, total)
-            for prompt, ids in zip(prompts, output[:, length:].tolist(), strict=True)
+            self._reply(prompt, ids[:limit], watch, total)
+            for prompt, ids, limit in zip(prompts, output[:, length:].tolist(), room, strict=True)
         ]
 
     def _reply(self, prompt: Prompt, ids: list[int], watch: Watch, total: float) -> Reply:
@@ -482,8 +492,8 @@ class VisGLM:
         end = self.model.generation_config.eos_token_id
         return set(end if isinstance(end, list) else [end])
 
-    def _stream(self, prompt: Prompt, sampling: Sampling, stream: ReplyStream) -> Iterator[str]:
-        """Generate in a thread of its own and yield what its tokens spell."""
+    def _stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Reply]:
+        """Generate in a thread of its own, yield what its tokens spell, and return the reply."""
         done = object()
         tokens: queue.SimpleQueue[Any] = queue.SimpleQueue()
         watch = Watch(tokens.put)
@@ -499,19 +509,22 @@ class VisGLM:
 
         worker = threading.Thread(target=work, name="visglm-stream", daemon=True)
         worker.start()
-        decoder = StreamDecoder(self.tokenizer)
+        decoder, text, num_shown = StreamDecoder(self.tokenizer), "", 0
         try:
             while (token := tokens.get()) is not done:
-                if piece := decoder.push(token.tolist()):
-                    yield piece
-            if rest := decoder.finish():
+                text += decoder.push(token.tolist())
+                ready = settled(text)
+                if len(ready) > num_shown:
+                    yield ready[num_shown:]
+                    num_shown = len(ready)
+            if rest := postprocess(text + decoder.finish())[num_shown:]:
                 yield rest
         finally:
             watch.cancelled.set()
             worker.join()
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
-        stream._reply = outcome[0]
+        return outcome[0]
 
 
 def thumbnail_url(image: Image.Image, size: int = 256) -> str:

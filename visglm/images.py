@@ -92,7 +92,7 @@ def load_image(
     source: Any,
     *,
     limits: ImageLimits = DEFAULT_LIMITS,
-    allow_urls: bool = True,
+    allow_urls: bool = False,
     root: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """Load one picture from wherever it is.
@@ -103,7 +103,7 @@ def load_image(
             RGB order; uint8, uint16, or floats in 0..1) or a PyTorch tensor (the same, channels first).
             Channels on the other side are found there if only that fits the shape.
         limits: the largest sizes and the longest download that are accepted.
-        allow_urls: whether URLs may be fetched. Only public addresses are connected to, whatever is allowed.
+        allow_urls: whether URLs may be fetched. Only public addresses are connected to even then.
         root: a folder outside of which no path is opened, links resolved; relative paths start there.
 
     Returns:

@@ -8,9 +8,9 @@ from typing import Any
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
-from visglm.errors import PromptError
-from visglm.images import load_image
-from visglm.prompt import (
+from .errors import PromptError
+from .images import load_image
+from .prompt import (
     IMAGE_PLACEHOLDER,
     Rendered,
     Turn,

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from visglm.errors import ContextLengthError, PromptError
+from .errors import ContextLengthError, PromptError
 
 IGNORE_INDEX = -100  # labels with this value do not count in the loss
 IMAGE_START, IMAGE_END = "<img>", "</img>"
@@ -234,6 +234,12 @@ def fit(rendered: Rendered, max_length: int, max_new_tokens: int = 0) -> Rendere
 def postprocess(text: str) -> str:
     """Tidy a decoded answer: strip it, and make ASCII `, ! : ; ?` beside Chinese characters full-width."""
     return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text.strip())
+
+
+def settled(text: str) -> str:
+    """The part of `postprocess(text)` that stays whatever text comes after: for streams."""
+    tidy = postprocess(text)
+    return tidy[:-1] if tidy[-1:] in FULL_WIDTH else tidy
 
 
 def detect_language(text: str) -> str:

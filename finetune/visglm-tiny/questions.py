@@ -71,13 +71,16 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "outside": {
         "en": (
-            "What does the text say?", "Who is this person?", "What will the weather be tomorrow?", "How much does it cost?",
+            "What does the text say?", "Who is this person?", "What will the weather be tomorrow?",
+            "How much does it cost?",
             "Who drew this?", "Where was it made?", "What is its name?", "How old is it?", "When was this photo taken?",
             "What is the capital of France?", "What is written here?", "What happened before?",
         ),
         "zh": (
-            "图中的文字写了什么？", "这个人是谁？", "明天天气怎么样？", "它多少钱？", "这是谁画的？", "它是在哪里制造的？",
-            "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？", "上面写着什么？", "之前发生了什么？",
+            "图中的文字写了什么？", "这个人是谁？", "明天天气怎么样？", "它多少钱？", "这是谁画的？",
+            "它是在哪里制造的？",
+            "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？",
+            "上面写着什么？", "之前发生了什么？",
         ),
     },
 }  # fmt: skip
@@ -96,6 +99,17 @@ NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张
 # How often each kind is asked, relative to the others.
 WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 1, "count": 1, "presence": 3, "colour": 1.5, "outside": 0.5}
 WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 3, "position": 5, "where": 1, "outside": 0.3}
+
+
+# Names that take no article: no plural, but not counted either, or a proper name.
+UNCOUNTABLE = frozenset(
+    "bread bacon butter salt honey milk coffee tea sake champagne spaghetti sushi popcorn corn garlic wood soap fire fog "
+    "lightning broccoli ginger tempura oden beer wine DNA Saturn cheese rice wheat corn ice sunrise sunset cooking coral "
+    "camping golf mahjong rain snow wind mail luggage yarn thread water chocolate pudding custard fondue soup stew salad "
+    "fries curry meat noodles".split()
+) | {"green tea", "Tokyo tower", "milky way", "Mount Fuji", "sheet music", "toilet paper", "shaved ice", "soft ice cream", "ice cream", "hot springs",
+     "skis", "bowling", "badminton", "lacrosse", "mate", "meat on bone", "curry rice", "ice hockey", "field hockey", "ping pong", "canned food", "moon viewing"}  # fmt: skip
+SAID_WITH_VOWEL, SAID_WITH_CONSONANT = ("umbrella", "hourglass", "SUV", "x-ray", "urn"), ("euro", "one")
 
 
 @dataclass(frozen=True)
@@ -146,10 +160,14 @@ def load_concepts() -> list[Concept]:
 
 
 def with_article(name: str) -> str:
-    """ "an apple", "a cat", "scissors"."""
-    if name.endswith("s") and not name.endswith(("ss", "us", "is", "bus")):
+    """ "an apple", "a cat", "scissors", "milk"."""
+    head = name.split(" with ")[0]
+    if name in UNCOUNTABLE or (head.endswith("s") and not head.endswith(("ss", "us", "is", "os"))):
         return name
-    return ("an " if name[0].lower() in "aeio" else "a ") + name
+    sounds_open = name.startswith(SAID_WITH_VOWEL) or (
+        name[0].lower() in "aeio" and not name.startswith(SAID_WITH_CONSONANT)
+    )
+    return ("an " if sounds_open else "a ") + name
 
 
 def things_of(concept: list[int], centre: list[list[float]], colour: list[int]) -> list[Thing]:

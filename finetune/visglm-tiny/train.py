@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import time
 from pathlib import Path
 
 import torch
+from common import normalize, parameter_groups, write_row
 from questions import Asker, load_concepts, things_of
 from torch import nn
 from world import World
 
-from visglm import VisGLMConfig, VisGLMForConditionalGeneration
-from visglm.config import PRESETS
-from visglm.preprocess import VisGLMImageProcessor
-from visglm.processor import VisGLMProcessor
+from visglm import (
+    PRESETS,
+    ChatGLMTokenizer,
+    VisGLMConfig,
+    VisGLMForConditionalGeneration,
+    VisGLMImageProcessor,
+    VisGLMProcessor,
+)
 from visglm.prompt import IGNORE_INDEX, Turn, render
-from visglm.tokenizer import ChatGLMTokenizer
-
-MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
-STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
 
 
 def build_config(tokenizer: ChatGLMTokenizer) -> VisGLMConfig:
@@ -100,13 +100,10 @@ def main() -> None:
     world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 100)
     asker = Asker(load_concepts(), seed=arguments.seed)
 
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
-    started, step, log = time.time(), 0, open(arguments.output / "train.jsonl", "w")
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=arguments.learning_rate, betas=(0.9, 0.98))
+    log = arguments.output / "train.jsonl"
+    log.unlink(missing_ok=True)
+    started, step = time.time(), 0
     while (progress := (time.time() - started) / 60 / arguments.minutes) < 1:
         for group in optimizer.param_groups:
             group["lr"] = arguments.learning_rate * min(progress / 0.03, 1) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -123,20 +120,16 @@ def main() -> None:
             rows.add(question.text, question.answer, question.language, None)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                features = vision.vit((scenes.pictures - MEAN) / STD)
+                features = vision.vit(normalize(scenes.pictures))
             image_embeds = vision.bridge(features.float())
             loss = model(**rows.tensors(), image_embeds=image_embeds[rows.picture], use_cache=False).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            print(
-                json.dumps({"step": step, "minutes": (time.time() - started) / 60, "loss": loss.item()}),
-                file=log,
-                flush=True,
-            )
+            write_row(log, step=step, minutes=(time.time() - started) / 60, loss=loss.item())
         if step % 500 == 0:
             save(model, processor, arguments.output)
     save(model, processor, arguments.output)

@@ -5,6 +5,7 @@ All of it is batched torch on the CPU, about as cheap as reading pictures from a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 SPRITE_SIZE = 80  # pixels a side
 MAX_OBJECTS = 4
@@ -171,10 +173,10 @@ class World:
         alpha = sprites[:, 3:]
         colour = sprites[:, :3] + (1 - alpha)  # over white
 
-        blurred = F.avg_pool2d(colour, 3, 1, 1)
+        blurred = blur(colour)
         colour = torch.lerp(colour, blurred, self.chance(0.3, num) * self.rand(num, 1, 1, 1))
         levels = 2 + (self.rand(num, 1, 1, 1) * 3).floor()
-        posterized = (F.avg_pool2d(colour, 5, 1, 2) * levels).round() / levels
+        posterized = (blur(blurred) * levels).round() / levels
         colour = torch.lerp(colour, posterized, self.chance(0.3, num))
 
         mixed = torch.einsum("nij,njhw->nihw", self.channel_mix(num), colour - 0.5) + 0.5
@@ -186,11 +188,11 @@ class World:
 
         # Lines where the drawing itself changes colour, and around it.
         original = sprites[:, :3] + (1 - alpha)
-        contrast = (F.max_pool2d(original, 3, 1, 1) + F.max_pool2d(-original, 3, 1, 1)).amax(1, keepdim=True)
+        contrast = (grow(original) - shrink(original)).amax(1, keepdim=True)
         inner = ((contrast - 0.12 - 0.25 * self.rand(num, 1, 1, 1)) * 6).clamp(0, 1)
-        grown, shrunk = F.max_pool2d(alpha, 3, 1, 1), -F.max_pool2d(-alpha, 3, 1, 1)
+        grown, shrunk = grow(alpha), shrink(alpha)
         lines = torch.maximum(inner, grown - shrunk)
-        thick = F.max_pool2d(lines, 3, 1, 1)
+        thick = grow(lines)
         lines = torch.lerp(lines, thick, self.chance(0.4, num))
         outlined = self.chance(0.55, num)
         ink = lines * outlined * (0.6 + 0.4 * self.rand(num, 1, 1, 1))
@@ -205,6 +207,54 @@ class World:
         return torch.lerp(
             torch.eye(3).expand(num, 3, 3), mix / mix.sum(-1, keepdim=True), strength * self.rand(num, 1, 1)
         )
+
+
+class SceneStream(IterableDataset):
+    """Endless batches of a world's scenes. `loader` draws them in a process of its own, beside the training step."""
+
+    def __init__(self, world: World, batch_size: int):
+        self.world = world
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Scenes]:
+        while True:
+            yield self.world.sample(self.batch_size)
+
+    def loader(self) -> DataLoader:
+        """One worker, so that a seed always draws the same scenes."""
+        return DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=4)
+
+
+# 3×3 filters of `[num, channels, height, width]` in one pass per axis: several times faster here than torch's pooling.
+
+
+def neighbours(planes: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The planes and their shifts by one pixel either way along an axis, edges repeated."""
+    size = planes.shape[axis]
+    before = torch.cat([planes.narrow(axis, 0, 1), planes.narrow(axis, 0, size - 1)], axis)
+    after = torch.cat([planes.narrow(axis, 1, size - 1), planes.narrow(axis, size - 1, 1)], axis)
+    return before, planes, after
+
+
+def grow(planes: Tensor) -> Tensor:
+    """The highest of each pixel and its neighbours."""
+    for axis in (-1, -2):
+        before, here, after = neighbours(planes, axis)
+        planes = torch.maximum(torch.maximum(before, here), after)
+    return planes
+
+
+def shrink(planes: Tensor) -> Tensor:
+    """The lowest of each pixel and its neighbours."""
+    return -grow(-planes)
+
+
+def blur(planes: Tensor) -> Tensor:
+    """The mean of each pixel and its neighbours."""
+    for axis in (-1, -2):
+        before, here, after = neighbours(planes, axis)
+        planes = (before + here + after) / 3
+    return planes
 
 
 def basic_colour(colour: Tensor) -> Tensor:

@@ -1,0 +1,365 @@
+"""`VisGLM`: one answer, a stream, many at a time; compared with the Hugging Face layer below and with each other."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
+from visglm.chat import RANGES, History, Sampling
+from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
+from visglm.prompt import postprocess, settled
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VisGLM:
+    return VisGLM.from_pretrained()
+
+
+def disc(colour: str = "red", size: tuple[int, int] = (90, 60)) -> Image.Image:
+    picture = Image.new("RGB", size, "white")
+    ImageDraw.Draw(picture).ellipse((10, 10, size[0] - 10, size[1] - 10), colour)
+    return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Counter:
+    """Counts the pictures that go through a model's ViT."""
+
+    def __init__(self, vlm: VisGLM):
+        self.num_pictures = 0
+        self.hook = vlm.model.model.vision.vit.register_forward_pre_hook(self.count)
+
+    def count(self, module, arguments) -> None:
+        self.num_pictures += len(arguments[0])
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.hook.remove()
+
+
+# ---- loading and saving ----------------------------------------------------------------------------------------
+
+
+def test_the_embedded_model_is_small_and_float32_on_a_cpu(vlm):
+    weights = Path(vlm.model.config._name_or_path) / "model.safetensors"
+    assert weights.stat().st_size <= 25 * 10**6
+    assert vlm.model.dtype == (torch.float32 if vlm.device.type == "cpu" else torch.bfloat16)
+    assert not vlm.model.training
+
+
+def test_a_saved_model_answers_the_same(vlm, tmp_path):
+    vlm.save_pretrained(tmp_path)
+    again = VisGLM.from_pretrained(tmp_path)
+    assert again.chat(disc(), "What is this?").text == vlm.chat(disc(), "What is this?").text
+    assert again.processor.num_query_tokens == vlm.processor.num_query_tokens
+
+
+def test_dtype_and_image_size_are_taken(vlm):
+    half = VisGLM.from_pretrained(dtype=torch.bfloat16, image_size=112)
+    assert half.model.dtype == torch.bfloat16
+    with Counter(half) as counter:
+        half.chat(disc(), "What is this?", max_new_tokens=2)
+    assert counter.num_pictures == 1
+    assert half.processor.image_processor.size == {"height": 112, "width": 112}
+    assert half.encode(disc()).shape == vlm.encode(disc()).shape
+
+
+def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="config.json"):
+        VisGLM.from_pretrained(tmp_path)
+
+
+def test_a_missing_tensor_is_an_error(vlm, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    vlm.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="lm_head.weight"):
+        VisGLM.from_pretrained(tmp_path)
+
+
+# ---- chat --------------------------------------------------------------------------------------------------------
+
+
+def test_chat_answers_as_processor_and_generate_do(vlm):
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": disc()}, {"type": "text", "text": "What is this?"}]}
+    ]
+    inputs = vlm.processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    output = vlm.model.generate(**inputs.to(vlm.device), max_new_tokens=12, do_sample=False)
+    text = vlm.processor.post_process_image_text_to_text(output[:, inputs["input_ids"].shape[1] :])[0]
+    reply = vlm.chat(disc(), "What is this?", max_new_tokens=12)
+    assert reply.text == text
+    assert reply.usage.prompt_tokens == inputs["input_ids"].shape[1]
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+
+
+@pytest.mark.parametrize(
+    "as_source",
+    [
+        lambda picture, folder: picture,
+        lambda picture, folder: np.asarray(picture),
+        lambda picture, folder: png(picture),
+        lambda picture, folder: "data:image/png;base64," + base64.b64encode(png(picture)).decode(),
+        lambda picture, folder: folder / "picture.png",
+        lambda picture, folder: str(folder / "picture.png"),
+        lambda picture, folder: [folder / "picture.png"],
+    ],
+    ids=["PIL", "ndarray", "bytes", "data URL", "Path", "str", "list"],
+)
+def test_every_kind_of_picture_gives_the_same_visual_tokens(vlm, tmp_path, as_source):
+    disc().save(tmp_path / "picture.png")
+    expected = vlm.chat(disc(), "What?", max_new_tokens=1).history.image_embeds
+    reply = vlm.chat(as_source(disc(), tmp_path), "What?", max_new_tokens=1)
+    assert torch.equal(reply.history.image_embeds, expected)
+    assert reply.images[0].size == (90, 60)
+
+
+def test_urls_are_refused_unless_allowed(vlm):
+    with pytest.raises(ImageError, match="allow_urls=True"):
+        vlm.chat("https://example.com/cat.png", "What?")
+    open_to_urls = VisGLM(vlm.model, vlm.processor, allow_urls=True)
+    with pytest.raises(ImageError, match="example.com"):
+        open_to_urls.chat("https://example.com/cat.png", "What?")  # allowed, but the tests have no network
+
+
+def test_a_second_question_does_not_look_again(vlm):
+    with Counter(vlm) as counter:
+        first = vlm.chat(disc(), "What is this?", max_new_tokens=4)
+        assert counter.num_pictures == 1
+        second = vlm.chat(None, "And what colour is it?", history=first.history, max_new_tokens=4)
+        assert counter.num_pictures == 1
+        third = vlm.chat(disc("blue"), "And this?", history=second.history, max_new_tokens=4)
+        assert counter.num_pictures == 2
+    assert third.history.image_embeds.shape[0] == 2
+    assert [turn.num_images for turn in third.history.turns] == [1, 0, 1]
+    # What was kept is what looking at both again gives.
+    both = vlm.encode([disc(), disc("blue")])
+    torch.testing.assert_close(third.history.image_embeds, both, atol=1e-5, rtol=1e-5)
+
+
+def test_history_may_be_pairs_of_strings(vlm):
+    first = vlm.chat(None, "你好", max_new_tokens=4)
+    by_history = vlm.chat(None, "你是谁？", history=first.history, max_new_tokens=4)
+    by_pairs = vlm.chat(None, "你是谁？", history=[("你好", first.text)], max_new_tokens=4)
+    assert by_history.text == by_pairs.text
+    assert by_history.usage == by_pairs.usage
+
+
+def test_several_pictures_keep_their_order(vlm):
+    red, blue = disc("red"), disc("blue")
+    there = vlm.chat([red, blue], "What?", max_new_tokens=1).history.image_embeds
+    back = vlm.chat([blue, red], "What?", max_new_tokens=1).history.image_embeds
+    torch.testing.assert_close(there, back.flip(0), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(there[0], there[1], atol=1e-3)
+
+
+def test_what_a_user_types_stays_text(vlm):
+    tokenizer = vlm.tokenizer
+    plain = vlm.chat(disc(), "x", max_new_tokens=1)
+    typed = vlm.chat(disc(), "x<|image|>[gMASK]<sop><eop></s>", max_new_tokens=1)
+    ids = vlm._prepare(disc(), "x<|image|>[gMASK]<sop><eop></s>", None, "auto", Sampling()).rendered.input_ids
+    assert typed.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert ids.count(tokenizer.image_token_id) == vlm.processor.num_query_tokens
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_reply_shows_itself(vlm):
+    reply = vlm.chat(disc(), "What is this?", max_new_tokens=3)
+    assert str(reply) == reply.text
+    shown = dataclasses.replace(reply, text="a <b> & c")._repr_html_()
+    assert "data:image/png;base64," in shown
+    assert "a &lt;b&gt; &amp; c" in shown
+    assert reply.timings.encode > 0
+    assert 0 < reply.timings.first_token <= reply.timings.total
+
+
+def test_the_token_limit_is_reported(vlm):
+    reply = vlm.chat(disc(), "What is this?", max_new_tokens=1)
+    assert reply.usage.completion_tokens == 1
+    assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_sampling_values_out_of_range_are_refused(vlm, name):
+    lowest, highest = RANGES[name]
+    for value in (lowest - 1, highest + 1, "hot", None, float("nan")):
+        with pytest.raises(ConfigError, match=name):
+            vlm.chat(disc(), "What?", **{name: value})
+    for value in (0, -5):
+        with pytest.raises(ConfigError, match="max_new_tokens"):
+            vlm.chat(disc(), "What?", max_new_tokens=value)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", None, 3, ["What?"]])
+def test_a_question_must_be_text(vlm, prompt):
+    with pytest.raises(PromptError, match="question"):
+        vlm.chat(disc(), prompt)
+
+
+@pytest.mark.parametrize("history", [3, "text", [("one",)], [None]])
+def test_a_history_must_be_one(vlm, history):
+    with pytest.raises(PromptError, match="history"):
+        vlm.chat(disc(), "What?", history=history)
+
+
+def test_what_does_not_fit_is_never_cut(vlm):
+    with pytest.raises(ContextLengthError, match=str(vlm.context_length)):
+        vlm.chat(disc(), "cat " * vlm.context_length)
+    with pytest.raises(ContextLengthError):
+        vlm.chat(disc(), "What?", max_new_tokens=vlm.context_length)
+
+
+def test_a_seed_makes_sampling_repeatable_and_leaves_the_random_state_alone(vlm):
+    settings = {"temperature": 2.0, "max_new_tokens": 8}
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first = vlm.chat(disc(), "Describe it.", seed=1, **settings)
+    assert torch.equal(torch.rand(1), expected)
+    assert vlm.chat(disc(), "Describe it.", seed=1, **settings).text == first.text
+    others = {vlm.chat(disc(), "Describe it.", seed=seed, **settings).text for seed in range(2, 8)}
+    assert others != {first.text}
+
+
+def test_a_text_only_model_refuses_pictures(vlm):
+    config = vlm.model.config.to_dict() | {"vision_config": None, "qformer_config": None}
+    config.pop("architectures")
+    text_only = VisGLM(VisGLMForConditionalGeneration(type(vlm.model.config)(**config)), vlm.processor)
+    with pytest.raises(PromptError, match="text-only"):
+        text_only.chat(disc(), "What?")
+    assert isinstance(text_only.chat(None, "你好", max_new_tokens=2), Reply)
+
+
+# ---- streams -----------------------------------------------------------------------------------------------------
+
+
+def streaming_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "visglm-stream"]
+
+
+@pytest.mark.parametrize("prompt", ["What is this?", "描述这张图片。"])
+def test_a_stream_spells_the_reply(vlm, prompt):
+    stream = vlm.stream_chat(disc(), prompt)
+    with pytest.raises(VisGLMError, match="ended"):
+        _ = stream.reply
+    pieces = list(stream)
+    assert "".join(pieces) == stream.reply.text == vlm.chat(disc(), prompt).text
+    assert stream.reply.history.turns[-1].answer == stream.reply.text
+    assert not streaming_threads()
+
+
+def test_a_stream_comes_piece_by_piece(vlm):
+    stream = vlm.stream_chat(disc(), "描述这张图片。", temperature=3.0, seed=0, max_new_tokens=24)
+    pieces = list(stream)
+    assert len(pieces) > 5
+    assert "".join(pieces) == stream.reply.text
+
+
+def test_leaving_a_stream_stops_the_model(vlm):
+    steps = []
+    hook = vlm.model.lm_head.register_forward_pre_hook(lambda *arguments: steps.append(1))
+    for _ in vlm.stream_chat(disc(), "描述这张图片。", temperature=5.0, seed=0, max_new_tokens=400):
+        break
+    hook.remove()
+    assert not streaming_threads()
+    assert len(steps) < 400
+    assert not vlm._lock.locked()
+    vlm.chat(disc(), "What?", max_new_tokens=1)
+
+
+def test_closing_a_stream_leaves_no_reply(vlm):
+    stream = vlm.stream_chat(disc(), "描述这张图片。", max_new_tokens=100)
+    next(stream)
+    stream.close()
+    assert not streaming_threads()
+    with pytest.raises(VisGLMError):
+        _ = stream.reply
+
+
+def test_an_error_while_streaming_reaches_the_reader(vlm, monkeypatch):
+    monkeypatch.setattr(vlm.model, "generate", lambda **arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(vlm.stream_chat(disc(), "What?"))
+    assert not vlm._lock.locked()
+
+
+@pytest.mark.parametrize(
+    "text", ["好,b:,你!", " a, b ", "它,, 是a?", "Is it: 猫, or 狗?", "没有.", "a,你,b,", ",", " "]
+)
+def test_settled_text_never_changes(text):
+    shown = ""
+    for end in range(len(text) + 1):
+        ready = settled(text[:end])
+        assert ready.startswith(shown)
+        shown = ready
+    assert postprocess(text).startswith(shown)
+
+
+# ---- batches -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def requests(vlm):
+    history = vlm.chat(disc("green"), "What is this?", max_new_tokens=6).history
+    return [
+        (disc("red"), "What is this?"),
+        (None, "你好"),
+        ([disc("red"), disc("blue")], "Describe the pictures, please, in as much detail as you can."),
+        (None, "它是什么颜色？", history),
+        (disc("blue", (30, 200)), "图中有几个物体？"),
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_a_batch_answers_as_one_by_one(vlm, requests, batch_size):
+    singles = [vlm.chat(*request, max_new_tokens=12) for request in requests]
+    replies = vlm.batch(requests, batch_size=batch_size, progress=False, max_new_tokens=12)
+    assert [reply.text for reply in replies] == [reply.text for reply in singles]
+    assert [reply.usage for reply in replies] == [reply.usage for reply in singles]
+    assert [reply.finish_reason for reply in replies] == [reply.finish_reason for reply in singles]
+
+
+def test_one_bad_picture_does_not_lose_the_others(vlm, requests):
+    requests = [*requests[:1], (b"no picture", "What?"), (disc(), ""), "What?", *requests[1:2]]
+    replies = vlm.batch(requests, on_error="return", progress=False, max_new_tokens=2)
+    assert [type(reply) for reply in replies] == [Reply, ImageError, PromptError, PromptError, Reply]
+    with pytest.raises(ImageError):
+        vlm.batch(requests, progress=False, max_new_tokens=2)
+
+
+def test_a_batch_shows_its_progress(vlm, requests, capsys):
+    vlm.batch(requests[:2], max_new_tokens=1)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_batch_settings_are_checked(vlm):
+    with pytest.raises(ConfigError, match="on_error"):
+        vlm.batch([], on_error="ignore")
+    with pytest.raises(ConfigError, match="batch_size"):
+        vlm.batch([], batch_size=0)
+    assert vlm.batch([]) == []
+
+
+def test_history_of_nothing_is_empty():
+    assert History.of(None) == History()

@@ -1,0 +1,30 @@
+"""Makes transformers' Auto classes and pipelines know the models, processors and tokenizer of visglm."""
+
+from __future__ import annotations
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+
+from .config import ChatGLMConfig, VisGLMConfig
+
+AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
+AutoConfig.register(VisGLMConfig.model_type, VisGLMConfig)
+
+from .model import VisGLMForConditionalGeneration, VisGLMModel  # noqa: E402 (its text_config is looked up by AutoConfig)
+from .preprocess import VisGLMImageProcessor  # noqa: E402
+from .processor import VisGLMProcessor  # noqa: E402
+from .text import ChatGLMModel  # noqa: E402
+from .tokenizer import ChatGLMTokenizer  # noqa: E402
+
+AutoModel.register(ChatGLMConfig, ChatGLMModel)
+AutoModel.register(VisGLMConfig, VisGLMModel)
+AutoModelForImageTextToText.register(VisGLMConfig, VisGLMForConditionalGeneration)
+AutoImageProcessor.register(VisGLMConfig, image_processor_classes={"pil": VisGLMImageProcessor})
+AutoTokenizer.register(VisGLMConfig, tokenizer_class=ChatGLMTokenizer)
+AutoProcessor.register(VisGLMConfig, VisGLMProcessor)
