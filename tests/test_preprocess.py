@@ -96,7 +96,7 @@ def test_urls_go_through_the_loader_of_visglm():
         url = web.page("/a.png", sources()["bytes"])
         processor = VisGLMImageProcessor()
         for call in (processor, processor.fetch_images):
-            with pytest.raises(ImageError, match="private"):
+            with pytest.raises(ImageError, match="allow_urls"):
                 call([url])
         assert web.connections == 0
 

@@ -283,7 +283,7 @@ def _is_tensor(source: Any) -> bool:
 
 
 def _describe_text(kind: str, text: str) -> str:
-    short = text if len(text) <= 80 else text[:60] + "…"
+    short = text if len(text) <= 80 else f"{text[:30]}…{text[-45:]}"  # a file's name is at the end
     return f"the {kind} {short!r}"
 
 
