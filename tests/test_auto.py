@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import visglm
-from visglm.chat import EMBEDDED_MODEL
+from visglm.checkpoint import EMBEDDED_MODEL
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
-from visglm.chat import RANGES, History, Sampling
 from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
 from visglm.prompt import postprocess, settled
+from visglm.reply import RANGES, History, Sampling
 
 
 @pytest.fixture(scope="module")

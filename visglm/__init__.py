@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chat import History, Reply, ReplyStream, VisGLM
+    from .chat import ReplyStream, VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
     from .images import ImageLimits, load_image
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
+    from .reply import History, Reply
     from .tokenizer import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -27,9 +28,9 @@ _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizer",
-    "History": "chat",
+    "History": "reply",
     "ImageLimits": "images",
-    "Reply": "chat",
+    "Reply": "reply",
     "ReplyStream": "chat",
     "VisGLM": "chat",
     "VisGLMConfig": "config",

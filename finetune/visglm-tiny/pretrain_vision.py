@@ -3,7 +3,8 @@
     python pretrain_vision.py DATA OUTPUT
 
 Every picture has one to four objects; each cell of the feature map learns which concept covers it (or none), and the
-class token of a lone object learns its name. The heads are thrown away afterwards.
+class token of a lone object learns its name. The convolutional stem learns the same with heads of its own, or the
+blocks above it would wait for thousands of steps until it says anything. All heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PHASES = ((64, 0.5), (80, 0.5))
 
 
 class Classifier(nn.Module):
-    """The ViT with one linear head for the class token and one for the cells."""
+    """The ViT with two linear heads (whole pictures, cells), and its stem with the same two."""
 
     def __init__(self, num_concepts: int):
         super().__init__()
@@ -34,29 +35,39 @@ class Classifier(nn.Module):
         self.patch_size = config.patch_size
         self.num_concepts = num_concepts
         self.vit = build_vit(config)
-        self.whole = nn.Linear(config.hidden_size, num_concepts)
-        self.cells = nn.Linear(config.hidden_size, num_concepts + 1)
+        self.whole, self.stem_whole = (nn.Linear(config.hidden_size, num_concepts) for _ in range(2))
+        self.cells, self.stem_cells = (nn.Linear(config.hidden_size, num_concepts + 1) for _ in range(2))
+        self.vit.patch_embed.register_forward_hook(self.keep)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def keep(self, module: nn.Module, arguments: tuple, patches: Tensor) -> None:
+        self.patches = patches.flatten(1, 2)
+
+    def forward(self, pictures: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Logits of whole pictures `[batch, concepts]` and cells `[batch, cells, concepts + 1]`, ViT's and stem's."""
         features = self.vit(normalize(pictures))
-        return self.whole(features[:, 0]), self.cells(features[:, 1:])
+        return (
+            (self.whole(features[:, 0]), self.cells(features[:, 1:])),
+            (self.stem_whole(self.patches.mean(1)), self.stem_cells(self.patches)),
+        )
 
-    def losses(self, scenes: Scenes) -> tuple[Tensor, Tensor]:
-        """Cross entropy of the names of lone objects, and of the cells of all pictures."""
-        whole, cells = self(scenes.pictures.contiguous(memory_format=torch.channels_last))
+    def losses(self, scenes: Scenes) -> list[Tensor]:
+        """Cross entropy of names and cells together, of the ViT and of its stem."""
         alone = scenes.count == 1
-        loss_whole = F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1)
         labels = scenes.dense_labels(scenes.pictures.shape[-1] // self.patch_size).flatten()
         is_empty = labels == BACKGROUND
-        per_cell = F.cross_entropy(
-            cells.flatten(0, 1),
-            labels.masked_fill(is_empty, self.num_concepts),
-            ignore_index=AMBIGUOUS,
-            reduction="none",
-            label_smoothing=0.1,
-        )
-        # Half the cells are background and soon known, so they count less.
-        return loss_whole, per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean()
+        losses = []
+        for whole, cells in self(scenes.pictures.contiguous(memory_format=torch.channels_last)):
+            loss_whole = F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1)
+            per_cell = F.cross_entropy(
+                cells.flatten(0, 1),
+                labels.masked_fill(is_empty, self.num_concepts),
+                ignore_index=AMBIGUOUS,
+                reduction="none",
+                label_smoothing=0.1,
+            )
+            # Half the cells are background and soon known, so they count less.
+            losses.append(loss_whole + per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean())
+        return losses
 
 
 @torch.no_grad()
@@ -66,7 +77,7 @@ def accuracy(model: Classifier, world: World) -> float:
     hits = 0
     for chosen in torch.arange(len(world.sprites)).split(256):
         scenes = world.draw(torch.ones_like(chosen), chosen[:, None].expand(-1, 4))
-        hits += int((model(scenes.pictures)[0].argmax(-1) == world.concept[chosen]).sum())
+        hits += int((model(scenes.pictures)[0][0].argmax(-1) == world.concept[chosen]).sum())
     model.train()
     return hits / len(world.sprites)
 
@@ -97,15 +108,15 @@ def main() -> None:
         scenes_of = iter(SceneStream(world, arguments.batch_size).loader())
         for _ in range(round(share * arguments.steps)):
             scenes = next(scenes_of)
-            loss_whole, loss_cells = model.losses(scenes)
+            loss, stem_loss = model.losses(scenes)
             optimizer.zero_grad(set_to_none=True)
-            (loss_whole + loss_cells).backward()
+            (loss + stem_loss).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             step += 1
             if step % 50 == 0:
-                row = {"minutes": (time.time() - started) / 60, "whole": loss_whole.item(), "cells": loss_cells.item()}
+                row = {"minutes": (time.time() - started) / 60, "loss": loss.item(), "stem_loss": stem_loss.item()}
                 if step % 500 == 0:
                     plain.image_size = image_size
                     row["openmoji_accuracy"] = accuracy(model, plain)

@@ -1,0 +1,51 @@
+"""The command line: one table of commands. `visglm` and `python -m visglm` are the same.
+
+A command is a row of `COMMANDS` and a module of that name here, with `configure(parser)`, which declares the arguments,
+and `run(arguments)`, which does the work and returns the exit status. Only the command that was named is imported, and
+what is heavy (torch, the package's own modules) only inside `run`, so that every `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import VisGLMError
+
+# Name → one line of help, in the order `visglm --help` lists them.
+COMMANDS: dict[str, str] = {
+    "chat": "ask about pictures, once or in a conversation",
+    "describe": "describe many pictures",
+    "doctor": "check this installation",
+}
+
+
+def build_parser(named: str | None) -> argparse.ArgumentParser:
+    """The parser of the whole command line, in which only the command `named` knows its arguments."""
+    parser = argparse.ArgumentParser(prog="visglm", description="Chat about images in Chinese and English.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_line in COMMANDS.items():
+        subparser = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        if name == named:
+            importlib.import_module(f".{name}", __name__).configure(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Status 0: done; 1: an error, told in one paragraph on stderr; 2: wrong usage; 130: Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+    try:
+        return importlib.import_module(f".{parsed.command}", __name__).run(parsed)
+    except VisGLMError as error:
+        print(f"visglm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("visglm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
