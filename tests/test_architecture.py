@@ -28,7 +28,7 @@ LAYERS = (
     ("processor", "vision", "text", "reply"),
     ("model",),
     ("auto",),
-    ("checkpoint", "quant"),
+    ("checkpoint", "quant", "explain"),
     ("chat", "training"),
     ("serve", "cli"),
     ("__init__", "__main__"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .chat import ReplyStream, VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
+    from .explain import Explanation
     from .images import ImageLimits, load_image
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .preprocess import VisGLMImageProcessor
@@ -28,6 +29,7 @@ _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizer",
+    "Explanation": "explain",
     "History": "reply",
     "ImageLimits": "images",
     "Reply": "reply",
@@ -47,6 +49,7 @@ __all__ = [
     "PRESETS",
     "ChatGLMConfig",
     "ChatGLMTokenizer",
+    "Explanation",
     "History",
     "ImageLimits",
     "Reply",

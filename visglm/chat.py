@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -24,6 +24,9 @@ from .processor import VisGLMProcessor
 from .prompt import Rendered, Turn, fit, postprocess, render, settled
 from .reply import History, Reply, Sampling, Timings, Usage
 from .tokenizer import ChatGLMTokenizer, StreamDecoder
+
+if TYPE_CHECKING:
+    from .explain import Explanation
 
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 
@@ -206,6 +209,44 @@ class VisGLM:
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
         ready = self._prepare(images, prompt, history, language, sampling)
         return ReplyStream(self._stream(ready, sampling))
+
+    def explain(
+        self,
+        images: Any,
+        prompt: str,
+        answer: str | None = None,
+        history: History | Sequence[tuple[str, str]] | None = None,
+        *,
+        language: str = "auto",
+        picture: int = -1,
+    ) -> Explanation:
+        """Show where in a picture an answer comes from: `.heat` per patch, `.overlay()` over the picture.
+
+        Args:
+            images: all pictures of the conversation, those of `history` first: they are looked at again.
+            prompt: the question.
+            answer: the answer to explain; None for the one `chat` gives.
+            history: the turns before.
+            picture: index in `images` of the one to explain.
+
+        Raises:
+            PromptError: fewer pictures than the history has, or none at all.
+        """
+        from .explain import explain
+
+        pictures, past = self._load(images), History.of(history)
+        num_new = len(pictures) - sum(turn.num_images for turn in past.turns)
+        if not pictures or num_new < 0:
+            raise PromptError(
+                f"explain needs all pictures of the conversation, at least one; got {len(pictures)}, and the history "
+                f"has {len(pictures) - num_new}. Pass those of the history first, then the new ones."
+            )
+        language = past.language if language == "auto" else language
+        if answer is None:
+            answer = self.chat(pictures[len(pictures) - num_new :], prompt, past, language=language).text
+        turns = (*past.turns, Turn(prompt, answer, num_images=num_new))
+        with self._lock:
+            return explain(self.model, self.processor, turns, pictures, language=language, picture=picture)
 
     def batch(
         self,
