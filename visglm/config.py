@@ -209,7 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_attention_heads": 8,
             "max_position_embeddings": 512,
         },
-        "num_query_tokens": 16,
+        "num_query_tokens": 8,
     },
     "visualglm-6b": {
         "vision_config": {},

@@ -1,16 +1,29 @@
-"""What both training stages do alike."""
+"""What the training stages do alike."""
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from questions import Asker, things_of
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from world import Scenes
 
-from visglm import VisGLMImageProcessor
+from visglm import (
+    PRESETS,
+    ChatGLMTokenizer,
+    VisGLMConfig,
+    VisGLMForConditionalGeneration,
+    VisGLMImageProcessor,
+)
+from visglm.prompt import IGNORE_INDEX, Turn, render
 
 MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
 STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
@@ -21,27 +34,155 @@ def normalize(pictures: Tensor) -> Tensor:
     return (pictures - MEAN) / STD
 
 
-def parameter_groups(module: nn.Module, weight_decay: float = 0.05) -> list[dict]:
+def build_tokenizer(data: Path) -> ChatGLMTokenizer:
+    return ChatGLMTokenizer.from_pretrained(data / "tokenizer")
+
+
+def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
+    """An untrained model of the preset, with the ids of this tokenizer."""
+    fields = copy.deepcopy(PRESETS["visglm-tiny"])
+    fields["text_config"] |= {
+        "vocab_size": len(tokenizer.sp_model),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+        "gmask_token_id": tokenizer.gmask_token_id,
+    }
+    config = VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id})
+    return VisGLMForConditionalGeneration(config).train()
+
+
+class Rows:
+    """Rendered rows of a batch, and the scene each one is about."""
+
+    def __init__(self, tokenizer: ChatGLMTokenizer, num_query_tokens: int):
+        self.options = {"tokenizer": tokenizer, "style": "visualglm", "num_query_tokens": num_query_tokens}
+        self.pad = tokenizer.pad_token_id
+        self.rendered: list = []
+        self.scene: list[int | None] = []
+
+    def add(self, turns: list[tuple[str, str]], language: str, scene: int | None) -> None:
+        """A conversation, of which the last answer is learnt."""
+        first, *others = turns
+        told = [Turn(*first, num_images=0 if scene is None else 1), *(Turn(*turn) for turn in others)]
+        self.rendered.append(render(told, language=language, **self.options))
+        self.scene.append(scene)
+
+    def loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, num_groups: int = 4) -> Tensor:
+        """Mean loss of the answer tokens; `image_embeds [num_scenes, num_query_tokens, hidden_size]`.
+
+        Rows of like length go together, which halves the padding.
+        """
+        order = sorted(range(len(self.rendered)), key=lambda index: len(self.rendered[index].input_ids))
+        num_answer_tokens = [sum(label != IGNORE_INDEX for label in row.labels) for row in self.rendered]
+        total = torch.tensor(0.0)
+        for group in split(order, num_groups):
+            count = sum(num_answer_tokens[index] for index in group)
+            total = total + self.group_loss(model, image_embeds, group) * count
+        return total / sum(num_answer_tokens)
+
+    def group_loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, group: list[int]) -> Tensor:
+        """Padded on the left, so that every answer is among the last tokens and only those get logits."""
+        rows = [self.rendered[index] for index in group]
+        scenes = [self.scene[index] for index in group if self.scene[index] is not None]
+        length = max(len(row.input_ids) for row in rows)
+        kept = 1 + max(sum(label != IGNORE_INDEX for label in row.labels) for row in rows)
+
+        def padded(values: list[list[int]], padding: int) -> Tensor:
+            return torch.tensor([[padding] * (length - len(row)) + row for row in values])
+
+        return model(
+            input_ids=padded([row.input_ids for row in rows], self.pad),
+            attention_mask=padded([[1] * len(row.input_ids) for row in rows], 0),
+            labels=padded([row.labels for row in rows], IGNORE_INDEX)[:, -kept:],
+            image_embeds=image_embeds[scenes] if scenes else None,
+            use_cache=False,
+            logits_to_keep=kept,
+        ).loss
+
+
+def split(items: list[int], num_groups: int) -> list[list[int]]:
+    """Neighbouring items in at most `num_groups` groups of about the same size."""
+    size = -(-len(items) // num_groups)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def add_questions(rows: Rows, scenes: Scenes, asker: Asker, num_questions: int, num_without_picture: int = 2) -> None:
+    """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
+    for index, count in enumerate(scenes.count.tolist()):
+        values = (scenes.concept, scenes.centre, scenes.colour)
+        things = things_of(*(value[index, :count].tolist() for value in values))
+        for _ in range(num_questions):
+            question = asker.ask(things)
+            turns = [(question.text, question.answer)]
+            if asker.random.random() < 0.25:
+                earlier = asker.ask(things, language=question.language)
+                turns.insert(0, (earlier.text, earlier.answer))
+            rows.add(turns, question.language, index)
+    for _ in range(num_without_picture):
+        question = asker.ask_without_picture()
+        rows.add([(question.text, question.answer)], question.language, None)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float = 0.05, **options: float) -> list[dict]:
     """Trainable parameters for an optimizer: matrices decay, biases and norms do not."""
     trained = [p for p in module.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, **options},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **options},
     ]
 
 
-class Cosine(LambdaLR):
-    """Linear warm-up over the first 3 % of the steps, then a cosine to zero."""
+def arguments_parser(description: str, steps: int) -> argparse.ArgumentParser:
+    """The arguments all stages take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder written by render.py and train_tokenizer.py")
+    parser.add_argument("output", type=Path, help="folder for weights and log")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
-    def __init__(self, optimizer: torch.optim.Optimizer, num_steps: int):
-        def factor(step: int) -> float:
-            progress = step / num_steps
-            return min(progress / 0.03, 1) * 0.5 * (1 + math.cos(math.pi * progress))
 
-        super().__init__(optimizer, factor)
+def train(
+    optimizer: torch.optim.Optimizer,
+    step_loss: Callable[[], dict[str, Tensor]],
+    num_steps: int,
+    log: Path,
+    every: tuple[int, Callable[[], dict[str, float]]] | None = None,
+) -> None:
+    """Linear warm-up over 3 % of the steps, a cosine to zero, gradients clipped to norm 1.
 
+    Args:
+        optimizer: over what is trained.
+        step_loss: draws a batch and gives its losses, which are added up.
+        log: JSONL file, written anew; a line every 50 steps.
+        every: after how many steps a function is called, whose figures go into the log.
+    """
 
-def write_row(path: Path, **row: float) -> None:
-    """Append one line to a JSONL log."""
-    with path.open("a") as log:
-        print(json.dumps(row), file=log)
+    def factor(step: int) -> float:
+        progress = step / num_steps
+        return min(progress / 0.03, 1) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    torch.set_flush_denormal(True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    schedule = LambdaLR(optimizer, factor)
+    started = time.time()
+    for step in range(1, num_steps + 1):
+        losses = step_loss()
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        row = {"step": step, "minutes": (time.time() - started) / 60}
+        row |= {key: loss.item() for key, loss in losses.items()}
+        is_due = every is not None and (step % every[0] == 0 or step == num_steps)
+        if is_due:
+            row |= every[1]()
+        if is_due or step % 50 == 0:
+            with log.open("a") as file:
+                print(json.dumps(row), file=file)

@@ -1,129 +1,120 @@
-"""First stage: teach the ViT to name what it sees, cell by cell, before any language is involved.
+"""First stage: teach the ViT to name what it sees, before any language is involved.
 
     python pretrain_vision.py DATA OUTPUT
 
-Every picture has one to four objects; each cell of the feature map learns which concept covers it (or none), and the
-class token of a lone object learns its name. The convolutional stem learns the same with heads of its own, or the
-blocks above it would wait for thousands of steps until it says anything. All heads are thrown away afterwards.
+The convolutional stem goes first and alone: small pictures of single objects, a hundred a second on one core. Then the
+whole ViT learns from pictures of one to four objects: each cell of the feature map which concept covers it, the class
+token the name of a lone object. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import Cosine, normalize, parameter_groups, write_row
+from common import arguments_parser, normalize, parameter_groups, train
 from torch import Tensor, nn
 from world import AMBIGUOUS, BACKGROUND, Scenes, SceneStream, World
 
 from visglm import PRESETS, VisGLMVisionConfig
 from visglm.vision import build_vit
 
-# Small pictures first: cheaper by a third, and most of what is learnt carries over. (pixels a side, share of the steps)
-PHASES = ((64, 0.5), (80, 0.5))
-
 
 class Classifier(nn.Module):
-    """The ViT with two linear heads (whole pictures, cells), and its stem with the same two."""
+    """The ViT with a linear head for whole pictures and one for cells, and one for the pictures its stem sees."""
 
     def __init__(self, num_concepts: int):
         super().__init__()
         config = VisGLMVisionConfig(**PRESETS["visglm-tiny"]["vision_config"])
-        self.patch_size = config.patch_size
+        self.image_size, self.patch_size = config.image_size, config.patch_size
         self.num_concepts = num_concepts
         self.vit = build_vit(config)
-        self.whole, self.stem_whole = (nn.Linear(config.hidden_size, num_concepts) for _ in range(2))
-        self.cells, self.stem_cells = (nn.Linear(config.hidden_size, num_concepts + 1) for _ in range(2))
-        self.vit.patch_embed.register_forward_hook(self.keep)
+        self.stem_head = nn.Linear(config.hidden_size, num_concepts)
+        self.whole_head = nn.Linear(config.hidden_size, num_concepts)
+        self.cell_head = nn.Linear(config.hidden_size, num_concepts + 1)
 
-    def keep(self, module: nn.Module, arguments: tuple, patches: Tensor) -> None:
-        self.patches = patches.flatten(1, 2)
+    def stem(self, pictures: Tensor) -> Tensor:
+        """Logits `[batch, concepts]` of the stem alone."""
+        patches = self.vit.patch_embed(normalize(pictures).contiguous(memory_format=torch.channels_last))
+        return self.stem_head(patches.mean((1, 2)))
 
-    def forward(self, pictures: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Logits of whole pictures `[batch, concepts]` and cells `[batch, cells, concepts + 1]`, ViT's and stem's."""
-        features = self.vit(normalize(pictures))
-        return (
-            (self.whole(features[:, 0]), self.cells(features[:, 1:])),
-            (self.stem_whole(self.patches.mean(1)), self.stem_cells(self.patches)),
-        )
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of whole pictures `[batch, concepts]` and of their cells `[batch, cells, concepts + 1]`."""
+        features = self.vit(normalize(pictures).contiguous(memory_format=torch.channels_last))
+        return self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
 
-    def losses(self, scenes: Scenes) -> list[Tensor]:
-        """Cross entropy of names and cells together, of the ViT and of its stem."""
+    def losses(self, scenes: Scenes) -> dict[str, Tensor]:
+        """Cross entropy of the names of lone objects, and of the cells of all pictures."""
+        whole, cells = self(scenes.pictures)
         alone = scenes.count == 1
-        labels = scenes.dense_labels(scenes.pictures.shape[-1] // self.patch_size).flatten()
+        labels = scenes.dense_labels(self.image_size // self.patch_size).flatten()
         is_empty = labels == BACKGROUND
-        losses = []
-        for whole, cells in self(scenes.pictures.contiguous(memory_format=torch.channels_last)):
-            loss_whole = F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1)
-            per_cell = F.cross_entropy(
-                cells.flatten(0, 1),
-                labels.masked_fill(is_empty, self.num_concepts),
-                ignore_index=AMBIGUOUS,
-                reduction="none",
-                label_smoothing=0.1,
-            )
+        per_cell = F.cross_entropy(
+            cells.flatten(0, 1),
+            labels.masked_fill(is_empty, self.num_concepts),
+            ignore_index=AMBIGUOUS,
+            reduction="none",
+            label_smoothing=0.1,
+        )
+        return {
+            "whole": F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1),
             # Half the cells are background and soon known, so they count less.
-            losses.append(loss_whole + per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean())
-        return losses
+            "cells": per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean(),
+        }
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, world: World) -> float:
-    """Share of lone, centred, unaugmented pictures whose class token names them."""
-    model.eval()
+def accuracy(name: Callable[[Tensor], Tensor], world: World) -> float:
+    """Share of lone, centred, unaugmented pictures that `name`, pictures to logits, gets right."""
     hits = 0
     for chosen in torch.arange(len(world.sprites)).split(256):
         scenes = world.draw(torch.ones_like(chosen), chosen[:, None].expand(-1, 4))
-        hits += int((model(scenes.pictures)[0][0].argmax(-1) == world.concept[chosen]).sum())
-    model.train()
+        hits += int((name(scenes.pictures).argmax(-1) == world.concept[chosen]).sum())
     return hits / len(world.sprites)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser = arguments_parser(__doc__, steps=1200)
+    parser.add_argument("--stem-steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    torch.set_flush_denormal(True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
+    # Drawn small, a lone object is as large as one of several in a full picture.
+    small = World(arguments.data / "train.npz", image_size=48, seed=arguments.seed)
+    full = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 1)
+    # Looked at, never learnt from.
+    unseen = [World(arguments.data / "openmoji.npz", image_size=side, seed=1, augment=False) for side in (48, size)]
+    model = Classifier(int(full.concept.max()) + 1).to(memory_format=torch.channels_last)
+    stem, rate = model.vit.patch_embed, arguments.learning_rate
 
-    world = World(arguments.data / "train.npz", seed=arguments.seed)
-    plain = World(arguments.data / "openmoji.npz", seed=1, augment=False)  # looked at, never learnt from
-    model = Classifier(int(world.concept.max()) + 1).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=arguments.learning_rate)
-    schedule = Cosine(optimizer, arguments.steps)
-    log = arguments.output / "pretrain.jsonl"
-    log.unlink(missing_ok=True)
-    started, step = time.time(), 0
-    for image_size, share in PHASES:
-        world.image_size = image_size
-        scenes_of = iter(SceneStream(world, arguments.batch_size).loader())
-        for _ in range(round(share * arguments.steps)):
-            scenes = next(scenes_of)
-            loss, stem_loss = model.losses(scenes)
-            optimizer.zero_grad(set_to_none=True)
-            (loss + stem_loss).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            if step % 50 == 0:
-                row = {"minutes": (time.time() - started) / 60, "loss": loss.item(), "stem_loss": stem_loss.item()}
-                if step % 500 == 0:
-                    plain.image_size = image_size
-                    row["openmoji_accuracy"] = accuracy(model, plain)
-                    torch.save(model.state_dict(), arguments.output / "classifier.pt")
-                write_row(log, step=step, **row)
-    torch.save(model.state_dict(), arguments.output / "classifier.pt")
-    write_row(log, step=step, openmoji_accuracy=accuracy(model, plain), minutes=(time.time() - started) / 60)
+    def look(name: Callable[[Tensor], Tensor], world: World) -> dict[str, float]:
+        torch.save(model.state_dict(), arguments.output / "classifier.pt")
+        model.eval()
+        share = accuracy(name, world)
+        model.train()
+        return {"openmoji_accuracy": share}
+
+    lone = iter(SceneStream(small, arguments.batch_size, single_share=1.0).loader())
+
+    def stem_loss() -> dict[str, Tensor]:
+        scenes = next(lone)
+        return {"stem": F.cross_entropy(model.stem(scenes.pictures), scenes.concept[:, 0], label_smoothing=0.1)}
+
+    optimizer = torch.optim.AdamW(parameter_groups(nn.ModuleList([stem, model.stem_head])), lr=rate)
+    every = (500, lambda: look(model.stem, unseen[0]))
+    train(optimizer, stem_loss, arguments.stem_steps, arguments.output / "pretrain_stem.jsonl", every)
+
+    mixed = iter(SceneStream(full, arguments.batch_size).loader())
+    blocks = [module for name, module in model.vit.named_children() if name != "patch_embed"]
+    tokens = [{"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0}]
+    groups = parameter_groups(stem, lr=0.3 * rate) + tokens
+    groups += parameter_groups(nn.ModuleList([*blocks, model.whole_head, model.cell_head]))
+    optimizer = torch.optim.AdamW(groups, lr=rate)
+    every = (200, lambda: look(lambda pictures: model(pictures)[0], unseen[1]))
+    log = arguments.output / "pretrain_vision.jsonl"
+    train(optimizer, lambda: model.losses(next(mixed)), arguments.steps, log, every)
 
 
 if __name__ == "__main__":

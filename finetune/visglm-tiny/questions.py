@@ -41,46 +41,100 @@ PLACES = {
 }
 QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "name": {
-        "en": ("What is this?", "What is in the picture?", "What do you see?", "Name this object."),
-        "zh": ("这是什么？", "图中是什么？", "你看到了什么？", "图片里有什么东西？"),
+        "en": (
+            "What is this?", "What is in the picture?", "What do you see?", "Name this object.", "What is it?",
+            "What is shown here?", "Which object is this?", "Can you tell me what this is?", "What's this?",
+            "What is that thing called?",
+        ),
+        "zh": (
+            "这是什么？", "图中是什么？", "你看到了什么？", "图片里有什么东西？", "它是什么？", "这是什么东西？",
+            "请说出这个物体的名字。", "图片上是什么？", "这个东西叫什么？", "告诉我这是什么。",
+        ),
     },
     "describe": {
-        "en": ("Describe the picture.", "Describe this image.", "What does the picture show?"),
-        "zh": ("描述这张图片。", "请描述一下这张图。", "这张图片里有什么？"),
+        "en": (
+            "Describe the picture.", "Describe this image.", "What does the picture show?", "Describe what you see.",
+            "Tell me about the picture.", "Give a description of this image.", "What can be seen in the image?",
+        ),
+        "zh": (
+            "描述这张图片。", "请描述一下这张图。", "这张图片里有什么？", "描述一下你看到的东西。", "说说这张图片。",
+            "图中有些什么？", "请介绍这张图片的内容。",
+        ),
     },
     "group": {
-        "en": ("What kind of thing is this?", "Which group does it belong to?", "What type of thing is it?"),
-        "zh": ("这属于哪一类？", "它是哪一类东西？", "这是什么类别的东西？"),
+        "en": (
+            "What kind of thing is this?", "Which group does it belong to?", "What type of thing is it?",
+            "What category is this?", "What sort of thing is shown?", "Is it an animal, a food or something else?",
+        ),
+        "zh": (
+            "这属于哪一类？", "它是哪一类东西？", "这是什么类别的东西？", "它属于什么种类？", "这是哪种东西？",
+            "它是动物、食物还是别的？",
+        ),
     },
     "count": {
-        "en": ("How many objects are there?", "How many things are in the picture?", "Count the objects."),
-        "zh": ("图中有几个物体？", "图片里有多少个东西？", "数一数有几个物体。"),
+        "en": (
+            "How many objects are there?", "How many things are in the picture?", "Count the objects.",
+            "What is the number of objects?", "How many items do you see?", "How many objects can you count?",
+        ),
+        "zh": (
+            "图中有几个物体？", "图片里有多少个东西？", "数一数有几个物体。", "一共有几个东西？", "有多少个物体？",
+            "你看到几个东西？",
+        ),
     },
     "presence": {
-        "en": ("Is there {a} in the picture?", "Can you see {a}?", "Does the picture show {a}?"),
-        "zh": ("图中有{name}吗？", "图片里有没有{name}？", "你看到{name}了吗？"),
+        "en": (
+            "Is there {a} in the picture?", "Can you see {a}?", "Does the picture show {a}?", "Do you see {a}?",
+            "Is {a} in this image?", "Does the image contain {a}?",
+        ),
+        "zh": (
+            "图中有{name}吗？", "图片里有没有{name}？", "你看到{name}了吗？", "这里有{name}吗？", "图片上有{name}吗？",
+            "能看到{name}吗？",
+        ),
     },
     "position": {
-        "en": ("What is {place}?", "Which object is {place}?", "What can you see {place}?"),
-        "zh": ("{place}是什么？", "图片{place}有什么？", "{place}的物体是什么？"),
+        "en": (
+            "What is {place}?", "Which object is {place}?", "What can you see {place}?", "What is the object {place}?",
+            "Name the thing {place}.", "What do you see {place}?",
+        ),
+        "zh": (
+            "{place}是什么？", "图片{place}有什么？", "{place}的物体是什么？", "{place}是什么东西？",
+            "{place}有什么东西？", "说出{place}的物体。",
+        ),
     },
-    "where": {"en": ("Where is the {name}?",), "zh": ("{name}在哪里？",)},
+    "where": {
+        "en": ("Where is the {name}?", "Where can I find the {name}?", "In which place is the {name}?"),
+        "zh": ("{name}在哪里？", "{name}在什么位置？", "{name}在图片的哪边？"),
+    },
     "colour": {
-        "en": ("What colour is it?", "What color is it?", "Which colour does it have?"),
-        "zh": ("它是什么颜色？", "这是什么颜色的？", "图中的物体是什么颜色？"),
+        "en": (
+            "What colour is it?", "What color is it?", "Which colour does it have?", "And what colour is it?",
+            "What is its colour?", "What color does it have?", "Tell me its colour.",
+        ),
+        "zh": (
+            "它是什么颜色？", "这是什么颜色的？", "图中的物体是什么颜色？", "那它是什么颜色？", "它的颜色是什么？",
+            "是什么颜色的？", "说说它的颜色。",
+        ),
     },
     "outside": {
         "en": (
             "What does the text say?", "Who is this person?", "What will the weather be tomorrow?",
-            "How much does it cost?",
-            "Who drew this?", "Where was it made?", "What is its name?", "How old is it?", "When was this photo taken?",
-            "What is the capital of France?", "What is written here?", "What happened before?",
+            "How much does it cost?", "Who drew this?", "Where was it made?", "What is its name?", "How old is it?",
+            "When was this photo taken?", "What is the capital of France?", "What is written here?",
+            "What happened before?", "Who is the president?", "What time is it now?", "Who owns it?",
+            "What is the person thinking?", "Can you read the sign?", "What is the phone number?",
+            "Which year is it?", "Will it rain next week?", "What does the sign say?", "Who took this picture?",
+            "What is her job?", "How heavy is it?", "What brand is it?", "What will happen next?",
+            "In which city is this?", "What does it smell like?", "Is he married?", "What is two plus two?",
+            "Write a poem.", "Who won the game?", "What language is the text in?", "Why is it here?",
         ),
         "zh": (
             "图中的文字写了什么？", "这个人是谁？", "明天天气怎么样？", "它多少钱？", "这是谁画的？",
-            "它是在哪里制造的？",
-            "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？",
-            "上面写着什么？", "之前发生了什么？",
+            "它是在哪里制造的？", "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？",
+            "上面写着什么？", "之前发生了什么？", "总统是谁？", "现在几点了？", "它是谁的？", "这个人在想什么？",
+            "你能读出牌子上的字吗？", "电话号码是多少？", "这是哪一年？", "下周会下雨吗？", "牌子上写的是什么？",
+            "照片是谁拍的？", "她的职业是什么？", "它有多重？", "这是什么牌子的？", "接下来会发生什么？",
+            "这是在哪个城市？", "它闻起来怎么样？", "他结婚了吗？", "二加二等于几？", "写一首诗。", "谁赢了比赛？",
+            "文字是什么语言？", "它为什么在这里？",
         ),
     },
 }  # fmt: skip
@@ -97,8 +151,8 @@ TEXT_ONLY = (
 )
 NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
 # How often each kind is asked, relative to the others.
-WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 1, "count": 1, "presence": 3, "colour": 1.5, "outside": 0.5}
-WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 3, "position": 5, "where": 1, "outside": 0.3}
+WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 1.5, "count": 1, "presence": 4, "colour": 1.5, "outside": 0.7}
+WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 4, "position": 5, "where": 1, "outside": 0.5}
 
 
 # Names that take no article: no plural, but not counted either, or a proper name.

@@ -1,95 +1,49 @@
-"""Second stage: bridge and text model learn to answer, over the frozen ViT of the first stage.
+"""Third stage: the bridge learns to tell the text model what the ViT sees.
 
-    python train.py DATA OUTPUT --vit VIT.pt --minutes 30
+    python train.py DATA OUTPUT --vit CLASSIFIER.pt --text TEXT.pt
 
-Prompts come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
+The ViT of the first stage stays as it is; the text model of the second goes on learning, slower. Prompts come from
+`visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import math
-import time
 from pathlib import Path
 
 import torch
-from common import normalize, parameter_groups, write_row
-from questions import Asker, load_concepts, things_of
-from torch import nn
-from world import World
-
-from visglm import (
-    PRESETS,
-    ChatGLMTokenizer,
-    VisGLMConfig,
-    VisGLMForConditionalGeneration,
-    VisGLMImageProcessor,
-    VisGLMProcessor,
+from common import (
+    Rows,
+    add_questions,
+    arguments_parser,
+    build_model,
+    build_tokenizer,
+    normalize,
+    parameter_groups,
+    train,
 )
-from visglm.prompt import IGNORE_INDEX, Turn, render
+from questions import Asker, load_concepts
+from torch import Tensor
+from world import SceneStream, World
 
-
-def build_config(tokenizer: ChatGLMTokenizer) -> VisGLMConfig:
-    """The preset, with the ids of this tokenizer."""
-    fields = copy.deepcopy(PRESETS["visglm-tiny"])
-    fields["text_config"] |= {
-        "vocab_size": len(tokenizer.sp_model),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-        "gmask_token_id": tokenizer.gmask_token_id,
-    }
-    return VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id})
-
-
-class Rows:
-    """Rendered rows of a batch: `input_ids`, `attention_mask`, `labels [rows, length]`, and each row's picture."""
-
-    def __init__(self, tokenizer: ChatGLMTokenizer, num_query_tokens: int):
-        self.options = {"tokenizer": tokenizer, "style": "visualglm", "num_query_tokens": num_query_tokens}
-        self.pad = tokenizer.pad_token_id
-        self.rendered: list = []
-        self.picture: list[int] = []
-
-    def add(self, text: str, answer: str, language: str, picture: int | None) -> None:
-        turn = Turn(text, answer, num_images=0 if picture is None else 1)
-        self.rendered.append(render([turn], language=language, **self.options))
-        self.picture += [] if picture is None else [picture]
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        length = max(len(row.input_ids) for row in self.rendered)
-        return {
-            "input_ids": torch.tensor([r.input_ids + [self.pad] * (length - len(r.input_ids)) for r in self.rendered]),
-            "attention_mask": torch.tensor(
-                [[1] * len(r.input_ids) + [0] * (length - len(r.input_ids)) for r in self.rendered]
-            ),
-            "labels": torch.tensor([r.labels + [IGNORE_INDEX] * (length - len(r.labels)) for r in self.rendered]),
-        }
+from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("output", type=Path)
+    parser = arguments_parser(__doc__, steps=1500)
     parser.add_argument("--vit", type=Path, required=True, help="weights of the first stage")
-    parser.add_argument("--minutes", type=float, default=30, help="wall time to train for")
-    parser.add_argument("--pictures", type=int, default=48, help="pictures per step")
-    parser.add_argument("--questions", type=int, default=3, help="questions per picture")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--text", type=Path, required=True, help="weights of the second stage")
+    parser.add_argument("--pictures", type=int, default=32, help="pictures per step")
+    parser.add_argument("--questions", type=int, default=2, help="questions per picture")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    torch.set_flush_denormal(True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-
-    tokenizer = ChatGLMTokenizer.from_pretrained(arguments.data / "tokenizer")
-    config = build_config(tokenizer)
-    model = VisGLMForConditionalGeneration(config).train()
-    vision = model.model.vision
-    vision.vit.load_state_dict(torch.load(arguments.vit, weights_only=True))
+    tokenizer = build_tokenizer(arguments.data)
+    model = build_model(tokenizer)
+    vision, config = model.model.vision, model.config
+    classifier = torch.load(arguments.vit, weights_only=True)
+    vision.vit.load_state_dict({k.removeprefix("vit."): v for k, v in classifier.items() if k.startswith("vit.")})
     vision.vit.requires_grad_(False).eval()
+    model.load_state_dict(torch.load(arguments.text, weights_only=True), strict=False)
     size = config.vision_config.image_size
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
@@ -98,41 +52,26 @@ def main() -> None:
         prompt_style=config.prompt_style,
     )
     world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 100)
+    scenes_of = iter(SceneStream(world, arguments.pictures).loader())
     asker = Asker(load_concepts(), seed=arguments.seed)
 
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=arguments.learning_rate, betas=(0.9, 0.98))
-    log = arguments.output / "train.jsonl"
-    log.unlink(missing_ok=True)
-    started, step = time.time(), 0
-    while (progress := (time.time() - started) / 60 / arguments.minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = arguments.learning_rate * min(progress / 0.03, 1) * 0.5 * (1 + math.cos(math.pi * progress))
-        scenes = world.sample(arguments.pictures)
+    def step_loss() -> dict[str, Tensor]:
+        scenes = next(scenes_of)
         rows = Rows(tokenizer, config.num_query_tokens)
-        for index, count in enumerate(scenes.count.tolist()):
-            values = (scenes.concept, scenes.centre, scenes.colour)
-            things = things_of(*(value[index, :count].tolist() for value in values))
-            for _ in range(arguments.questions):
-                question = asker.ask(things)
-                rows.add(question.text, question.answer, question.language, index)
-        for _ in range(2):
-            question = asker.ask_without_picture()
-            rows.add(question.text, question.answer, question.language, None)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                features = vision.vit(normalize(scenes.pictures))
-            image_embeds = vision.bridge(features.float())
-            loss = model(**rows.tensors(), image_embeds=image_embeds[rows.picture], use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % 50 == 0:
-            write_row(log, step=step, minutes=(time.time() - started) / 60, loss=loss.item())
-        if step % 500 == 0:
-            save(model, processor, arguments.output)
-    save(model, processor, arguments.output)
+        add_questions(rows, scenes, asker, arguments.questions)
+        with torch.no_grad():
+            features = vision.vit(normalize(scenes.pictures))
+        return {"loss": rows.loss(model, vision.bridge(features))}
+
+    def save_model() -> dict[str, float]:
+        save(model, processor, arguments.output / "model")
+        return {}
+
+    rate = arguments.learning_rate
+    text_and_head = torch.nn.ModuleList([model.model.text, model.lm_head])
+    groups = parameter_groups(vision, lr=rate) + parameter_groups(text_and_head, lr=0.4 * rate)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(250, save_model))
 
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:

@@ -30,20 +30,20 @@ class Scenes:
     """What is in a batch of pictures.
 
     Args:
-        pictures: `[batch, 3, size, size]`, RGB, 0 to 1.
         count: `[batch]`, objects in each.
         concept: `[batch, 4]`, -1 where there is no object.
         centre: `[batch, 4, 2]`, x and y of each object, 0 to 1 from the top left.
         colour: `[batch, 4]`, index into `COLOURS`, -1 where no colour clearly dominates.
-        coverage: `[batch, 4, size, size]`, opacity of each object where it was drawn.
+        pictures: `[batch, 3, size, size]`, RGB, 0 to 1; None where a scene is only told.
+        coverage: `[batch, 4, size, size]`, opacity of each object where it was drawn; None likewise.
     """
 
-    pictures: Tensor
     count: Tensor
     concept: Tensor
     centre: Tensor
     colour: Tensor
-    coverage: Tensor
+    pictures: Tensor | None = None
+    coverage: Tensor | None = None
 
     def dense_labels(self, grid_size: int) -> Tensor:
         """`[batch, grid, grid]`: the concept covering each cell, `BACKGROUND`, or `AMBIGUOUS`."""
@@ -80,12 +80,26 @@ class World:
         """`[num, 1, 1, 1]`: 1 with this probability, else 0."""
         return (self.rand(num, 1, 1, 1) < probability).float()
 
-    def sample(self, batch_size: int, single_share: float = 0.5) -> Scenes:
-        """Draw pictures of random objects; `single_share` of them hold just one."""
+    def choose(self, batch_size: int, single_share: float) -> tuple[Tensor, Tensor]:
+        """How many objects `[batch]`, and which sprites `[batch, 4]`; `single_share` of the scenes hold just one."""
         count = torch.randint(2, MAX_OBJECTS + 1, (batch_size,), generator=self.random)
         count[self.rand(batch_size) < single_share] = 1
-        chosen = torch.randint(len(self.sprites), (batch_size, MAX_OBJECTS), generator=self.random)
-        return self.draw(count, chosen)
+        return count, torch.randint(len(self.sprites), (batch_size, MAX_OBJECTS), generator=self.random)
+
+    def sample(self, batch_size: int, single_share: float = 0.5) -> Scenes:
+        """Draw pictures of random objects."""
+        return self.draw(*self.choose(batch_size, single_share))
+
+    def tell(self, batch_size: int, single_share: float = 0.5) -> Scenes:
+        """Scenes like `sample`'s without pictures, their colours made up."""
+        count, chosen = self.choose(batch_size, single_share)
+        present = torch.arange(MAX_OBJECTS) < count[:, None]
+        centre, _ = self.place(count)
+        colour = torch.randint(-3, len(COLOURS), (batch_size, MAX_OBJECTS), generator=self.random).clamp(min=-1)
+        absent = torch.tensor(-1)
+        return Scenes(
+            count, torch.where(present, self.concept[chosen], absent), centre, torch.where(present, colour, absent)
+        )
 
     def draw(self, count: Tensor, chosen: Tensor) -> Scenes:
         """Draw `count[i]` of the sprites `chosen [batch, 4]` into picture i."""
@@ -106,7 +120,7 @@ class World:
         for index in range(int(count.max())):
             pictures = layers[:, index, :3] + pictures * (1 - layers[:, index, 3:])
         concept = torch.where(present, self.concept[chosen], -1)
-        return Scenes(pictures.clamp(0, 1), count, concept, centre, colour, layers[:, :, 3])
+        return Scenes(count, concept, centre, colour, pictures.clamp(0, 1), layers[:, :, 3])
 
     def place(self, count: Tensor) -> tuple[Tensor, Tensor]:
         """Centres `[batch, 4, 2]` and scales `[batch, 4]`; several objects never overlap."""
@@ -212,13 +226,14 @@ class World:
 class SceneStream(IterableDataset):
     """Endless batches of a world's scenes. `loader` draws them in a process of its own, beside the training step."""
 
-    def __init__(self, world: World, batch_size: int):
+    def __init__(self, world: World, batch_size: int, single_share: float = 0.5):
         self.world = world
         self.batch_size = batch_size
+        self.single_share = single_share
 
     def __iter__(self) -> Iterator[Scenes]:
         while True:
-            yield self.world.sample(self.batch_size)
+            yield self.world.sample(self.batch_size, self.single_share)
 
     def loader(self) -> DataLoader:
         """One worker, so that a seed always draws the same scenes."""
