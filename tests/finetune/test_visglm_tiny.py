@@ -1,0 +1,149 @@
+"""The world visglm-tiny is made from: what is drawn, what is asked about it, and how its rows are scored."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
+sys.path.insert(0, str(FOLDER))
+
+from common import Rows, add_questions, split  # noqa: E402 (a folder of scripts, found through the path above)
+from questions import QUESTIONS, Asker, Thing, load_concepts, things_of, with_article  # noqa: E402
+from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour  # noqa: E402
+
+from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration  # noqa: E402
+from visglm.prompt import IGNORE_INDEX  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cache() -> dict:
+    """Five sprites, each a disc of one colour."""
+    side = np.linspace(-1, 1, 112)
+    inside = (side[:, None] ** 2 + side**2 < 0.8).astype(np.uint8) * 255
+    paints = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (255, 255, 0), (20, 20, 20)]
+    pictures = np.stack([np.stack([*(np.full_like(inside, value) for value in paint), inside]) for paint in paints])
+    return {"pictures": pictures, "concept": np.arange(5), "style": np.zeros(5, int)}
+
+
+@pytest.fixture(scope="module")
+def concepts():
+    return load_concepts()
+
+
+def test_a_picture_holds_what_the_scene_says(cache):
+    world = World(cache, seed=1, augment=False)
+    scenes = world.sample(32, single_share=0.3)
+    assert scenes.pictures.shape == (32, 3, 80, 80)
+    assert torch.equal((scenes.concept >= 0).sum(1), scenes.count)
+    for picture, count, concept, centre, colour in zip(
+        scenes.pictures, scenes.count, scenes.concept, scenes.centre, scenes.colour, strict=True
+    ):
+        for index in range(count):
+            x, y = (centre[index] * 80).long().clamp(0, 79)
+            pixel = (picture[:, y, x] * 255).round().int().tolist()
+            assert pixel == pytest.approx(cache["pictures"][concept[index], :3, 56, 56].tolist(), abs=3)
+            assert COLOURS[colour[index]] == ("red", "green", "blue", "yellow", "black")[concept[index]]
+
+
+def test_cells_are_labelled_by_what_covers_them(cache):
+    scenes = World(cache, seed=2, augment=False).sample(64)
+    labels = scenes.dense_labels(5)
+    for index in range(64):
+        present = set(scenes.concept[index, : scenes.count[index]].tolist())
+        assert set(labels[index].flatten().tolist()) <= present | {BACKGROUND, AMBIGUOUS}
+        assert present & set(labels[index].flatten().tolist())
+
+
+def test_a_seed_draws_the_same_scenes_in_the_worker_as_here(cache):
+    from itertools import islice
+
+    loaded = list(islice(SceneStream(World(cache, seed=3), 4).loader(), 2))
+    world = World(cache, seed=3)
+    for scenes in loaded:
+        assert torch.equal(scenes.pictures, world.sample(4).pictures)
+
+
+def test_told_scenes_have_no_pictures_and_hide_what_is_absent(cache):
+    scenes = World(cache, seed=4).tell(50)
+    assert scenes.pictures is None
+    absent = torch.arange(4) >= scenes.count[:, None]
+    assert (scenes.concept[absent] == -1).all() and (scenes.colour[absent] == -1).all()
+    assert (scenes.concept[~absent] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "paint, name",
+    [((1, 0, 0), "red"), ((1, 0.5, 0), "orange"), ((1, 1, 0), "yellow"), ((0, 0.6, 0.1), "green"),
+     ((0.1, 0.3, 0.9), "blue"), ((0.5, 0.1, 0.7), "purple"), ((1, 0.6, 0.75), "pink"), ((0.45, 0.27, 0.1), "brown"),
+     ((0, 0, 0), "black"), ((1, 1, 1), "white"), ((0.5, 0.5, 0.5), "grey")],
+)  # fmt: skip
+def test_colours_have_their_names(paint, name):
+    assert COLOURS[basic_colour(torch.tensor(paint, dtype=torch.float32))] == name
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [("apple", "an apple"), ("cat", "a cat"), ("scissors", "scissors"), ("milk", "milk"), ("umbrella", "an umbrella"),
+     ("unicorn", "a unicorn"), ("euro banknote", "a euro banknote"), ("hourglass", "an hourglass"), ("bus", "a bus"),
+     ("nest with eggs", "a nest with eggs"), ("rhinoceros", "a rhinoceros")],
+)  # fmt: skip
+def test_articles(name, expected):
+    assert with_article(name) == expected
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("kind", [kind for kind in QUESTIONS])
+def test_the_right_answer_is_accepted_and_a_wrong_one_is_not(concepts, kind, language):
+    asker = Asker(concepts, seed=5)
+    wrong = {"en": "Maybe, who knows.", "zh": "也许吧。"}[language]
+    for _ in range(30):
+        several = kind in ("position", "where") or (kind in ("count", "presence") and asker.random.random() < 0.5)
+        first, second = asker.random.sample(range(len(concepts)), 2)
+        things = [Thing(first, "left", "red"), Thing(second, "right", "blue")] if several else [Thing(first, "", "red")]
+        question = asker.ask(things, kind, language)
+        assert question.accepts(question.answer), question
+        assert not question.accepts(wrong), question
+
+
+def test_what_is_asked_for_as_absent_is_absent(concepts):
+    asker = Asker(concepts, seed=6)
+    for index in range(0, len(concepts), 7):
+        shown = concepts[index]
+        other = concepts[asker.absent([Thing(index, "", "")])]
+        assert not {*shown.english, *shown.chinese} & {*other.english, *other.chinese}
+
+
+def test_places_follow_the_arrangement():
+    things = things_of([1, 2], [[0.27, 0.5], [0.73, 0.5]], [0, -1])
+    assert [(thing.place, thing.colour) for thing in things] == [("left", "black"), ("right", "")]
+    assert [thing.place for thing in things_of([1, 2], [[0.5, 0.73], [0.5, 0.27]], [0, 0])] == ["bottom", "top"]
+    corners = things_of([1, 2, 3], [[0.27, 0.27], [0.73, 0.27], [0.27, 0.73]], [0, 0, 0])
+    assert [thing.place for thing in corners] == ["top left", "top right", "bottom left"]
+
+
+def test_loss_in_groups_is_the_loss_of_all_rows_together(cache, concepts):
+    torch.manual_seed(0)
+    from visglm import VisGLMConfig
+    from visglm.checkpoint import EMBEDDED_MODEL
+
+    tokenizer = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
+    fields = VisGLMConfig.from_pretrained(EMBEDDED_MODEL).to_dict()
+    fields["text_config"] |= {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32}
+    model = VisGLMForConditionalGeneration(VisGLMConfig(**{k: v for k, v in fields.items() if k != "architectures"}))
+    rows = Rows(tokenizer, model.config.num_query_tokens)
+    world = World(cache, seed=7)
+    add_questions(rows, world.tell(5), Asker(concepts, seed=7), num_questions=2)
+    embeds = torch.randn(5, model.config.num_query_tokens, 32)
+    together = rows.loss(model, embeds, num_groups=1)
+    torch.testing.assert_close(rows.loss(model, embeds, num_groups=4), together, rtol=1e-5, atol=1e-5)
+    assert all(
+        label in (IGNORE_INDEX, index)
+        for row in rows.rendered
+        for index, label in zip(row.input_ids, row.labels, strict=True)
+    )
+    assert split([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
