@@ -31,6 +31,14 @@ class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 
 
+class DataError(VisGLMError, ValueError):
+    """A row, or a whole file, of training data cannot be used; the message names file and line."""
+
+
+class TrainingError(VisGLMError, RuntimeError):
+    """Training cannot start, or had to stop before it did harm."""
+
+
 class CheckpointError(VisGLMError, ValueError):
     """A checkpoint cannot be used; the message lists every problem found, not just the first.
 

@@ -1,0 +1,84 @@
+"""`visglm data check` and `convert` on a deliberately bad file, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from visglm.cli import main
+from visglm.errors import DataError
+from visglm.training import check_data, convert_data
+from visglm.training.containers import open_rows
+from visglm.training.formats import read_row
+
+from .samples import captions, write_pictures
+
+
+@pytest.fixture
+def bad_file(tmp_path: Path) -> Path:
+    write_pictures(tmp_path, 4)
+    (tmp_path / "pictures/2.png").write_bytes(b"garbage")
+    good = json.dumps({"image": "pictures/0.png", "caption": "A disc."})
+    lines = [
+        good,
+        good,
+        '{"image": "pictures/1.png", "caption": ',
+        json.dumps({"image": "pictures/2.png", "caption": "Broken."}),
+        json.dumps({"image": "pictures/9.png", "caption": "Gone."}),
+        json.dumps({"image": "pictures/1.png", "caption": " "}),
+        json.dumps({"picture": "pictures/1.png"}),
+        json.dumps({"img": "pictures/3.png", "prompt": "What?", "label": "cat " * 300}),
+        json.dumps({"img": "pictures/3.png", "prompt": "cat " * 300, "label": "Long."}),
+    ]
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    return tmp_path / "bad.jsonl"
+
+
+def test_every_kind_of_problem_is_found_with_its_line(bad_file, capsys):
+    assert main(["data", "check", str(bad_file), "--max-length", "200"]) == 3
+    out = capsys.readouterr().out
+    assert "3 rows can be used (2 caption, 1 visualglm): 3 answers, 3 pictures." in out
+    for kind, line, text in [
+        ("row: 2", 3, "no JSON"),
+        ("row: 2", 7, "keys picture"),
+        ("unreadable image: 1", 4, "Cannot use"),
+        ("missing file: 1", 5, "9.png"),
+        ("empty answer: 1", 6, "empty"),
+        ("too long: 1", 9, "no room"),
+        ("duplicate: 1", 2, "bad.jsonl:1"),
+    ]:
+        assert kind in out
+        assert any(f"bad.jsonl:{line}:" in row and text in row for row in out.splitlines()), (kind, out)
+    assert "1 answers are longer than 200 tokens" in out
+    assert "█" in out
+
+
+def test_good_data_is_clean(tmp_path, capsys):
+    assert main(["data", "check", str(captions(tmp_path, 3))]) == 0
+    assert "3 rows can be used" in capsys.readouterr().out
+
+
+def test_convert_writes_common_rows_that_say_the_same(bad_file, capsys):
+    target = bad_file.parent / "out" / "rows.jsonl"
+    assert main(["data", "convert", str(bad_file), str(target), "--prompt", "Name it."]) == 3
+    out = capsys.readouterr().out
+    assert "6 rows written" in out and "bad.jsonl:3" in out
+    rows = open_rows(target)
+    first = read_row(rows[0])
+    assert (first.turns[0].question, first.turns[0].answer) == ("Name it.", "A disc.")
+    assert (rows.folder / first.images[0]).resolve() == (bad_file.parent / "pictures/0.png").resolve()
+
+
+def test_convert_does_not_overwrite_its_source(tmp_path):
+    path = captions(tmp_path, 2)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="overwrite"):
+        convert_data(path, path)
+    assert path.read_bytes() == before
+
+
+def test_streams_are_refused(tmp_path):
+    with pytest.raises(DataError, match="take"):
+        check_data(iter([]), None, max_length=10)  # type: ignore[arg-type]

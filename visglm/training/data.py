@@ -1,0 +1,327 @@
+"""Rows → batches: one example per answer, read and decoded when it is needed, padded on the right.
+
+The prompt of an example is what chat would show the model, from the same renderer; only its last answer is supervised.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ..errors import DataError, ImageError, VisGLMError
+from ..images import SOURCES, load_image
+from ..processor import VisGLMProcessor
+from ..prompt import IGNORE_INDEX, Rendered, Turn, render
+from .containers import Rows, undecoded
+from .formats import Conversation, read_row
+
+MAX_BAD_ROWS = 0.01  # share of the rows that may be unusable before training refuses to start or go on
+MAX_HELD_OUT = 500  # rows: a loss over more takes time from training and tells no more
+NUM_SUBSTITUTES = 100  # rows tried in place of one whose picture cannot be read
+
+
+@dataclass(frozen=True)
+class Example:
+    """One answer to learn.
+
+    Args:
+        rendered: ids and labels.
+        images: pictures in order, RGB.
+        where: file and line, for people.
+        is_cut: whether the context had no room for all of it.
+    """
+
+    rendered: Rendered
+    images: tuple[Image.Image, ...]
+    where: str
+    is_cut: bool
+
+
+@dataclass
+class Index:
+    """What reading every row once has found: which answers there are, and what cannot be used.
+
+    Args:
+        rows, turns: row and turn of every answer.
+        groups: hash of the first picture (of the question where there is none) of every row, by which rows that share
+            a picture stay on one side of the held-out split; -1 where the row is unusable.
+        problems: file, line and what is wrong.
+    """
+
+    rows: array = field(default_factory=lambda: array("q"))
+    turns: array = field(default_factory=lambda: array("i"))
+    groups: array = field(default_factory=lambda: array("q"))
+    problems: list[str] = field(default_factory=list)
+
+
+def build_index(rows: Rows, question: str | None = None) -> Index:
+    """Read every row once; a dozen bytes are kept of each."""
+    index = Index()
+    for number in range(len(rows)):
+        try:
+            conversation = read_row(rows[number], question)
+            check_files(conversation.images, rows.folder)
+        except VisGLMError as error:
+            index.groups.append(-1)
+            index.problems.append(f"{rows.where(number)}: {error}")
+            continue
+        index.groups.append(_group(conversation))
+        for turn, _ in answered(conversation):
+            index.rows.append(number)
+            index.turns.append(turn)
+    return index
+
+
+def answered(conversation: Conversation) -> Iterator[tuple[int, Turn]]:
+    return ((number, turn) for number, turn in enumerate(conversation.turns) if turn.answer is not None)
+
+
+def _group(conversation: Conversation) -> int:
+    first = conversation.images[0] if conversation.images else conversation.turns[0].question
+    if isinstance(first, dict):  # a picture as `datasets` keeps it
+        first = first.get("bytes") or first.get("path")
+    if isinstance(first, Image.Image):
+        first = first.tobytes()
+    return zlib.crc32(first if isinstance(first, bytes) else str(first).encode("utf-8", "surrogatepass"))
+
+
+def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the index to train on, and to keep apart: about `fraction` of the rows, at least one picture's.
+
+    The choice depends on the data alone, so that another run, method or seed keeps the same rows apart.
+    """
+    groups = np.frombuffer(index.groups, dtype=np.int64)
+    usable = np.unique(groups[groups >= 0])
+    if fraction == 0 or len(usable) < 2:
+        return np.arange(len(index.rows)), np.arange(0)
+    count = min(max(1, round(fraction * len(usable))), MAX_HELD_OUT, len(usable) - 1)
+    # A second hash: the first may be in the order of file names.
+    mixed = (usable * 2654435761) % (1 << 32)
+    held_out = np.isin(groups[np.frombuffer(index.rows, dtype=np.int64)], usable[np.argsort(mixed)[:count]])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def open_image(image: Any, folder: Path) -> Image.Image:
+    """The picture that a row names; relative paths start from the folder of the data file.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return load_image(locate(image, folder))
+
+
+def locate(image: Any, folder: Path) -> Any:
+    if isinstance(image, dict):  # as `datasets` keeps it
+        image = image.get("bytes") or image.get("path")
+    is_path = (
+        isinstance(image, str | Path) and next(name for name, kind in SOURCES.items() if kind.accepts(image)) == "path"
+    )
+    return folder / image if is_path else image
+
+
+def check_files(images: Sequence[Any], folder: Path) -> None:
+    for image in images:
+        path = locate(image, folder)
+        if isinstance(path, Path) and not path.is_file():
+            raise ImageError(f"there is no picture {path}.")
+
+
+class Renderer:
+    """Conversations → examples, for one model.
+
+    Args:
+        processor: of the model.
+        max_length: longest prompt and answer, in tokens.
+    """
+
+    def __init__(self, processor: VisGLMProcessor, max_length: int):
+        self.image_processor = processor.image_processor
+        self.max_length = max_length
+        self.options: dict[str, Any] = {
+            "tokenizer": processor.tokenizer,
+            "style": processor.prompt_style,
+            "num_query_tokens": processor.num_query_tokens,
+        }
+
+    def render(self, turns: Sequence[Turn]) -> tuple[Rendered, int, bool]:
+        """The conversation up to its last answer, how many of its first turns had to go, and whether anything had to.
+
+        What does not fit loses its oldest turns as long as they show no picture, then the end of the answer. Image
+        slots are never touched.
+
+        Raises:
+            DataError: the question alone does not fit.
+        """
+        num_dropped = 0
+        rendered = render(turns, **self.options)
+        while len(rendered.input_ids) > self.max_length and len(turns) > 1 and not turns[0].num_images:
+            turns, num_dropped = turns[1:], num_dropped + 1
+            rendered = render(turns, **self.options)
+        length = len(rendered.input_ids)
+        if length <= self.max_length:
+            return rendered, num_dropped, num_dropped > 0
+        num_prompt = rendered.labels.count(IGNORE_INDEX)
+        if num_prompt >= self.max_length:
+            raise DataError(
+                f"the question takes {num_prompt} tokens, image slots included, and leaves no room for an answer "
+                f"within {self.max_length}. Shorten it, show fewer pictures, or raise max_length."
+            )
+        cut = slice(self.max_length)
+        return Rendered(rendered.input_ids[cut], rendered.labels[cut]), num_dropped, True
+
+    def example(self, conversation: Conversation, turn: int, folder: Path, where: str) -> Example:
+        """The example of one answer, its pictures read."""
+        turns = conversation.turns[: turn + 1]
+        rendered, _, is_cut = self.render(turns)
+        num_images = sum(turn.num_images for turn in turns)  # only turns without pictures were dropped
+        images = tuple(open_image(image, folder) for image in conversation.images[:num_images])
+        return Example(rendered, images, where, is_cut)
+
+    def tensors(self, example: Example) -> dict[str, Any]:
+        """An example as the collator takes it."""
+        item: dict[str, Any] = {
+            "input_ids": torch.tensor(example.rendered.input_ids),
+            "labels": torch.tensor(example.rendered.labels),
+            "where": example.where,
+            "is_cut": example.is_cut,
+            "skipped": [],
+        }
+        if example.images:
+            item["pixel_values"] = self.image_processor(list(example.images), return_tensors="pt")["pixel_values"]
+        return item
+
+
+class TrainingData(Dataset):
+    """One item per answer; files are read, pictures decoded and prompts tokenized when it is asked for.
+
+    A row whose picture turns out to be broken is replaced by the next one that is not, and named in the item.
+
+    Args:
+        rows: where they are kept. index: of them. places: which answers of the index are meant.
+        renderer: of the model. question: asked of captions.
+    """
+
+    def __init__(self, rows: Rows, index: Index, places: np.ndarray, renderer: Renderer, question: str | None = None):
+        self.rows, self.renderer, self.question = rows, renderer, question
+        self.row_of = np.frombuffer(index.rows, dtype=np.int64)[places]
+        self.turn_of = np.frombuffer(index.turns, dtype=np.int32)[places]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def conversation(self, index: int) -> Conversation:
+        """The row of an item."""
+        return read_row(self.rows[int(self.row_of[index])], self.question)
+
+    def where(self, index: int) -> str:
+        return self.rows.where(int(self.row_of[index]))
+
+    def rendered(self, index: int) -> tuple[Rendered, bool]:
+        """Ids and labels of an item without its pictures, and whether it was cut."""
+        rendered, _, is_cut = self.renderer.render(self.conversation(index).turns[: self.turn_of[index] + 1])
+        return rendered, is_cut
+
+    def example(self, index: int) -> Example:
+        return self.renderer.example(
+            self.conversation(index), int(self.turn_of[index]), self.rows.folder, self.where(index)
+        )
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        skipped: list[str] = []
+        for offset in range(NUM_SUBSTITUTES):
+            place = (int(index) + offset) % len(self)
+            try:
+                return self.renderer.tensors(self.example(place)) | {"skipped": skipped}
+            except VisGLMError as error:
+                skipped.append(f"{self.where(place)}: {error}")
+        raise DataError(f"{NUM_SUBSTITUTES} rows one after the other cannot be used. The first: {skipped[0]}")
+
+
+class StreamData(IterableDataset):
+    """As `TrainingData`, from rows that come one after the other only. Unusable rows are left out and named.
+
+    Args:
+        rows: an iterable that can be started anew. num_skipped_rows: rows at its start that are not meant.
+    """
+
+    def __init__(self, rows: Any, renderer: Renderer, question: str | None = None, num_skipped_rows: int = 0):
+        self.rows, self.renderer, self.question = undecoded(rows), renderer, question
+        self.num_skipped_rows = num_skipped_rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        skipped: list[str] = []
+        for number, row in enumerate(self.rows):
+            if number < self.num_skipped_rows:
+                continue
+            try:
+                conversation = read_row(row, self.question)
+                for turn, _ in answered(conversation):
+                    example = self.renderer.example(conversation, turn, Path(), f"row {number}")
+                    yield self.renderer.tensors(example) | {"skipped": skipped}
+                    skipped = []
+            except VisGLMError as error:
+                skipped.append(f"row {number}: {error}")
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Items → a batch: ids and labels padded on the right, all pictures in order of appearance.
+
+    Without a picture in the batch, `pixel_values` has no rows but is there: with sharded weights every process must
+    run every module.
+
+    Args:
+        pad_token_id: fills up ids.
+        image_size: height and width of `pixel_values`; None for a text-only model.
+    """
+
+    pad_token_id: int
+    image_size: tuple[int, int] | None
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        input_ids, labels = [item["input_ids"] for item in items], [item["labels"] for item in items]
+        batch: dict[str, Any] = {
+            "input_ids": pad(input_ids, self.pad_token_id),
+            "attention_mask": pad([torch.ones_like(ids) for ids in input_ids], 0),
+            "labels": pad(labels, IGNORE_INDEX),
+            "where": [item["where"] for item in items],
+            "skipped": [where for item in items for where in item["skipped"]],
+            "num_cut": sum(item["is_cut"] for item in items),
+        }
+        if not bool((batch["labels"] != IGNORE_INDEX).any()):
+            raise DataError(f"no token to learn in a whole batch: {', '.join(batch['where'])}. Check these answers.")
+        pictures = [item["pixel_values"] for item in items if "pixel_values" in item]
+        if self.image_size is not None:
+            batch["pixel_values"] = torch.cat(pictures) if pictures else torch.zeros(0, 3, *self.image_size)
+        elif pictures:
+            raise DataError(f"{batch['where'][0]} shows a picture to a text-only model. Choose a model that can see.")
+        return batch
+
+
+def pad(rows: Sequence[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def check_bad_share(num_bad: int, num_rows: int, problems: Sequence[str], limit: float = MAX_BAD_ROWS) -> None:
+    """Refuse data of which too much is unusable.
+
+    Raises:
+        DataError: more than `limit` of the rows are.
+    """
+    if num_bad > limit * num_rows:
+        shown = "".join(f"\n  {problem}" for problem in problems[:10])
+        more = f"\n  and {num_bad - 10} more" if num_bad > 10 else ""
+        raise DataError(
+            f"{num_bad} of {num_rows} rows cannot be used, more than {limit:.0%}:{shown}{more}\n"
+            "Mend or remove them (`visglm data check` lists them all), or raise max_bad_rows."
+        )
