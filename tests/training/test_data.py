@@ -217,14 +217,14 @@ def test_a_missing_file_is_named(tmp_path):
 def test_memory_stays_flat_however_long_the_file(tmp_path):
     line = b'{"messages":[{"role":"user","content":"What?"},{"role":"assistant","content":"%s"}]}\n' % (b"cat " * 200)
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(line * 2_000)
+    path.write_bytes(line * 5_000)
     tracemalloc.start()
     rows = open_rows(path)
     index = build_index(rows)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(index.rows) == 2_000
-    assert peak < 250 * 2_000 < path.stat().st_size / 5
+    assert len(index.rows) == 5_000
+    assert peak < path.stat().st_size / 4
 
 
 # ---- examples -------------------------------------------------------------------------------------------------------
