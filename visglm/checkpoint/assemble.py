@@ -1,0 +1,126 @@
+"""A source's tensors → a network, whole or not at all.
+
+The network is built on the meta device, where it costs nothing; every name, shape and dtype is compared before the
+first byte is read; then each tensor is copied to its place as it comes. Nothing is held twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from ..config import VisGLMConfig
+from ..errors import CheckpointError
+from ..model import VisGLMForConditionalGeneration
+from .source import Source
+
+# `prepare(name, module, tensor)` sees each tensor, on its device and in its dtype, with the module that owns it, and
+# returns True if it has put it there in its own way (a packed weight, say).
+Prepare = Callable[[str, nn.Module, Tensor], bool]
+
+
+def build(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
+    """The network of `config` on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        return VisGLMForConditionalGeneration(config)
+
+
+def check(source: Source, network: nn.Module) -> None:
+    """Compare names, shapes and dtypes of `source` with those of `network`.
+
+    Raises:
+        CheckpointError: they differ, or files are damaged; everything is listed.
+    """
+    found, expected = source.keys(), network.state_dict()
+    tied = getattr(network, "all_tied_weights_keys", {}) if source.config.tie_word_embeddings else {}
+    problems = list(source.problems)
+    for name in sorted(expected.keys() - found.keys() - tied.keys()):
+        if not source.is_lost(name):
+            problems.append(f"missing: {source.name_on_disk(name)}")
+    for name in sorted(found.keys() - expected.keys()):
+        problems.append(f"unexpected: {source.name_on_disk(name)}")
+    for name in sorted(found.keys() & expected.keys()):
+        shape, wanted = found[name].shape, tuple(expected[name].shape)
+        if shape != wanted:
+            problems.append(f"shape: {source.name_on_disk(name)} is {list(shape)}, expected {list(wanted)}")
+        if found[name].dtype.is_floating_point != expected[name].is_floating_point():
+            kind = "a floating-point type" if expected[name].is_floating_point() else "an integer type"
+            problems.append(f"dtype: {source.name_on_disk(name)} is {found[name].dtype}, expected {kind}")
+    if problems:
+        raise CheckpointError(source.path, problems, "Nothing was loaded. Download the folder again, whole.")
+
+
+def fill(
+    network: VisGLMForConditionalGeneration,
+    source: Source,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    prepare: Prepare | None = None,
+) -> None:
+    """Give `network` (on the meta device, and checked) the tensors of `source`.
+
+    Args:
+        dtype: of the floating-point weights; None keeps each as it is stored.
+        prepare: see `Prepare`.
+    """
+    for name, tensor in source.tensors():
+        owner, _, attribute = name.rpartition(".")
+        module = network.get_submodule(owner)
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        # Even where nothing changes it is copied: a view of a file would die with the file.
+        tensor = tensor.to(device, wanted, copy=True, memory_format=torch.contiguous_format)
+        if prepare is not None and prepare(name, module, tensor):
+            continue
+        put(module, attribute, tensor)
+    network.tie_weights()
+    compute_buffers(network, device)
+    left = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if tensor.is_meta]
+    if left:
+        raise CheckpointError(source.path, [f"missing: {name}" for name in left], "This is a defect of visglm.")
+    network.eval()
+
+
+def put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+    """Make `tensor` the parameter or buffer of that name."""
+    if attribute in module._buffers:
+        module._buffers[attribute] = tensor
+    else:
+        module._parameters[attribute] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+
+
+def compute_buffers(network: VisGLMForConditionalGeneration, device: torch.device) -> None:
+    """Fill the buffers that no checkpoint holds, such as rotary frequencies, in float32 whatever the weights are in."""
+    owners = {}
+    for name, buffer in network.named_non_persistent_buffers():
+        if buffer.is_meta:
+            owner, _, attribute = name.rpartition(".")
+            owners[owner] = module = network.get_submodule(owner)
+            module._buffers[attribute] = torch.empty_like(buffer, device=device)
+    for module in owners.values():
+        network._init_weights(module)
+
+
+def assemble(
+    source: Source, *, device: torch.device, dtype: torch.dtype | None, prepare: Prepare | None = None
+) -> VisGLMForConditionalGeneration:
+    """`build`, `check` and `fill` in one: the network of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: something is missing, unexpected, of the wrong shape or dtype, or damaged; all is listed.
+    """
+    network = build(source.config)
+    check(source, network)
+    fill(network, source, device=device, dtype=dtype, prepare=prepare)
+    network.generation_config = generation_config(source)
+    return network
+
+
+def generation_config(source: Source) -> GenerationConfig:
+    """The folder's own, or what the configuration says of end and pad tokens."""
+    if (source.path / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(source.path)
+    return GenerationConfig.from_model_config(source.config)

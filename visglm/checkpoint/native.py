@@ -1,0 +1,39 @@
+"""The native layout, as `save_pretrained` writes it: configuration, safetensors, tokenizer and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..config import VisGLMConfig
+from ..processor import VisGLMProcessor
+from .files import TensorInfo, WeightFiles, find_weights
+from .source import Source
+
+WEIGHTS = ("model", ".safetensors")
+
+
+class NativeSource(Source):
+    """A folder in the native layout."""
+
+    format = "visglm"
+
+    def __init__(self, path: Path):
+        super().__init__(path, VisGLMConfig.from_pretrained(path))
+        files = find_weights(path, *WEIGHTS)
+        self._files = WeightFiles([path / "".join(WEIGHTS)]) if files is None else files  # says that it is missing
+        self.problems += self._files.problems
+
+    def keys(self) -> Mapping[str, TensorInfo]:
+        return self._files.infos
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return self._files.tensors()
+
+    def processor(self) -> VisGLMProcessor:
+        return VisGLMProcessor.from_pretrained(self.path)
+
+    def is_lost(self, name: str) -> bool:
+        return self._files.is_lost(name)

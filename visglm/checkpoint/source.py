@@ -1,0 +1,58 @@
+"""What every checkpoint looks like once it is opened, whatever its format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..config import VisGLMConfig
+from ..processor import VisGLMProcessor
+from .files import TensorInfo
+
+
+class Source(ABC):
+    """A checkpoint as a lazy mapping of native names to tensors. Opening one reads no weights.
+
+    Args:
+        path: the folder.
+        config: of the network, in native terms.
+
+    Attributes:
+        format: how people call the layout.
+        problems: what is wrong with the files themselves, one line each.
+    """
+
+    format: str
+
+    def __init__(self, path: Path, config: VisGLMConfig):
+        self.path = path
+        self.config = config
+        self.config._name_or_path = str(path)
+        self.problems: list[str] = []
+
+    @abstractmethod
+    def keys(self) -> Mapping[str, TensorInfo]:
+        """Native name → shape and dtype, without reading the weights."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """`(native name, tensor)`, file by file. A tensor may be a view of a file: copy it before the next."""
+
+    @abstractmethod
+    def processor(self) -> VisGLMProcessor:
+        """Tokenizer and image processor.
+
+        Raises:
+            CheckpointError: a file they need is missing or is another model's.
+        """
+
+    def name_on_disk(self, name: str) -> str:
+        """What the files call a native name."""
+        return name
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a native name that is missing may be in a file that is among the `problems`."""
+        return False
