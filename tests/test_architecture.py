@@ -23,14 +23,15 @@ ROOT = Path(__file__).parents[1]
 # Lower never imports higher. A row is one layer; inside it imports go one way at most.
 LAYERS = (
     ("errors", "config"),
-    ("fetch", "images", "preprocess", "tokenizer"),
+    ("fetch", "images", "preprocess", "tokenizer", "sampling"),
     ("prompt",),
     ("processor", "vision", "text", "reply"),
     ("model",),
     ("auto",),
     ("checkpoint", "quant", "explain"),
     ("chat", "training"),
-    ("serve", "cli"),
+    ("serve", "selftest"),
+    ("cli",),
     ("__init__", "__main__"),
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}

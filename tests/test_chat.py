@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
 from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
 from visglm.prompt import postprocess, settled
-from visglm.reply import RANGES, History, Sampling
+from visglm.reply import History
+from visglm.sampling import RANGES, Sampling
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from .images import load_image
 from .model import VisGLMForConditionalGeneration
 from .processor import VisGLMProcessor
 from .prompt import Rendered, Turn, fit, postprocess, render, settled
-from .reply import History, Reply, Sampling, Timings, Usage
+from .reply import History, Reply, Timings, Usage
+from .sampling import Sampling
 from .tokenizer import ChatGLMTokenizer, StreamDecoder
 
 if TYPE_CHECKING:

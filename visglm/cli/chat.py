@@ -1,0 +1,180 @@
+"""`visglm chat`: one question with `--question`, a conversation without."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import VisGLMError
+from ..sampling import Sampling
+from .flags import add_language, add_model, add_settings, load_model, read_settings, show_status
+
+if TYPE_CHECKING:
+    from ..chat import VisGLM
+    from ..reply import History
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="picture files, shown with the first question")
+    parser.add_argument(
+        "-q", "--question", metavar="TEXT", help="ask this, print the answer and leave; else a conversation starts"
+    )
+    add_language(parser)
+    add_settings(parser, Sampling, "answers")
+    add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    sampling = read_settings(arguments, Sampling)
+    pictures = load_pictures(arguments.images, arguments.allow_urls)  # before the model: a wrong name is told at once
+    conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
+    if arguments.question is None:
+        converse(conversation)
+    else:
+        conversation.ask(arguments.question)
+    return 0
+
+
+def load_pictures(paths: Sequence[str], allow_urls: bool) -> list[Picture]:
+    from ..images import load_image
+
+    return [Picture(path, load_image(path, allow_urls=allow_urls)) for path in paths]
+
+
+class Picture(NamedTuple):
+    path: str
+    image: Any
+
+
+class Conversation:
+    """What has been said, and the pictures that go with the next question.
+
+    Args:
+        vlm: the model. sampling: how it answers. language: of the prompt's frame.
+        pictures: shown with the first question.
+    """
+
+    def __init__(self, vlm: VisGLM, sampling: Sampling, language: str, pictures: list[Picture]):
+        self.vlm = vlm
+        self.settings = {**vars(sampling), "language": language}
+        self.waiting = pictures
+        self.shown: list[Picture] = []
+        self.history: History | None = None
+
+    def ask(self, question: str) -> None:
+        """Print the answer while it is written. Interrupted, the question counts as not asked."""
+        images = [picture.image for picture in self.waiting]
+        stream = self.vlm.stream_chat(images, question, self.history, **self.settings)
+        try:
+            for piece in stream:
+                print(piece, end="", flush=True)
+            print()
+        finally:
+            stream.close()
+        self.shown += self.waiting
+        self.waiting = []
+        self.history = stream.reply.history
+
+    def image(self, *paths: str) -> str:
+        if not paths:
+            raise VisGLMError("/image needs a file: /image cat.png")
+        self.waiting += load_pictures(paths, self.vlm.allow_urls)
+        return f"{len(self.waiting)} to be shown with the next question."
+
+    def clear(self) -> str:
+        self.history, self.waiting, self.shown = None, [], []
+        return "Forgotten. Show a picture with /image, or just ask."
+
+    def save(self, *path: str) -> str:
+        if len(path) != 1:
+            raise VisGLMError("/save needs one file: /save talk.jsonl")
+        if self.history is None:
+            raise VisGLMError("Nothing has been said yet.")
+        with Path(path[0]).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.as_row(), ensure_ascii=False) + "\n")
+        return f"Added to {path[0]}: one line that fine-tuning can read."
+
+    def as_row(self) -> dict[str, Any]:
+        """The conversation as a row of training data, each `<image>` in it standing for the next picture."""
+        messages: list[dict[str, Any]] = []
+        for turn in self.history.turns if self.history else ():
+            messages.append({"role": "user", "content": "<image>" * turn.num_images + turn.question})
+            messages.append({"role": "assistant", "content": turn.answer})
+        return {"images": [picture.path for picture in self.shown], "messages": messages}
+
+
+class Command(NamedTuple):
+    """A row of `COMMANDS`."""
+
+    arguments: str
+    help: str
+    act: Callable[..., str]  # takes the conversation and the words behind the command; what it returns is shown
+
+
+class Leave(Exception):
+    """The conversation is over."""
+
+
+def show_help(conversation: Conversation) -> str:
+    lines = [f"  {name + ' ' + row.arguments:16} {row.help}" for name, row in COMMANDS.items()]
+    return "\n".join(["Anything else is a question. Ctrl-C stops an answer, Ctrl-D leaves.", *lines])
+
+
+def leave(conversation: Conversation) -> str:
+    raise Leave
+
+
+COMMANDS: dict[str, Command] = {
+    "/image": Command("PATH…", "show pictures with the next question", Conversation.image),
+    "/clear": Command("", "forget the conversation and its pictures", Conversation.clear),
+    "/save": Command("FILE", "add the conversation to a JSONL file", Conversation.save),
+    "/help": Command("", "list these commands", show_help),
+    "/quit": Command("", "leave", leave),
+}
+
+
+def converse(conversation: Conversation) -> None:
+    """Read questions and commands, from a person or from a pipe, until there are no more."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    if prompt:
+        show_status(
+            "Ask about the picture. /help lists the commands." if conversation.waiting else show_help(conversation)
+        )
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:  # Ctrl-C throws away the line that was begun
+            show_status("")
+            continue
+        try:
+            respond(conversation, line)
+        except Leave:
+            return
+        except (VisGLMError, OSError) as error:
+            show_status(str(error))
+        except KeyboardInterrupt:
+            show_status("\n(stopped)")
+
+
+def respond(conversation: Conversation, line: str) -> None:
+    if not line.startswith("/"):
+        if line:
+            conversation.ask(line)
+        return
+    try:
+        name, *words = shlex.split(line)
+    except ValueError as error:  # a quotation mark without its partner
+        raise VisGLMError(f"Cannot read {line!r}: {error}.") from None
+    if name not in COMMANDS:
+        raise VisGLMError(f"There is no command {name}; there are {', '.join(COMMANDS)}.")
+    command = COMMANDS[name]
+    if words and not command.arguments:
+        raise VisGLMError(f"{name} takes no arguments; got {' '.join(words)}.")
+    show_status(command.act(conversation, *words))

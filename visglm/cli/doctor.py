@@ -1,0 +1,90 @@
+"""`visglm doctor`: what is installed, what it runs on, and whether the embedded model answers as it should."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+from ..selftest import Finding, self_test
+from .flags import quiet_libraries, show_status
+
+FAILED = 3  # exit status when a check failed, as of `visglm describe`
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"Exit status: 0 when all is well, {FAILED} when a check failed."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    failed = []
+    for check in CHECKS:
+        for finding in check():
+            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject:20} {finding.found}", flush=True)
+            failed += [] if finding.good else [finding.subject]
+    if failed:
+        show_status(f"visglm: {len(failed)} checks failed: {', '.join(failed)}.")
+    return FAILED if failed else 0
+
+
+def check_python() -> Iterator[Finding]:
+    yield Finding(
+        "visglm", f"{version_of('visglm') or 'not installed,'} in {os.path.dirname(os.path.dirname(__file__))}"
+    )
+    yield Finding("Python", f"{platform.python_version()} at {sys.executable}")
+    yield Finding("system", platform.platform())
+
+
+def check_packages() -> Iterator[Finding]:
+    """Versions of what visglm needs; of each extra that the extra "all" is made of, what it lacks."""
+    try:
+        requirements = metadata.requires("visglm") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("packages", "visglm runs from a folder that is not installed; to check them: pip install -e .")
+        return
+    # Name, extras of it in brackets, and the extra it belongs to.
+    parsed = [re.match(r"([\w.-]+)(?:\[([\w,]+)\])?(?:.*extra == .(\w+))?", line).groups() for line in requirements]  # type: ignore[union-attr]
+    for name in (name for name, _, extra in parsed if extra is None):
+        version = version_of(name)
+        yield Finding(name, version or f"missing; install it with: pip install {name}", version is not None)
+    for extra in (part for _, parts, extra in parsed if extra == "all" for part in parts.split(",")):
+        missing = [name for name, _, other in parsed if other == extra and version_of(name) is None]
+        found = f"lacks {', '.join(missing)}; to have it: pip install 'visglm[{extra}]'" if missing else "installed"
+        yield Finding(f"extra {extra}", found)
+
+
+def version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_devices() -> Iterator[Finding]:
+    import torch
+
+    from ..checkpoint import pick_device
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield Finding("cpu", f"{capability}, {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding(f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        yield Finding("mps", "Apple GPU")
+    yield Finding("device", f'{pick_device("auto")} is what device="auto" takes')
+
+
+def check_answer() -> Iterator[Finding]:
+    """The embedded model on a picture whose answer is known: wrong weights speak fluent nonsense, and look well."""
+    quiet_libraries()
+    from ..chat import VisGLM
+
+    yield from self_test(VisGLM.from_pretrained(dtype="float32"))
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_devices, check_answer)

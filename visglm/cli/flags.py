@@ -1,0 +1,102 @@
+"""Arguments that several commands share, and a dataclass of settings as flags whose help is its docstring."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ..chat import VisGLM
+
+Settings = TypeVar("Settings")
+
+# Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
+TYPES: Mapping[str, Any] = {"int": int, "float": float, "str": str}
+
+
+def docs_of(settings: type) -> dict[str, str]:
+    """The `Args` of a class's docstring: field → its text on one line."""
+    section = re.split(r"\n\n", (settings.__doc__ or "").partition("Args:\n")[2])[0]
+    entries = re.findall(r"^        (\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: type, title: str) -> None:
+    """One flag per field of the dataclass `settings`, with its default, and its documentation as help."""
+    group, docs = parser.add_argument_group(title), docs_of(settings)
+    for field in fields(settings):
+        kind = str(field.type).removesuffix(" | None")
+        default = None if field.default is MISSING else field.default
+        shown = "" if default is None else f" (default: {default})"
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=TYPES[kind],
+            default=default,
+            metavar=kind.upper(),
+            help=docs[field.name].replace("%", "%%") + shown,
+        )
+
+
+def read_settings(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
+    """What `add_settings` declared, as an instance of `settings`; it checks its own ranges."""
+    return settings(**{field.name: getattr(arguments, field.name) for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model to load, and where."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="PATH", help="folder or hub id (default: the embedded visglm-tiny)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: the fastest (default: auto)")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="number format of the weights (default: auto: what suits model and device)",
+    )
+    group.add_argument(
+        "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
+    )
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--language",
+        choices=("auto", "zh", "en"),
+        default="auto",
+        help="of the prompt's frame; auto: that of the first question (default: auto)",
+    )
+
+
+def load_model(arguments: argparse.Namespace) -> VisGLM:
+    """The model that the arguments of `add_model` name; tells on stderr what takes time."""
+    name = arguments.model or "visglm-tiny"
+    show_status(f"Loading {name} …")
+    started = time.perf_counter()
+    quiet_libraries()
+    from ..chat import VisGLM
+
+    vlm = VisGLM.from_pretrained(
+        arguments.model, device=arguments.device, dtype=arguments.dtype, allow_urls=arguments.allow_urls
+    )
+    seconds = time.perf_counter() - started
+    size, dtype = f"{vlm.model.num_parameters() / 1e6:,.1f} M parameters", str(vlm.model.dtype).removeprefix("torch.")
+    show_status(f"{name}: {size} in {dtype} on {vlm.device}, loaded in {seconds:.1f} s.")
+    return vlm
+
+
+def show_status(text: str) -> None:
+    """Tell the person in front of it; stdout is for answers."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """No progress bars and hints of transformers between the lines of a command."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
