@@ -14,7 +14,7 @@ import torch
 from questions import Asker, things_of
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from world import Scenes
+from world import COLOURS, Scenes
 
 from visglm import (
     PRESETS,
@@ -51,6 +51,22 @@ def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
     }
     config = VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id})
     return VisGLMForConditionalGeneration(config).train()
+
+
+class Teller(nn.Module):
+    """Scenes to visual tokens `[batch, num_tokens, hidden_size]`; token i tells of object i modulo 4, or of nothing."""
+
+    def __init__(self, num_concepts: int, num_tokens: int, hidden_size: int):
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.concept = nn.Embedding(num_concepts + 1, hidden_size)  # one more of each for nothing
+        self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
+        self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, scenes: Scenes) -> Tensor:
+        told = self.concept(scenes.concept + 1) + self.colour(scenes.colour + 1)
+        told = told + self.place(scenes.centre) * (scenes.concept >= 0).unsqueeze(-1)
+        return told.repeat(1, self.num_tokens // told.shape[1], 1)
 
 
 class Rows:

@@ -3,38 +3,22 @@
     python pretrain_text.py DATA OUTPUT
 
 In place of a picture's visual tokens it reads what is there, object by object: an embedding of the concept, of its
-place and of its colour. These are thrown away afterwards; a text model that knows the names and how to answer leaves
-only the translation of pictures to the third stage, as BLIP-2 builds on a language model that can talk already. The
-stage needs nothing of the first one and can run beside it.
+place and of its colour. A text model that knows the names and how to answer leaves only the translation of pictures to
+the third stage, as BLIP-2 builds on a language model that can talk already; and the embeddings tell that stage what the
+visual tokens of a picture should be. Nothing of the first stage is needed: both can run side by side.
 """
 
 from __future__ import annotations
 
 import torch
-from common import Rows, add_questions, arguments_parser, build_model, build_tokenizer, parameter_groups, train
+from common import Rows, Teller, add_questions, arguments_parser, build_model, build_tokenizer, parameter_groups, train
 from questions import Asker, load_concepts
 from torch import Tensor, nn
-from world import COLOURS, Scenes, World
-
-
-class Teller(nn.Module):
-    """Scenes to visual tokens `[batch, num_tokens, hidden_size]`; token i tells of object i modulo 4, or of nothing."""
-
-    def __init__(self, num_concepts: int, num_tokens: int, hidden_size: int):
-        super().__init__()
-        self.num_tokens = num_tokens
-        self.concept = nn.Embedding(num_concepts + 1, hidden_size)  # one more of each for nothing
-        self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
-        self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
-
-    def forward(self, scenes: Scenes) -> Tensor:
-        told = self.concept(scenes.concept + 1) + self.colour(scenes.colour + 1)
-        told = told + self.place(scenes.centre) * (scenes.concept >= 0).unsqueeze(-1)
-        return told.repeat(1, self.num_tokens // told.shape[1], 1)
+from world import World
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1500)
+    parser = arguments_parser(__doc__, steps=700)
     parser.add_argument("--pictures", type=int, default=32, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
     arguments = parser.parse_args()
@@ -57,6 +41,7 @@ def main() -> None:
     train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_text.jsonl")
     text = {name: value for name, value in model.state_dict().items() if not name.startswith("model.vision.")}
     torch.save(text, arguments.output / "text.pt")
+    torch.save(teller.state_dict(), arguments.output / "teller.pt")
 
 
 if __name__ == "__main__":

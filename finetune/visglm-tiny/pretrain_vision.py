@@ -39,14 +39,17 @@ class Classifier(nn.Module):
         patches = self.vit.patch_embed(normalize(pictures).contiguous(memory_format=torch.channels_last))
         return self.stem_head(patches.mean((1, 2)))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of whole pictures `[batch, concepts]` and of their cells `[batch, cells, concepts + 1]`."""
-        features = self.vit(normalize(pictures).contiguous(memory_format=torch.channels_last))
-        return self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features `[batch, 1 + cells, hidden_size]`, the class token first."""
+        return self.vit(normalize(pictures).contiguous(memory_format=torch.channels_last))
 
-    def losses(self, scenes: Scenes) -> dict[str, Tensor]:
+    def name(self, pictures: Tensor) -> Tensor:
+        """Logits `[batch, concepts]` of whole pictures."""
+        return self.whole_head(self(pictures)[:, 0])
+
+    def losses(self, features: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         """Cross entropy of the names of lone objects, and of the cells of all pictures."""
-        whole, cells = self(scenes.pictures)
+        whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
         alone = scenes.count == 1
         labels = scenes.dense_labels(self.image_size // self.patch_size).flatten()
         is_empty = labels == BACKGROUND
@@ -75,7 +78,7 @@ def accuracy(name: Callable[[Tensor], Tensor], world: World) -> float:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1200)
+    parser = arguments_parser(__doc__, steps=1300)
     parser.add_argument("--stem-steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=48)
     arguments = parser.parse_args()
@@ -112,9 +115,13 @@ def main() -> None:
     groups = parameter_groups(stem, lr=0.3 * rate) + tokens
     groups += parameter_groups(nn.ModuleList([*blocks, model.whole_head, model.cell_head]))
     optimizer = torch.optim.AdamW(groups, lr=rate)
-    every = (200, lambda: look(lambda pictures: model(pictures)[0], unseen[1]))
-    log = arguments.output / "pretrain_vision.jsonl"
-    train(optimizer, lambda: model.losses(next(mixed)), arguments.steps, log, every)
+    every = (200, lambda: look(model.name, unseen[1]))
+
+    def whole_loss() -> dict[str, Tensor]:
+        scenes = next(mixed)
+        return model.losses(model(scenes.pictures), scenes)
+
+    train(optimizer, whole_loss, arguments.steps, arguments.output / "pretrain_vision.jsonl", every)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Third stage: the bridge learns to tell the text model what the ViT sees.
 
-    python train.py DATA OUTPUT --vit CLASSIFIER.pt --text TEXT.pt
+    python train.py DATA OUTPUT
 
-The ViT of the first stage stays as it is; the text model of the second goes on learning, slower. Prompts come from
+`OUTPUT` holds what the first two stages wrote. Everything goes on learning, the bridge fastest. Beside the answers, it
+learns the visual tokens that the second stage used in place of a picture, object by object in reading order (one
+picture teaches as much as a dozen answers would), and the ViT keeps the names it knows. Prompts come from
 `visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
 """
 
@@ -12,38 +14,42 @@ import copy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from common import (
     Rows,
+    Teller,
     add_questions,
     arguments_parser,
     build_model,
     build_tokenizer,
-    normalize,
     parameter_groups,
     train,
 )
+from pretrain_vision import Classifier
 from questions import Asker, load_concepts
-from torch import Tensor
+from torch import Tensor, nn
 from world import SceneStream, World
 
 from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1500)
-    parser.add_argument("--vit", type=Path, required=True, help="weights of the first stage")
-    parser.add_argument("--text", type=Path, required=True, help="weights of the second stage")
-    parser.add_argument("--pictures", type=int, default=32, help="pictures per step")
-    parser.add_argument("--questions", type=int, default=2, help="questions per picture")
+    parser = arguments_parser(__doc__, steps=1000)
+    parser.add_argument("--pictures", type=int, default=48, help="pictures per step")
+    parser.add_argument("--questions", type=int, default=1, help="questions per picture")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     vision, config = model.model.vision, model.config
-    classifier = torch.load(arguments.vit, weights_only=True)
-    vision.vit.load_state_dict({k.removeprefix("vit."): v for k, v in classifier.items() if k.startswith("vit.")})
-    vision.vit.requires_grad_(False).eval()
-    model.load_state_dict(torch.load(arguments.text, weights_only=True), strict=False)
+    model.load_state_dict(torch.load(arguments.output / "text.pt", weights_only=True), strict=False)
+    concepts = load_concepts()
+    teller = Teller(len(concepts), config.num_query_tokens, config.text_config.hidden_size)
+    teller.load_state_dict(torch.load(arguments.output / "teller.pt", weights_only=True))
+    classifier = Classifier(len(concepts))
+    classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
+    vision.vit = classifier.vit
+    model.train()
     size = config.vision_config.image_size
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
@@ -53,23 +59,34 @@ def main() -> None:
     )
     world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 100)
     scenes_of = iter(SceneStream(world, arguments.pictures).loader())
-    asker = Asker(load_concepts(), seed=arguments.seed)
+    asker = Asker(concepts, seed=arguments.seed)
 
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)
         rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions)
         with torch.no_grad():
-            features = vision.vit(normalize(scenes.pictures))
-        return {"loss": rows.loss(model, vision.bridge(features))}
+            told = teller(scenes.in_reading_order())
+        features = classifier(scenes.pictures)
+        image_embeds = vision.bridge(features)
+        return {
+            "answers": rows.loss(model, image_embeds),
+            "told": F.mse_loss(image_embeds, told) / told.var(),
+            **{name: 0.3 * loss for name, loss in classifier.losses(features, scenes).items()},
+        }
 
     def save_model() -> dict[str, float]:
         save(model, processor, arguments.output / "model")
         return {}
 
     rate = arguments.learning_rate
-    text_and_head = torch.nn.ModuleList([model.model.text, model.lm_head])
-    groups = parameter_groups(vision, lr=rate) + parameter_groups(text_and_head, lr=0.4 * rate)
+    rates = (
+        (nn.ModuleList([vision.vit, classifier.whole_head, classifier.cell_head]), 0.3 * rate),
+        (nn.ModuleList([vision.qformer, vision.projection]), rate),
+        (nn.ModuleList([model.model.text, model.lm_head]), 0.4 * rate),
+    )
+    groups = [group for modules, lr in rates for group in parameter_groups(modules, lr=lr)]
+    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate})
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(250, save_model))
 
