@@ -72,7 +72,7 @@ def main() -> None:
         return {
             "answers": rows.loss(model, image_embeds),
             "told": F.mse_loss(image_embeds, told) / told.var(),
-            **{name: 0.3 * loss for name, loss in classifier.losses(features, scenes).items()},
+            **classifier.losses(features, scenes),
         }
 
     def save_model() -> dict[str, float]:
@@ -81,9 +81,9 @@ def main() -> None:
 
     rate = arguments.learning_rate
     rates = (
-        (nn.ModuleList([vision.vit, classifier.whole_head, classifier.cell_head]), 0.3 * rate),
+        (nn.ModuleList([vision.vit, classifier.whole_head, classifier.cell_head]), 0.5 * rate),
         (nn.ModuleList([vision.qformer, vision.projection]), rate),
-        (nn.ModuleList([model.model.text, model.lm_head]), 0.4 * rate),
+        (nn.ModuleList([model.model.text, model.lm_head]), 0.6 * rate),
     )
     groups = [group for modules, lr in rates for group in parameter_groups(modules, lr=lr)]
     groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate})
