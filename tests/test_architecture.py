@@ -182,7 +182,7 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    optional = set.union(*(read_requirements(extra) for extra in ("finetune", "serve", "demo", "sat")))
+    optional = set.union(*(read_requirements(extra) for extra in ("evaluate", "finetune", "serve", "demo", "sat")))
     for source in sources:
         for item in source.imports:
             package = item.module.split(".")[0]
