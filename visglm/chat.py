@@ -29,6 +29,9 @@ from .tokenizer import ChatGLMTokenizer, StreamDecoder
 if TYPE_CHECKING:
     from .explain import Explanation
 
+if TYPE_CHECKING:
+    from .training import Evaluation
+
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 
 
@@ -285,6 +288,29 @@ class VisGLM:
                 results += [next(replies) if isinstance(item, Prompt) else item for item in prepared]
                 bar.update(len(prepared))
         return results
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        question: str | None = None,
+        batch_size: int = 8,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Evaluation:
+        """Ask every question of a data set and score the answers: see `visglm.training.evaluate`."""
+        from .training import evaluate
+
+        return evaluate(
+            data,
+            self.batch,
+            question=question,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=progress,
+        )
 
     def _prepare_or_error(
         self, request: Sequence[Any], language: str, sampling: Sampling, on_error: str
