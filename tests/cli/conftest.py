@@ -18,7 +18,7 @@ def vlm() -> VisGLM:
 @pytest.fixture
 def loaded(vlm, monkeypatch) -> VisGLM:
     """Commands get this model instead of loading it again."""
-    for command in ("chat", "describe"):
+    for command in ("chat", "describe", "evaluate"):
         monkeypatch.setattr(f"visglm.cli.{command}.load_model", lambda arguments: vlm)
     return vlm
 
