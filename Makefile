@@ -7,6 +7,8 @@ SHELL := bash
 .PHONY: help demo test lint format test-slow test-gpu test-oldest constraints clean
 
 VENV_PYTHON := .venv/bin/python
+# What the tests need beyond the core; further down, `make test-oldest` takes the same.
+EXTRAS := dev,finetune,demo
 export PYTHON
 
 # A stamp says that .venv holds what setup.cfg asks for. It is named after the dependencies and this folder, so
@@ -50,7 +52,7 @@ test-oldest: PYTHON := python3.10 python3.11 python3.12
 test-oldest:  ## run the test suite on the lower bounds in setup.cfg
 	@mkdir -p build
 	@sed -nE 's/^    ([A-Za-z0-9_.-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > build/lower-bounds.txt
-	@.ci/install .venv-oldest '.[dev]' build/lower-bounds.txt
+	@.ci/install .venv-oldest '.[$(EXTRAS)]' build/lower-bounds.txt
 	@.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
 
 constraints: $(DEV)  ## bring constraints.txt up to date with setup.cfg, keeping every version that still fits
@@ -68,7 +70,7 @@ $(CORE):
 	@touch $@
 
 $(DEV):
-	@.ci/install .venv '.[dev]' constraints.txt
+	@.ci/install .venv '.[$(EXTRAS)]' constraints.txt
 	@rm -f .venv/.core-* .venv/.dev-*
 	@touch $(CORE) $@
 
