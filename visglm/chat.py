@@ -136,6 +136,7 @@ class VisGLM:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         image_size: int | None = None,
+        tokenizer: str | Path | None = None,
         allow_urls: bool = False,
     ) -> VisGLM:
         """Load a model.
@@ -146,12 +147,15 @@ class VisGLM:
             dtype: "auto" (bfloat16 on GPUs, and on CPUs from a billion parameters on; float32 below), or a torch dtype.
             image_size: side of the square pictures are resized to, in pixels; other sizes than the model's own are
                 reached by interpolating its position embedding.
+            tokenizer: folder to take the tokenizer from, for checkpoints that come without (SwissArmyTransformer's).
             allow_urls: fetch pictures named by a URL; public addresses only.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
         """
-        model, processor = checkpoint.load(name_or_path, device=device, dtype=dtype, image_size=image_size)
+        model, processor = checkpoint.load(
+            name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer
+        )
         return cls(model, processor, allow_urls=allow_urls)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -92,7 +92,8 @@ class VisGLMModel(VisGLMPreTrainedModel):
             PromptError: slots and pictures do not match in number.
         """
         inputs_embeds = self.get_input_embeddings()(input_ids)
-        is_slot = input_ids == self.config.image_token_id
+        slot = self.config.image_token_id
+        is_slot = torch.zeros_like(input_ids, dtype=torch.bool) if slot is None else input_ids == slot
         num_slots, per_image = int(is_slot.sum()), self.config.num_query_tokens
         num_images = 0 if image_embeds is None else image_embeds.shape[0]
         if num_slots != num_images * per_image:

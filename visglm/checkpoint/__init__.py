@@ -14,33 +14,39 @@ from .. import auto  # noqa: F401 (processors are found through the Auto classes
 from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
+from .adapter import attach, is_adapter, read_metadata
 from .assemble import Prepare, assemble, build, check, fill
-from .files import TensorInfo
-from .native import NativeSource
+from .files import DamagedFile, TensorInfo
+from .formats import FORMATS, recognise
+from .hub import find_folder
+from .legacy import SatSource
+from .sat_adapter import attach_sat_adapter
 from .source import Source
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
 __all__ = [
-    "EMBEDDED_MODEL", "Prepare", "Source", "TensorInfo", "assemble", "build", "check", "fill", "load", "open_source",
-    "pick_device", "pick_dtype",
+    "EMBEDDED_MODEL", "FORMATS", "Prepare", "Source", "TensorInfo", "assemble", "build", "check", "fill", "load",
+    "open_source", "pick_device", "pick_dtype",
 ]  # fmt: skip
 
 
-def open_source(name_or_path: str | Path | None) -> Source:
+def open_source(name_or_path: str | Path | None, tokenizer: str | Path | None = None) -> Source:
     """The checkpoint in a folder, of whatever format; no weights are read yet.
 
     Args:
         name_or_path: folder or hub id; None for the embedded visglm-tiny.
+        tokenizer: folder to take the tokenizer from, for checkpoints that come without.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint, its format is unknown, or there are two; a hub id cannot be downloaded.
     """
-    path = Path(EMBEDDED_MODEL if name_or_path is None else name_or_path)
-    if not (path / "config.json").is_file():
-        raise CheckpointError(path, ["config.json is missing"], "Name the folder that holds config.json and weights.")
-    return NativeSource(path)
+    path = EMBEDDED_MODEL if name_or_path is None else find_folder(name_or_path)
+    try:
+        return recognise(path).open(path, None if tokenizer is None else find_folder(tokenizer))
+    except DamagedFile as error:
+        raise CheckpointError(path, [str(error)], "Download the folder again, whole.") from error
 
 
 def load(
@@ -49,20 +55,29 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     image_size: int | None = None,
+    tokenizer: str | Path | None = None,
 ) -> tuple[VisGLMForConditionalGeneration, VisGLMProcessor]:
     """Load a model and its processor; the arguments are those of `VisGLM.from_pretrained`.
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
     """
-    source = open_source(name_or_path)
+    if name_or_path is not None and is_adapter(name_or_path):
+        base = read_metadata(name_or_path)["base"]
+        model, processor = load(base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+        attach(model, name_or_path)
+        return model, processor
+    source = open_source(name_or_path, tokenizer)
     target = pick_device(device)
     if dtype == "auto":
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
         processor.image_processor.size = {"height": image_size, "width": image_size}
-    return assemble(source, device=target, dtype=torch_dtype(dtype)), processor
+    model = assemble(source, device=target, dtype=torch_dtype(dtype))
+    if isinstance(source, SatSource):
+        attach_sat_adapter(model, source)
+    return model, processor
 
 
 def count_parameters(source: Source) -> int:

@@ -17,14 +17,10 @@ from typing import Any
 
 from .chatglm import ChatGLMModel
 from .glm import GlmTextModel
-from .prefix import Prefix, attach_prefix, detach_prefix, prefixes, prompt_embeddings, set_prompt_embeddings
 
 BACKBONES: dict[str, Any] = {
     ChatGLMModel.config_class.model_type: ChatGLMModel,
     GlmTextModel.config_class.model_type: GlmTextModel,
 }
 
-__all__ = [
-    "BACKBONES", "ChatGLMModel", "GlmTextModel", "Prefix", "attach_prefix", "detach_prefix", "prefixes",
-    "prompt_embeddings", "set_prompt_embeddings",
-]  # fmt: skip
+__all__ = ["BACKBONES", "ChatGLMModel", "GlmTextModel"]

@@ -118,7 +118,6 @@ class ChatGLMAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.prefix: nn.Module | None = None  # of P-Tuning, see prefix.py
 
     def forward(
         self,
@@ -134,8 +133,6 @@ class ChatGLMAttention(nn.Module):
         query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        if self.prefix is not None:
-            key, value, attention_mask = self.prefix(key, value, attention_mask)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention)
         context, weights = attend(
             self, query, key, value, attention_mask,

@@ -1,0 +1,35 @@
+"""A name is a folder here, or a repository on the Hugging Face hub that is downloaded once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from ..errors import CheckpointError
+
+# Never code: nothing that a repository brings along is run.
+WANTED = ["*.json", "*.safetensors", "*.bin", "*.model", "*.pt", "latest"]
+
+
+def find_folder(name_or_path: str | Path) -> Path:
+    """The folder called `name_or_path`, or that of a hub id's snapshot, downloaded if it is not here yet.
+
+    Raises:
+        CheckpointError: there is no such folder and the hub cannot be reached or does not have it.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)):
+        return path
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=WANTED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            name_or_path,
+            [f"there is no such folder here, and the hub did not give it: {reason}"],
+            "Check the spelling and the network. A machine without network needs the folder itself: download it "
+            "elsewhere with `hf download`, copy it here, and name it by its path.",
+        ) from error
