@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    TextIteratorStreamer,
     pipeline,
 )
 
@@ -44,6 +45,22 @@ def test_the_pipeline_answers_as_chat_does():
     [record] = pipe(text=messages, max_new_tokens=8, return_full_text=False)
     reply = visglm.VisGLM.from_pretrained(device="cpu").chat(picture, "What?", max_new_tokens=8)
     assert record["generated_text"] == reply.text
+
+
+@pytest.mark.parametrize("question", ["Describe the picture.", "描述这张图片。"])
+def test_text_streamers_spell_what_is_decoded(question):
+    vlm = visglm.VisGLM.from_pretrained(device="cpu")
+    part = {"type": "image", "image": Image.new("RGB", (64, 64), "green")}
+    inputs = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": [part, {"type": "text", "text": question}]}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    streamer = TextIteratorStreamer(vlm.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ids = vlm.model.generate(**inputs, max_new_tokens=16, streamer=streamer)[:, inputs["input_ids"].shape[1] :]
+    assert "".join(streamer) == vlm.tokenizer.decode(ids[0], skip_special_tokens=True)
 
 
 def test_public_names_exist_and_are_documented():

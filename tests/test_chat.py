@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gc
 import io
 import threading
 from pathlib import Path
@@ -185,6 +186,15 @@ def test_what_a_user_types_stays_text(vlm):
     assert ids.count(tokenizer.bos_token_id) == 1
 
 
+def test_a_path_in_a_question_is_not_opened(vlm, tmp_path):
+    """The original looked for `<img>path</img>` in what was typed, and opened it."""
+    disc().save(tmp_path / "secret.png")
+    with Counter(vlm) as counter:
+        reply = vlm.chat(None, f"<img>{tmp_path / 'secret.png'}</img>What is this?", max_new_tokens=1)
+    assert counter.num_pictures == 0
+    assert reply.history.image_embeds is None and reply.images == ()
+
+
 def test_a_reply_shows_itself(vlm):
     reply = vlm.chat(disc(), "What is this?", max_new_tokens=3)
     assert str(reply) == reply.text
@@ -296,6 +306,30 @@ def test_closing_a_stream_leaves_no_reply(vlm):
     assert not streaming_threads()
     with pytest.raises(VisGLMError):
         _ = stream.reply
+
+
+def test_streams_leave_nothing_behind(vlm):
+    """Read to the end, left early, closed or never begun: no thread, and no tensor more than before."""
+
+    def use_streams() -> None:
+        list(vlm.stream_chat(disc(), "What?", max_new_tokens=3))
+        for _ in vlm.stream_chat(disc(), "What?", max_new_tokens=50):
+            break
+        stream = vlm.stream_chat(disc(), "What?", max_new_tokens=50)
+        next(stream)
+        stream.close()
+        vlm.stream_chat(disc(), "What?")
+
+    def num_tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    use_streams()
+    before = num_tensors()
+    for _ in range(3):
+        use_streams()
+    assert num_tensors() == before
+    assert not streaming_threads()
 
 
 def test_an_error_while_streaming_reaches_the_reader(vlm, monkeypatch):

@@ -71,6 +71,8 @@ def test_a_misspelt_size_is_no_silent_default(part, key, hint):
     "change, message",
     [
         ({"image_token_id": None}, "image_token_id"),
+        ({"image_token_id": 0}, "pad_token_id, too"),
+        ({"image_token_id": 2}, "eos_token_id, too"),
         ({"qformer_config": None}, "together"),
         ({"text_config": {"hidden_size": 18, "num_attention_heads": 4}}, "multiple of"),
         ({"text_config": {"hidden_size": 12, "num_attention_heads": 2}}, "multiple of 4"),

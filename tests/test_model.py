@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, GlmConfig, StaticCache
+from transformers import AutoModelForImageTextToText, GlmConfig, StaticCache, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from tests.tiny import expected, golden_model
 from visglm import VisGLMConfig, VisGLMForConditionalGeneration
@@ -202,6 +203,44 @@ def test_what_cannot_be_right_raises(model, prompt):
     embeds = model.get_input_embeddings()(prompt["input_ids"])
     with pytest.raises(PromptError, match="token_type_ids and position_ids"):
         model(inputs_embeds=embeds)
+
+
+def test_what_cannot_keep_the_prefix_is_not_offered(model):
+    """Flash attention ignores the mask function, context parallelism cuts the prefix up."""
+    for part in (model, model.model, model.model.text):
+        assert not part._supports_flash_attn
+        assert not part._supports_context_parallel
+
+
+def test_image_slots_are_not_hidden_by_the_mask_that_generate_infers(model, prompt):
+    """The original put the pad token there, and `generate` without a mask then looked past every picture."""
+    blank = {**prompt, "pixel_values": torch.zeros_like(prompt["pixel_values"])}
+    ones = torch.ones_like(prompt["input_ids"])
+    assert torch.equal(greedy(model, prompt), greedy(model, {**prompt, "attention_mask": ones}))
+    assert not torch.equal(greedy(model, prompt), greedy(model, blank))
+
+
+def test_streamers_and_stopping_criteria(model, prompt):
+    class Collector(BaseStreamer):
+        ids: list[int] = []
+
+        def put(self, value):
+            self.ids += value.flatten().tolist()
+
+        def end(self):
+            self.ids.append(-1)
+
+    single = {"input_ids": prompt["input_ids"][:1], "pixel_values": prompt["pixel_values"][:1]}
+    wanted = expected("visualglm")["greedy_ids"][0].tolist()
+    streamer = Collector()
+    greedy(model, single, streamer=streamer)
+    assert streamer.ids == [*single["input_ids"][0].tolist(), *wanted, -1]
+
+    def stop_at_five(input_ids, scores, **kwargs):
+        return torch.tensor([input_ids.shape[1] >= PROMPT_LENGTH + 5])
+
+    stopped = greedy(model, single, stopping_criteria=StoppingCriteriaList([stop_at_five]))
+    assert stopped[0].tolist() == wanted[:5]
 
 
 def test_other_resolutions_by_position_interpolation(model):

@@ -151,6 +151,14 @@ class VisGLMConfig(PreTrainedConfig):
             self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
             if self.image_token_id is None:
                 raise ConfigError("a model with a vision tower needs image_token_id, an id no text token uses.")
+        control = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
+        for name in control if self.image_token_id is not None else ():
+            taken = getattr(self.text_config, name, None)
+            if self.image_token_id in (taken if isinstance(taken, list) else [taken]):
+                raise ConfigError(
+                    f"image_token_id={self.image_token_id} is {name}, too, and generate() would take pictures for it. "
+                    "Give image slots an id of their own."
+                )
         # `generate` reads these from the top.
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             kwargs.setdefault(name, getattr(self.text_config, name, None))

@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerModel
 
 from .config import VisGLMConfig, VisGLMVisionConfig
+from .errors import ConfigError
 
 
 def build_stem(config: VisGLMVisionConfig) -> partial:
     """The convolutional network that takes the place of linear patches, as timm's ViT wants it.
 
     Raises:
-        ValueError: timm has no such network, or none of its feature maps has stride `patch_size`.
+        ConfigError: timm has no such network, or none of its feature maps has stride `patch_size`.
     """
+    if not timm.is_model(config.stem):
+        raise ConfigError(f"timm has no network {config.stem!r} for a stem; timm.list_models() lists what it has.")
     reductions = timm.create_model(config.stem, features_only=True).feature_info.reduction()
     if config.patch_size not in reductions:
-        raise ValueError(f"stem {config.stem!r} has feature maps of stride {reductions}, none of {config.patch_size}.")
+        raise ConfigError(
+            f"stem {config.stem!r} has feature maps of stride {reductions}, none of patch_size={config.patch_size}."
+        )
     index = reductions.index(config.patch_size)
     stem = timm.create_model(config.stem, features_only=True, out_indices=(index,))
     # With feature_size given, HybridEmbed needs no trial run, which the meta device could not do.
