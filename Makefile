@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format test-slow test-gpu test-oldest constraints clean
+.PHONY: help demo app test lint format test-browser screenshots test-slow test-gpu test-oldest constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -17,9 +17,10 @@ STATE := $(shell (pwd; cat pyproject.toml constraints.txt; \
 	awk '/^\[/ { on = /^\[(metadata|options)/ } on' setup.cfg) | cksum | cut -d ' ' -f 1)
 CORE := .venv/.core-$(STATE)
 DEV := .venv/.dev-$(STATE)
+APP := .venv/.app-$(STATE)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(CORE)  ## install visglm and ask it two questions about a picture
 	@$(VENV_PYTHON) examples/first_answer.py
@@ -28,6 +29,9 @@ demo: $(CORE)  ## install visglm and ask it two questions about a picture
 		'.venv/bin/visglm chat examples/cat.png       ask your own questions about a picture' \
 		'.venv/bin/visglm describe examples/*.png     describe many' \
 		'.venv/bin/visglm --help                      what else there is'
+
+app: $(APP)  ## open the page in the browser: make app, or make app MODEL=folder
+	@.venv/bin/visglm app $(if $(MODEL),--model $(MODEL))
 
 test: $(DEV)  ## run the test suite
 	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
@@ -40,6 +44,12 @@ lint: $(DEV)  ## check style and types
 format: $(DEV)  ## mend what `make lint` says about style
 	@$(VENV_PYTHON) -m ruff check --fix .
 	@$(VENV_PYTHON) -m ruff format .
+
+test-browser: $(DEV) $(APP)  ## run the tests of the page, those that drive Chromium included
+	@$(VENV_PYTHON) -m pytest tests/demos -m "browser or not browser" --timeout 600 -s
+
+screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (needs Chromium)
+	@$(VENV_PYTHON) -m tests.demos.screenshots docs/screenshots
 
 test-slow: $(DEV)  ## run the tests that take minutes or much memory
 	@$(VENV_PYTHON) -m pytest -m "slow or full_size" --timeout 1800
@@ -73,5 +83,10 @@ $(DEV):
 	@.ci/install .venv '.[$(EXTRAS)]' constraints.txt
 	@rm -f .venv/.core-* .venv/.dev-*
 	@touch $(CORE) $@
+
+$(APP):
+	@.ci/install .venv '.[demo]' constraints.txt
+	@rm -f .venv/.app-*
+	@touch $@
 
 -include finetune/visglm-tiny/tiny.mk

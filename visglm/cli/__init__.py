@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "describe": "describe many pictures",
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
+    "app": "open the page in the browser",
     "doctor": "check this installation",
 }
 

@@ -1,0 +1,55 @@
+"""One picture and one question, answered twice, side by side."""
+
+from __future__ import annotations
+
+import html
+
+import pictures
+import streamlit as st
+from conversation import WAITING, Exchange
+from models import load_or_tell
+from settings import Page, pick_model, sampling_controls
+from talk import as_html, draw_overlay, stream_into, timing_line
+
+SIDES = ("left", "right")
+
+
+def view(page: Page) -> None:
+    state, say = st.session_state, page.say
+    st.html(f'<p class="lead">{html.escape(say("compare_lead"))}</p>')
+    pictures.show_notices()
+    if state.compared_picture:
+        with st.container(horizontal=True, horizontal_alignment="center"):
+            pictures.tray_row("compare", state.compared_picture, say, width=220)
+    else:
+        pictures.gallery("compare", state.compared_picture, say)
+        pictures.adder("compare", state.compared_picture, say, page.asked.allow_urls)
+    del state.compared_picture[1:]
+    choices, samplings = [], []
+    for index, (column, side) in enumerate(zip(st.columns(2), SIDES, strict=True)):
+        with column, st.container(border=True):
+            choices.append(pick_model(side, page.asked, say, index))
+            with st.expander(say("settings"), icon=":material/tune:"):
+                samplings.append(sampling_controls(side, say))
+    with st.form("compare_form", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        question = st.text_input(say("question"), say("ask_default"), key="compared_question")
+        sent = st.form_submit_button(say("compare_run"), type="primary", icon=":material/compare_arrows:")
+    if sent and not state.compared_picture:
+        st.info(say("compare_need"), icon=":material/add_photo_alternate:")
+    elif sent and question.strip():
+        state.compared = [
+            (choice, sampling, Exchange(question.strip(), list(state.compared_picture)))
+            for choice, sampling in zip(choices, samplings, strict=True)
+        ]
+    for column, (choice, sampling, exchange) in zip(st.columns(2), state.compared, strict=False):
+        with column, st.container(border=True):
+            st.markdown(f"**{choice.label}**")
+            if exchange.status == WAITING:
+                vlm = load_or_tell(choice, say)
+                stream_into(st.empty(), exchange, vlm, choice, None, page.prompt_language, sampling, say)
+            else:
+                st.html(as_html(exchange.answer))
+            if page.show_heat:
+                draw_overlay(exchange, [exchange], load_or_tell(choice, say), page, wanted=True)
+            if exchange.timings is not None:
+                st.html(f'<div class="remark">{timing_line(say, exchange)}</div>')

@@ -1,0 +1,58 @@
+"""Which models the page offers, and loading them: once for everybody, told while it happens."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from visglm import VisGLM, VisGLMError
+
+EMBEDDED = "visglm-tiny"
+SCHEMES: tuple[str, ...] = ()
+KEPT = 3  # models in memory at a time, over all visitors; the one used longest ago goes first
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model to load: name, folder or hub id, and how."""
+
+    model: str
+    quantize: str | None = None
+
+    @property
+    def label(self) -> str:
+        name = Path(self.model).name or self.model
+        return f"{name} · {self.quantize}" if self.quantize else name
+
+
+def arguments() -> argparse.Namespace:
+    """What stood behind `--` on the command line."""
+    parser = argparse.ArgumentParser(prog="streamlit run demos/streamlit_app.py --")
+    parser.add_argument("--model", action="append", help="model or adapter folder, or hub id; may be given again")
+    parser.add_argument("--quantize", help="how the first model is loaded at the start")
+    parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    parsed = parser.parse_args()
+    parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))
+    return parsed
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def load(choice: Choice) -> VisGLM:
+    options: dict[str, Any] = {"quantize": choice.quantize} if choice.quantize else {}
+    return VisGLM.from_pretrained(None if choice.model == EMBEDDED else choice.model, **options)
+
+
+def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM:
+    """The model; while it loads, a line that says so. Where it cannot be loaded, the page ends here with the reason."""
+    try:
+        with st.spinner(say("loading", model=choice.label)):
+            return load(choice)
+    except (VisGLMError, OSError) as error:
+        st.error(f"**{say('load_failed')}**", icon=":material/error:")
+        st.code(str(error), language=None, wrap_lines=True)
+        st.stop()

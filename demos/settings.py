@@ -1,0 +1,65 @@
+"""Controls that both the side bar and the comparison show, and what they set."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+from models import SCHEMES, Choice
+
+from visglm import VisGLM
+from visglm.reply import Sampling
+
+DEFAULTS = Sampling()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What every view needs: the language, the model that was picked, and how it is to answer."""
+
+    say: Callable[..., str]
+    asked: Namespace
+    choice: Choice
+    vlm: VisGLM
+    sampling: dict[str, Any]
+    prompt_language: str
+    show_heat: bool
+    show_timings: bool
+
+
+def pick_model(key: str, asked: Namespace, say: Callable[..., str], index: int = 0) -> Choice:
+    """Model or adapter, and quantization; the models are those the page was started with and those taught here."""
+    names = [*asked.model, *st.session_state.taught]
+    name = st.selectbox(
+        say("model"), names, min(index, len(names) - 1), key=f"model_{key}", help=say("model_help"),
+        format_func=lambda name: Choice(name).label,
+    )  # fmt: skip
+    schemes = ["none", *SCHEMES]
+    start = asked.quantize if name == asked.model[0] and asked.quantize in SCHEMES else "none"
+    quantize = st.selectbox(
+        say("quantize"), schemes, schemes.index(start), key=f"quantize_{key}", help=say("quantize_help"),
+        format_func=lambda name: say(name) if name == "none" else name,
+    )  # fmt: skip
+    return Choice(name, None if quantize == "none" else quantize)
+
+
+def sampling_controls(key: str, say: Callable[..., str]) -> dict[str, Any]:
+    """The settings of `visglm.reply.Sampling`, as `chat` takes them."""
+
+    def words(name: str) -> dict[str, str]:
+        return {"label": say(name), "help": say(f"{name}_help"), "key": f"{name}_{key}"}
+
+    max_new_tokens = st.number_input(**words("max_new_tokens"), min_value=0, max_value=4096, value=0, step=16)
+    return {
+        "temperature": st.slider(**words("temperature"), min_value=0.0, max_value=2.0, value=DEFAULTS.temperature),
+        "top_p": st.slider(**words("top_p"), min_value=0.05, max_value=1.0, value=DEFAULTS.top_p),
+        "top_k": st.number_input(**words("top_k"), min_value=0, max_value=1000, value=DEFAULTS.top_k),
+        "repetition_penalty": st.slider(
+            **words("repetition_penalty"), min_value=0.5, max_value=2.0, value=DEFAULTS.repetition_penalty
+        ),
+        "seed": st.number_input(**words("seed"), min_value=0, value=DEFAULTS.seed, step=1),
+        "max_new_tokens": max_new_tokens or None,
+    }

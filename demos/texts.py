@@ -1,0 +1,167 @@
+"""Every sentence of the page, in Chinese and English."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+LANGUAGES = {"zh": "中文", "en": "English"}
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # frame
+    "title": ("visglm · 看图说话", "visglm · talk about pictures"),
+    "talk": ("对话", "Talk"),
+    "compare": ("对比", "Compare"),
+    "teach": ("教学", "Teach"),
+    "page_language": ("页面语言", "Language of the page"),
+    "prompt_language": ("提示语言", "Language of the prompt"),
+    "prompt_language_help": (
+        "提示框架“问：…答：”或“Q:… A:”的语言。自动：由第一个问题决定。",
+        "Whether the model reads “问：… 答：” or “Q:… A:”. Automatic: as the first question.",
+    ),
+    "auto": ("自动", "Automatic"),
+    # models
+    "model": ("模型", "Model"),
+    "model_help": (
+        "启动时用 --model 添加更多模型或适配器。",
+        "Add models and adapters with --model when you start the page.",
+    ),
+    "quantize": ("量化", "Quantization"),
+    "quantize_help": (
+        "用更少的比特存储权重：省内存，答案可能略有不同。",
+        "Weights in fewer bits: less memory, and answers may differ a little.",
+    ),
+    "none": ("不量化", "None"),
+    "loading": (
+        "正在加载 {model}：读取权重，检查每个张量…",
+        "Loading {model}: reading its weights, checking every tensor…",
+    ),
+    "load_failed": ("这个模型加载不了。", "This model cannot be loaded."),
+    # settings
+    "settings": ("生成设置", "How it answers"),
+    "temperature": ("温度", "Temperature"),
+    "temperature_help": (
+        "0：总选最可能的词。越大越随意。",
+        "0 takes the likeliest token every time; above 0 samples, flatter the higher.",
+    ),
+    "top_p": ("Top-p", "Top-p"),
+    "top_p_help": (
+        "只在累计概率达到该值的最可能的词里抽样。温度大于 0 时有效。",
+        "Sample among the likeliest tokens that hold this share of the probability. Counts above temperature 0.",
+    ),
+    "top_k": ("Top-k", "Top-k"),
+    "top_k_help": (
+        "只在这么多个最可能的词里抽样；0 为全部。温度大于 0 时有效。",
+        "Sample among this many likeliest tokens; 0 for all. Counts above temperature 0.",
+    ),
+    "repetition_penalty": ("重复惩罚", "Repetition penalty"),
+    "repetition_penalty_help": (
+        "大于 1：已出现过的词更不容易再出现。",
+        "Above 1 makes tokens that occurred before less likely.",
+    ),
+    "max_new_tokens": ("最长回答", "Longest answer"),
+    "max_new_tokens_help": (
+        "以词元计；0：上下文还剩多少就用多少，最多 512。",
+        "In tokens; 0 for what the context leaves, at most 512.",
+    ),
+    "seed": ("随机种子", "Seed"),
+    "seed_help": ("让抽样可以重现；留空则每次不同。", "Makes sampling repeatable; empty for a new draw each time."),
+    "heat": ("它看了哪里", "What it looked at"),
+    "heat_help": (
+        "把答案归因到图像上：越亮的地方对答案贡献越大。",
+        "Traces the answer back to the picture: the brighter a place, the more it did for the answer.",
+    ),
+    "heat_caption": ("它看了哪里", "What it looked at"),
+    "heat_failed": ("画不出热图：{problem}", "No heat map: {problem}"),
+    "timings": ("显示用时", "Show timings"),
+    # the empty state
+    "hero": ("给我看一张图片", "Show me a picture"),
+    "hero_more": (
+        "拖进来、粘贴、拍一张，或者从下面挑一张。然后用中文或英文问我。",
+        "Drop it, paste it, photograph it, or take one of these. Then ask about it in Chinese or English.",
+    ),
+    "hero_local": ("图片不会离开这台机器。", "Pictures never leave this machine."),
+    "gallery": ("示例图片", "Samples"),
+    # pictures
+    "add_picture": ("添加图片", "Add a picture"),
+    "upload": ("上传", "Upload"),
+    "choose_file": ("选择文件", "Choose files"),
+    "file_limit": ("或拖到这里，每个至多 32 MB", "or drop them here, up to 32 MB each"),
+    "camera": ("拍照", "Camera"),
+    "camera_start": ("打开摄像头", "Switch the camera on"),
+    "url": ("网址", "Address"),
+    "url_fetch": ("取图", "Fetch"),
+    "remove": ("移除", "Remove"),
+    "picture_refused": ("“{name}”：{reason}", "“{name}”: {reason}"),
+    "reason_pixels": (
+        "这张图太大了，像素超过了上限。请先缩小再试。",
+        "That picture has more pixels than I can take. Please make it smaller and try again.",
+    ),
+    "reason_bytes": (
+        "这个文件太大了。请换一张小一点的图片。",
+        "That file is too large. Please take a smaller one.",
+    ),
+    "reason_empty": ("这个文件是空的。请重新选择。", "That file is empty. Please choose it again."),
+    "reason_format": (
+        "这不是我认识的图片（PNG、JPEG、WebP、GIF、BMP），或者文件头坏了。",
+        "That is no picture I can read (PNG, JPEG, WebP, GIF, BMP), or its first bytes are damaged.",
+    ),
+    "reason_damaged": (
+        "这张图片不完整或已损坏。请换一份完整的。",
+        "That picture is cut short or damaged. Please get a complete copy.",
+    ),
+    "reason_url": (
+        "这个网址取不到图片。只能访问公开的 http(s) 地址。",
+        "No picture could be fetched from there. Only public http(s) addresses are visited.",
+    ),
+    "reason_other": ("这张图片打不开。请换一张。", "That picture cannot be used. Please take another one."),
+    # talking
+    "ask": ("问点什么，也可以把图片拖到这里或粘贴…", "Ask something; drop or paste pictures here too…"),
+    "ask_default": ("描述这张图片。", "Describe the picture."),
+    "suggest_1": ("这是什么？", "What is this?"),
+    "suggest_2": ("描述这张图片。", "Describe the picture."),
+    "suggest_3": ("图中有几个物体？", "How many objects are there?"),
+    "suggest_4": ("它是什么颜色？", "What colour is it?"),
+    "looking": ("正在看…", "Looking…"),
+    "stop": ("停止", "Stop"),
+    "regenerate": ("重新回答", "Answer again"),
+    "edit": ("编辑并重发", "Edit and resend"),
+    "send": ("发送", "Send"),
+    "cancel": ("取消", "Cancel"),
+    "copy": ("复制", "Copy"),
+    "stopped": ("已停止", "Stopped"),
+    "length": ("到达长度上限", "Cut at the longest answer"),
+    "timing_line": (
+        "图像编码 {encode:.2f} 秒 · 首字 {first:.2f} 秒 · {rate} · {tokens} 个词元",
+        "picture {encode:.2f} s · first token {first:.2f} s · {rate} · {tokens} tokens",
+    ),
+    "rate": ("{rate:.0f} 词元/秒", "{rate:.0f} tokens/s"),
+    "too_long": (
+        "对话太长，模型装不下了。开始新的对话，或少用几张图片。",
+        "The conversation is too long for the model. Start a new one, or show fewer pictures.",
+    ),
+    "failed": ("这次没能回答：{problem}", "No answer this time: {problem}"),
+    # keeping
+    "conversation": ("这次对话", "This conversation"),
+    "new": ("新对话", "New conversation"),
+    "save_markdown": ("存为 Markdown", "Save as Markdown"),
+    "save_json": ("存为 JSON", "Save as JSON"),
+    "load": ("载入对话（JSON）", "Load a conversation (JSON)"),
+    "load_refused": (
+        "这不是保存下来的对话，或者里面的图片坏了。",
+        "That is no saved conversation, or a picture in it is damaged.",
+    ),
+    # comparing
+    "compare_lead": (
+        "同一张图、同一个问题，交给两个模型、两个适配器，或同一模型的两种设置。",
+        "One picture and one question for two models, two adapters, or two settings of one model.",
+    ),
+    "compare_need": ("先选一张图片。", "Choose a picture first."),
+    "compare_run": ("开始对比", "Compare"),
+    "question": ("问题", "Question"),
+}
+
+
+def speak(language: str) -> Callable[..., str]:
+    """The function that gives a text of the table in this language, its `{names}` filled in."""
+    column = list(LANGUAGES).index(language)
+    return lambda key, **values: TEXTS[key][column].format(**values) if values else TEXTS[key][column]

@@ -1,0 +1,52 @@
+"""`visglm app` starts Streamlit on the page, on this machine only unless told otherwise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from visglm.cli import app, main
+from visglm.errors import MissingDependencyError
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The command lines that would have been started."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 0)
+    monkeypatch.setattr(app, "require", lambda *names: None)
+    return calls
+
+
+def test_it_listens_on_this_machine_only(started):
+    assert main(["app"]) == 0
+    (words,) = started
+    assert words[:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert words[words.index("--server.address") + 1] == "127.0.0.1"
+    assert words[words.index("--") :] == ["--"]
+
+
+def test_what_it_is_given_reaches_the_page(started):
+    chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls"]
+    main(["app", *chosen, "--port", "9", "--host", "::1"])
+    words = started[0]
+    assert words[words.index("--") + 1 :] == chosen
+    assert words[5:9] == ["--server.address", "::1", "--server.port", "9"]
+
+
+def test_the_page_is_where_it_looks():
+    assert app.SCRIPT.is_file() and (app.SCRIPT.parent / ".streamlit/config.toml").is_file()
+
+
+def test_without_the_repository_it_says_where_the_page_is(started, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(app, "SCRIPT", tmp_path / "demos/streamlit_app.py")
+    assert main(["app"]) == 1
+    assert "Clone the repository" in capsys.readouterr().err and not started
+
+
+def test_without_streamlit_it_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    with pytest.raises(MissingDependencyError, match=r"visglm\[demo\]"):
+        app.run(None)

@@ -1,0 +1,164 @@
+"""A page in a real browser: the server, Chromium, and the few things a person does with them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PATIENCE = float(os.environ.get("VISGLM_BROWSER_PATIENCE", "60"))  # seconds for anything to appear
+# It must not look for updates or accounts: a test has no network.
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+)
+PASTE = """
+const [target, base64, name] = arguments;
+const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+const clipboard = new DataTransfer();
+clipboard.items.add(new File([bytes], name, { type: "image/png" }));
+target.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
+"""
+
+
+@contextmanager
+def serve(*arguments: str, log: Path) -> Iterator[str]:
+    """`visglm app`, on a free port; yields the page's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "visglm", "app", "--port", str(port), *arguments]
+    with log.open("wb") as file:
+        # A session of its own, so that Streamlit, which the command starts, ends with it.
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            until(lambda: is_open(port) or process.poll() is not None, "the server to listen")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Wait for a true value and return it."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise TimeoutError(f"waited {patience:g} seconds for {what}")
+
+
+class Browser:
+    """Chromium on the page.
+
+    Args:
+        language: the browser's, such as "zh-CN". width, height: of the window, in pixels. dark: what the visitor
+            prefers. mobile: a telephone.
+    """
+
+    def __init__(
+        self, language: str = "en-US", width: int = 1280, height: int = 860, dark: bool = False, mobile: bool = False
+    ):
+        self.profile = tempfile.mkdtemp(prefix="visglm-browser-")
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        size = f"--window-size={width},{height}"
+        for flag in (*FLAGS, size, f"--user-data-dir={self.profile}", f"--accept-lang={language}"):
+            options.add_argument(flag)
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        self.emulate("setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        self.emulate("setLocaleOverride", locale=language)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.emulate("setEmulatedMedia", features=[scheme])
+
+    def emulate(self, command: str, **values: Any) -> None:
+        self.driver.execute_cdp_cmd(f"Emulation.{command}", values)
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.driver.quit()
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+    def open(self, address: str) -> None:
+        self.driver.get(address)
+        self.find("[data-testid=stChatInputTextArea]")
+        self.settle()
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def find(self, css: str, number: int = -1) -> WebElement:
+        return until(lambda: self.all(css), css)[number]
+
+    def settle(self) -> None:
+        """Wait until the page has been drawn."""
+        time.sleep(0.3)
+        state = "return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState"
+        until(lambda: self.driver.execute_script(state) == "notRunning", "the page to settle", 2 * PATIENCE)
+        time.sleep(0.2)
+
+    def click(self, css: str, number: int = -1) -> None:
+        self.driver.execute_script("arguments[0].click()", self.find(css, number))
+
+    def say(self, text: str) -> None:
+        box = self.find("[data-testid=stChatInputTextArea]")
+        box.send_keys(text)
+        box.send_keys(Keys.ENTER)
+
+    def ask(self, text: str) -> str:
+        """Ask, wait for the whole answer, and return it."""
+        before = len(self.all(".said"))
+        self.say(text)
+        until(lambda: len(self.all(".said")) >= before + 2, "the answer")
+        until(lambda: not self.all(".cursor"), "the end of the answer", 2 * PATIENCE)
+        self.settle()
+        return self.all(".said")[-1].text
+
+    def upload(self, path: Path) -> None:
+        """Through the first uploader of the main page."""
+        self.find("[data-testid=stMain] [data-testid=stFileUploaderDropzoneInput]", 0).send_keys(str(path))
+
+    def paste(self, png: bytes) -> None:
+        box = self.find("[data-testid=stChatInputTextArea]")
+        self.driver.execute_script(PASTE, box, base64.b64encode(png).decode(), "pasted.png")
+
+    def choose(self, key: str, label: str) -> None:
+        """Pick from a select box or a segmented control."""
+        if segments := self.all(f".st-key-{key} button"):
+            buttons = [button for button in segments if button.text.strip() == label]
+            if buttons:
+                self.driver.execute_script("arguments[0].click()", buttons[0])
+                return self.settle()
+        self.find(f".st-key-{key} input").send_keys(label + Keys.ENTER)
+        return self.settle()
+
+    def text(self) -> str:
+        return self.find("body").text
+
+    def shoot(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(path))

@@ -1,0 +1,221 @@
+"""The page without a browser: what it answers, keeps, refuses and forgets. The model may hold random weights."""
+
+from __future__ import annotations
+
+import sys
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the page's tests run with the demo extra: make test-browser")
+
+from conversation import FAILED, STOPPED, to_json
+from models import EMBEDDED, Choice, load
+from streamlit.testing.v1 import AppTest
+from texts import speak
+
+from .samples import UPLOADS, disc, encode
+
+APP = Path(__file__).parents[2] / "demos/streamlit_app.py"
+say = speak("en")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model():
+    """Loaded before the first page, whose time is limited."""
+    return load(Choice(EMBEDDED))
+
+
+@pytest.fixture
+def open_page(monkeypatch):
+    def open_page(*arguments: str, short: bool = True) -> AppTest:
+        monkeypatch.setattr(sys, "argv", ["streamlit_app.py", *arguments])
+        page = AppTest.from_file(APP, default_timeout=60).run()
+        if short:
+            page.number_input(key="max_new_tokens_main").set_value(6).run()
+        return check(page)
+
+    return open_page
+
+
+def check(page: AppTest) -> AppTest:
+    assert not page.exception, [error.value for error in page.exception]
+    return page
+
+
+def ask(page: AppTest, question: str, *files: tuple[str, bytes]) -> AppTest:
+    for name, content in files:
+        page.chat_input[0].upload(name, content)
+    page.chat_input[0].set_value(question)
+    return check(page.run())
+
+
+def shown(page: AppTest) -> str:
+    """What stands on the page as text."""
+    return "\n".join(block.proto.body for block in page.get("html"))
+
+
+def test_a_picture_and_two_questions(open_page, model):
+    page = open_page()
+    assert say("hero") in shown(page)
+    ask(page, "What is this?", ("disc.png", encode(disc())))
+    first = page.session_state.exchanges[0]
+    expected = model.chat(disc(), "What is this?", max_new_tokens=6)
+    assert first.answer == expected.text
+    assert say("hero") not in shown(page)
+    ask(page, "Where is it?")
+    second = page.session_state.exchanges[1]
+    assert second.answer == model.chat(None, "Where is it?", expected.history, max_new_tokens=6).text
+    assert "tokens/s" in shown(page)
+
+
+def test_a_picture_alone_is_described(open_page):
+    page = ask(open_page(), "", ("disc.png", encode(disc())))
+    assert page.session_state.exchanges[0].question == say("ask_default")
+
+
+def test_what_people_write_is_never_markup(open_page):
+    page = ask(open_page(), "<img src=x onerror=alert(1)> $x$ **bold**")
+    assert "<img" not in shown(page) and "&lt;img src=x" in shown(page)
+
+
+def test_the_page_speaks_chinese(open_page):
+    page = open_page(short=False)
+    page.session_state["language"] = "zh"
+    check(page.run())
+    assert speak("zh")("hero") in shown(page)
+    assert page.toggle(key="heat").label == "它看了哪里"
+
+
+def test_suggestions_wait_for_a_picture(open_page):
+    page = open_page()
+    assert not [button for button in page.button if button.key.startswith("suggest_")]
+    page.session_state["tray"] = [disc()]
+    check(page.run())
+    check(page.button(key="suggest_2").click().run())
+    assert page.session_state.exchanges[0].question == say("suggest_2")
+    assert page.session_state.exchanges[0].pictures and not page.session_state.tray
+
+
+def test_answer_again_edit_and_new(open_page):
+    page = ask(open_page(), "What is this?", ("disc.png", encode(disc())))
+    ask(page, "And?")
+    check(page.button(key="regenerate").click().run())
+    assert [item.question for item in page.session_state.exchanges] == ["What is this?", "And?"]
+    check(page.button(key="edit_0").click().run())
+    page.text_area(key="edit_text_0").set_value("What colour is it?")
+    check(next(button for button in page.button if button.label == say("send")).click().run())
+    (only,) = page.session_state.exchanges
+    assert (only.question, len(only.pictures)) == ("What colour is it?", 1) and only.answer
+    check(page.button(key="new").click().run())
+    assert page.session_state.exchanges == [] and say("hero") in shown(page)
+
+
+def test_heat_map(open_page):
+    page = ask(open_page(), "What is this?", ("disc.png", encode(disc())))
+    assert page.session_state.exchanges[0].explanation is None
+    check(page.toggle(key="heat").set_value(True).run())
+    assert page.session_state.exchanges[0].explanation.image.size == disc().size
+    ask(page, "Where is it?")
+    assert page.session_state.exchanges[1].explanation.answer == page.session_state.exchanges[1].answer
+
+
+@pytest.mark.parametrize("name, language", zip(UPLOADS, cycle(["en", "zh"]), strict=False))
+def test_uploads(open_page, name, language):
+    content, reason = UPLOADS[name]
+    page = open_page(short=False)
+    page.session_state["language"] = language
+    page.number_input(key="max_new_tokens_main").set_value(2)
+    page.run()
+    page.chat_input[0].upload(name, content)
+    check(page.run())
+    told = [warning.value for warning in page.warning]
+    if reason is None:
+        assert told == [] and len(page.session_state.exchanges[0].pictures) == 1
+    else:
+        words = speak(language)
+        assert told == [words("picture_refused", name=name, reason=words(reason))]
+        assert page.session_state.exchanges == []
+
+
+def test_a_good_picture_beside_a_bad_one_is_used(open_page):
+    page = ask(open_page(), "What?", ("bad.png", b"no picture"), ("good.png", encode(disc())))
+    assert len(page.session_state.exchanges[0].pictures) == 1
+    assert [say("reason_format") in warning.value for warning in page.warning] == [True]
+
+
+def test_too_long_a_conversation_is_told(open_page):
+    page = ask(open_page(), "long " * 3000)
+    assert page.session_state.exchanges[0].status == FAILED
+    assert [warning.value for warning in page.warning] == [say("too_long")]
+    ask(page, "Short?")
+    assert [item.question for item in page.session_state.exchanges] == ["Short?"]
+
+
+def test_addresses_are_off_unless_allowed(open_page):
+    key = "url_hero_0"
+    assert key not in [field.key for field in open_page(short=False).text_input]
+    page = open_page("--allow-urls", short=False)
+    page.text_input(key=key).set_value("http://127.0.0.1:9/picture.png")
+    check(next(button for button in page.button if button.label == say("url_fetch")).click().run())
+    assert [say("reason_url") in warning.value for warning in page.warning] == [True]
+    page.text_input(key="url_hero_1").set_value("/etc/hostname")
+    check(next(button for button in page.button if button.label == say("url_fetch")).click().run())
+    assert [say("reason_url") in warning.value for warning in page.warning] == [True]
+
+
+def test_two_visitors_have_a_conversation_each(open_page):
+    one, other = open_page(), open_page()
+    ask(one, "What is this?", ("disc.png", encode(disc())))
+    check(other.run())
+    assert other.session_state.exchanges == [] and len(one.session_state.exchanges) == 1
+
+
+def test_a_saved_conversation_is_loaded_and_gone_on_with(open_page):
+    page = ask(open_page(), "What is this?", ("disc.png", encode(disc())))
+    saved = to_json(page.session_state.exchanges)
+    again = open_page()
+    again.file_uploader(key="load_0").upload("visglm.json", saved.encode(), "application/json")
+    check(again.run())
+    ask(again, "Where is it?")
+    assert [item.question for item in again.session_state.exchanges] == ["What is this?", "Where is it?"]
+    again.file_uploader(key="load_1").upload("visglm.json", b"{}", "application/json")
+    check(again.run())
+    assert [warning.value for warning in again.warning] == [say("load_refused")]
+    assert len(again.session_state.exchanges) == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_told(open_page, tmp_path):
+    page = open_page("--model", str(tmp_path), short=False)
+    assert [say("load_failed") in error.value for error in page.error] == [True]
+    assert "config.json is missing" in page.code[0].value
+
+
+def test_stopped_mid_answer_the_model_is_free(open_page, model, monkeypatch):
+    """A run that ends while an answer comes closes the stream and keeps what was said."""
+    import talk
+
+    pieces = iter([False, False, True])
+    monkeypatch.setattr(talk, "visitor_left", lambda: next(pieces))
+    page = open_page(short=False)
+    ask(page, "Describe everything.", ("disc.png", encode(disc())))
+    said = page.session_state.exchanges[0]
+    assert said.status == STOPPED and said.answer and said.timings is None
+    assert model.chat(disc(), "Free?", max_new_tokens=2).text is not None
+    assert say("stopped") in shown(page)
+
+
+def test_compare(open_page):
+    page = open_page()
+    page.segmented_control(key="view").set_value("compare")
+    check(page.run())
+    check(next(button for button in page.button if button.label == say("compare_run")).click().run())
+    assert [info.value for info in page.info] == [say("compare_need")]
+    page.session_state["compared_picture"] = [disc()]
+    for side in ("left", "right"):
+        page.number_input(key=f"max_new_tokens_{side}").set_value(4 if side == "left" else 2)
+    check(page.run())
+    check(next(button for button in page.button if button.label == say("compare_run")).click().run())
+    tokens = [exchange.usage.completion_tokens for _, _, exchange in page.session_state.compared]
+    assert tokens[0] > tokens[1] > 0

@@ -1,0 +1,45 @@
+"""`visglm app`: the page in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError, require
+
+SCRIPT = Path(__file__).parents[2] / "demos" / "streamlit_app.py"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", help="checkpoint or adapter folder, or hub id; given again, there is a choice"
+    )
+    parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
+    parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
+
+
+def command_line(arguments: argparse.Namespace) -> list[str]:
+    """What starts Streamlit: its own options, then `--`, then the page's."""
+    page = [word for model in arguments.model or () for word in ("--model", model)]
+    page += ["--quantize", arguments.quantize] if arguments.quantize else []
+    page += ["--allow-urls"] if arguments.allow_urls else []
+    return [
+        *(sys.executable, "-m", "streamlit", "run", str(SCRIPT)),
+        *("--server.address", arguments.host, "--server.port", str(arguments.port)),
+        "--",
+        *page,
+    ]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    require("demo", "streamlit")
+    if not SCRIPT.is_file():
+        raise ConfigError(
+            f"the page is part of the repository, not of the installed package: there is no {SCRIPT}. "
+            "Clone the repository and call `make app` in it."
+        )
+    return subprocess.call(command_line(arguments))
