@@ -48,7 +48,7 @@ def show_notices(keep: bool = False) -> None:
 
 
 def sample_paths() -> list[Path]:
-    return sorted(SAMPLES.glob("*.png"))[:8]
+    return sorted(path for path in SAMPLES.glob("*.*") if path.suffix in (".png", ".jpg"))[:8]
 
 
 @st.cache_data(show_spinner=False)
