@@ -11,7 +11,7 @@ import streamlit as st
 from models import SCHEMES, Choice
 
 from visglm import VisGLM
-from visglm.reply import Sampling
+from visglm.sampling import Sampling
 
 DEFAULTS = Sampling()
 
