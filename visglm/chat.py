@@ -160,8 +160,7 @@ class VisGLM:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        checkpoint.save(self.model, self.processor, folder)
 
     def chat(
         self,

@@ -16,6 +16,7 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from .adapter import attach, is_adapter, read_metadata
 from .assemble import Prepare, assemble, build, check, fill
+from .convert import EXPORTS, HERE, convert, save
 from .files import DamagedFile, TensorInfo
 from .formats import FORMATS, recognise
 from .hub import find_folder
@@ -27,8 +28,8 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
 __all__ = [
-    "EMBEDDED_MODEL", "FORMATS", "Prepare", "Source", "TensorInfo", "assemble", "build", "check", "fill", "load",
-    "open_source", "pick_device", "pick_dtype",
+    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Prepare", "Source", "TensorInfo", "assemble", "build", "check", "convert",
+    "fill", "load", "open_source", "save", "pick_device", "pick_dtype",
 ]  # fmt: skip
 
 
@@ -62,10 +63,11 @@ def load(
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
     """
-    if name_or_path is not None and is_adapter(name_or_path):
-        base = read_metadata(name_or_path)["base"]
+    adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
+    base = read_metadata(adapter)["base"] if adapter is not None else HERE
+    if adapter is not None and base != HERE:
         model, processor = load(base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
-        attach(model, name_or_path)
+        attach(model, adapter)
         return model, processor
     source = open_source(name_or_path, tokenizer)
     target = pick_device(device)
@@ -77,6 +79,8 @@ def load(
     model = assemble(source, device=target, dtype=torch_dtype(dtype))
     if isinstance(source, SatSource):
         attach_sat_adapter(model, source)
+    elif adapter is not None:
+        attach(model, adapter)
     return model, processor
 
 

@@ -48,7 +48,8 @@ class Attached:
 
 
 def is_adapter(folder: str | Path) -> bool:
-    return (Path(folder) / METADATA_NAME).is_file()
+    """Whether the folder holds an adapter: visglm's own, or one that PEFT wrote."""
+    return any((Path(folder) / name).is_file() for name in (METADATA_NAME, LORA_CONFIG_NAME))
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
         CheckpointError: it was written by a later version, or is damaged.
     """
     path = Path(folder) / METADATA_NAME
+    if not path.is_file():
+        return _read_peft_metadata(Path(folder) / LORA_CONFIG_NAME)
     try:
         metadata = json.loads(path.read_text("utf-8"))
         version = metadata["format"]
@@ -66,6 +69,22 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise CheckpointError(path, [f"its format is {version}, known is {FORMAT_VERSION}"], "Upgrade visglm.")
     return metadata
+
+
+def _read_peft_metadata(path: Path) -> dict[str, Any]:
+    """What an adapter that PEFT alone wrote says about itself."""
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path, [f"it cannot be read ({error})"], "Copy the adapter folder again, whole.") from None
+    base, kind = fields.get("base_model_name_or_path"), fields.get("peft_type")
+    problems = [] if base else ["it does not name its base model (base_model_name_or_path)"]
+    problems += [] if kind == "LORA" else [f"its peft_type is {kind!r}; visglm reads LORA"]
+    if problems:
+        raise CheckpointError(
+            path, problems, "Write the base model's folder into it, or train the adapter with visglm."
+        )
+    return {"base": base, "quantization": None, "method": "lora", "format": FORMAT_VERSION}
 
 
 def attached(model: VisGLMForConditionalGeneration) -> dict[str, Attached]:

@@ -184,6 +184,11 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON object the way people read it."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
 def _dtype(path: Path, name: str, code: str) -> torch.dtype:
     if code not in SAFETENSORS_DTYPES:
         raise DamagedFile(f"{name} is stored as {code}; expected one of {', '.join(SAFETENSORS_DTYPES)}")

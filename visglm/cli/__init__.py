@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
     "app": "open the page in the browser",
+    "convert": "turn a checkpoint of another format into visglm's, or back",
     "doctor": "check this installation",
 }
 
