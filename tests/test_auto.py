@@ -38,6 +38,13 @@ def test_auto_classes_find_ours(auto, expected):
     assert type(auto.from_pretrained(EMBEDDED_MODEL)) is getattr(visglm, expected)
 
 
+def test_loading_says_nothing():
+    """No hint about backends, no progress bar: a notebook shows what its reader asked for."""
+    code = "from visglm import VisGLM; VisGLM.from_pretrained()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
 def test_the_pipeline_answers_as_chat_does():
     picture = Image.new("RGB", (64, 64), "green")
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}]

@@ -82,6 +82,12 @@ def test_dtype_and_image_size_are_taken(vlm):
     assert half.encode(disc()).shape == vlm.encode(disc()).shape
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_an_error(device):
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
+        VisGLM.from_pretrained(device=device)
+
+
 def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
     with pytest.raises(CheckpointError, match="config.json"):
         VisGLM.from_pretrained(tmp_path)

@@ -25,6 +25,9 @@ from .tokenizer import ChatGLMTokenizer  # noqa: E402
 AutoModel.register(ChatGLMConfig, ChatGLMModel)
 AutoModel.register(VisGLMConfig, VisGLMModel)
 AutoModelForImageTextToText.register(VisGLMConfig, VisGLMForConditionalGeneration)
-AutoImageProcessor.register(VisGLMConfig, image_processor_classes={"pil": VisGLMImageProcessor})
+# For either backend: the preferred one would otherwise be reported as missing with every model that is loaded.
+AutoImageProcessor.register(
+    VisGLMConfig, image_processor_classes=dict.fromkeys(("pil", "torchvision"), VisGLMImageProcessor)
+)
 AutoTokenizer.register(VisGLMConfig, tokenizer_class=ChatGLMTokenizer)
 AutoProcessor.register(VisGLMConfig, VisGLMProcessor)

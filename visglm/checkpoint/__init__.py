@@ -102,9 +102,19 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device asked for, or the fastest there is."""
+    """The device asked for, or the fastest there is.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f'device {device!r} cannot be used ({reason}). "auto" takes the fastest there is.'
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from ..selftest import Finding, self_test
-from .flags import quiet_libraries, show_status
+from .flags import show_status
 
 FAILED = 3  # exit status when a check failed, as of `visglm describe`
 
@@ -81,7 +81,6 @@ def check_devices() -> Iterator[Finding]:
 
 def check_answer() -> Iterator[Finding]:
     """The embedded model on a picture whose answer is known: wrong weights speak fluent nonsense, and look well."""
-    quiet_libraries()
     from ..chat import VisGLM
 
     yield from self_test(VisGLM.from_pretrained(dtype="float32"))

@@ -51,6 +51,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model to load, and where."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH", help="folder or hub id (default: the embedded visglm-tiny)")
+    group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, for checkpoints without one")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: the fastest (default: auto)")
     group.add_argument(
         "--dtype",
@@ -77,11 +78,14 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     name = arguments.model or "visglm-tiny"
     show_status(f"Loading {name} …")
     started = time.perf_counter()
-    quiet_libraries()
     from ..chat import VisGLM
 
     vlm = VisGLM.from_pretrained(
-        arguments.model, device=arguments.device, dtype=arguments.dtype, allow_urls=arguments.allow_urls
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        tokenizer=arguments.tokenizer,
+        allow_urls=arguments.allow_urls,
     )
     seconds = time.perf_counter() - started
     size, dtype = f"{vlm.model.num_parameters() / 1e6:,.1f} M parameters", str(vlm.model.dtype).removeprefix("torch.")
@@ -92,11 +96,3 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
 def show_status(text: str) -> None:
     """Tell the person in front of it; stdout is for answers."""
     print(text, file=sys.stderr, flush=True)
-
-
-def quiet_libraries() -> None:
-    """No progress bars and hints of transformers between the lines of a command."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
