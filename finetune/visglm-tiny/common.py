@@ -85,7 +85,7 @@ class Rows:
         self.rendered.append(render(told, language=language, **self.options))
         self.scene.append(scene)
 
-    def loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, num_groups: int = 4) -> Tensor:
+    def loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, num_groups: int = 2) -> Tensor:
         """Mean loss of the answer tokens; `image_embeds [num_scenes, num_query_tokens, hidden_size]`.
 
         Rows of like length go together, which halves the padding.
@@ -124,7 +124,7 @@ def split(items: list[int], num_groups: int) -> list[list[int]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def add_questions(rows: Rows, scenes: Scenes, asker: Asker, num_questions: int, num_without_picture: int = 2) -> None:
+def add_questions(rows: Rows, scenes: Scenes, asker: Asker, num_questions: int, num_without_picture: int) -> None:
     """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
     for index, count in enumerate(scenes.count.tolist()):
         values = (scenes.concept, scenes.centre, scenes.colour)

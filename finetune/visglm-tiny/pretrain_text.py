@@ -18,8 +18,8 @@ from world import World
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=700)
-    parser.add_argument("--pictures", type=int, default=32, help="scenes per step")
+    parser = arguments_parser(__doc__, steps=3000)
+    parser.add_argument("--pictures", type=int, default=8, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -34,7 +34,7 @@ def main() -> None:
     def step_loss() -> dict[str, Tensor]:
         scenes = world.tell(arguments.pictures)
         rows = Rows(tokenizer, model.config.num_query_tokens)
-        add_questions(rows, scenes, asker, arguments.questions)
+        add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         return {"loss": rows.loss(model, teller(scenes))}
 
     optimizer = torch.optim.AdamW(parameter_groups(learners), lr=arguments.learning_rate, betas=(0.9, 0.98))

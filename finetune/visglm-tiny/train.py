@@ -2,10 +2,10 @@
 
     python train.py DATA OUTPUT
 
-`OUTPUT` holds what the first two stages wrote. Everything goes on learning, the bridge fastest. Beside the answers, it
-learns the visual tokens that the second stage used in place of a picture, object by object in reading order (one
-picture teaches as much as a dozen answers would), and the ViT keeps the names it knows. Prompts come from
-`visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
+`OUTPUT` holds what the first two stages wrote. The ViT stays as it is; the text model goes on learning, slower. Beside
+the answers, the bridge learns the visual tokens that the second stage used in place of a picture, object by object in
+reading order: one picture teaches as much as a dozen answers would. Prompts come from `visglm.prompt` and the network
+from `visglm.model`: what is trained here is what chats later.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMP
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1000)
-    parser.add_argument("--pictures", type=int, default=48, help="pictures per step")
+    parser = arguments_parser(__doc__, steps=2400)
+    parser.add_argument("--pictures", type=int, default=16, help="pictures per step")
     parser.add_argument("--questions", type=int, default=1, help="questions per picture")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -46,10 +46,9 @@ def main() -> None:
     concepts = load_concepts()
     teller = Teller(len(concepts), config.num_query_tokens, config.text_config.hidden_size)
     teller.load_state_dict(torch.load(arguments.output / "teller.pt", weights_only=True))
-    classifier = Classifier(len(concepts))
+    classifier = Classifier(len(concepts)).requires_grad_(False).eval()
     classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
     vision.vit = classifier.vit
-    model.train()
     size = config.vision_config.image_size
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
@@ -64,15 +63,14 @@ def main() -> None:
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)
         rows = Rows(tokenizer, config.num_query_tokens)
-        add_questions(rows, scenes, asker, arguments.questions)
+        add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         with torch.no_grad():
             told = teller(scenes.in_reading_order())
-        features = classifier(scenes.pictures)
+            features = classifier(scenes.pictures)
         image_embeds = vision.bridge(features)
         return {
             "answers": rows.loss(model, image_embeds),
             "told": F.mse_loss(image_embeds, told) / told.var(),
-            **classifier.losses(features, scenes),
         }
 
     def save_model() -> dict[str, float]:
@@ -81,14 +79,13 @@ def main() -> None:
 
     rate = arguments.learning_rate
     rates = (
-        (nn.ModuleList([vision.vit, classifier.whole_head, classifier.cell_head]), 0.5 * rate),
         (nn.ModuleList([vision.qformer, vision.projection]), rate),
-        (nn.ModuleList([model.model.text, model.lm_head]), 0.6 * rate),
+        (nn.ModuleList([model.model.text, model.lm_head]), 0.4 * rate),
     )
     groups = [group for modules, lr in rates for group in parameter_groups(modules, lr=lr)]
     groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate})
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(250, save_model))
+    train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(400, save_model))
 
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:

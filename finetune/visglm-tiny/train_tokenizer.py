@@ -23,7 +23,7 @@ from world import COLOURS
 
 from visglm.tokenizer import ChatGLMTokenizer
 
-VOCAB_SIZE = 2816
+VOCAB_SIZE = 4096  # enough for every word of a name to be one piece: a small model spells badly
 # <|image|> right after <eop>, where the tokenizer expects the id of an image slot.
 CONTROL = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|image|>")
 WHITESPACE = ("<n>", "<|tab|>", *(f"<|blank_{length}|>" for length in (2, 3, 4, 8)))
@@ -38,11 +38,13 @@ def sentences() -> list[str]:
     lines += [f"这属于{zh}。" for zh, _ in GROUPS.values()] * 10 + [f"It is {with_article(en)}." for en in GROUPS] * 10
     lines += [f"图中有{number}个物体：左上角是" for number in range(1, 5)] * 10
     lines += [f"没有，图中没有{concept.chinese[0]}。" for concept in concepts]
+    lines += ["It is a", "It is an", "There are", "Yes, there is a", "No, there is no", "The picture shows a"] * 300
     lines += ["Q:", "A:", "问：", "答：", "<img>", "</img>"] * 300
     for concept in concepts:
         # The frame a name is met in matters as much as the name.
         lines += [f"It is {with_article(name)}." for name in concept.english] * 4
         lines += [f"这是{name}。" for name in concept.chinese] * 4
+        lines += [*concept.english[0].split(), concept.chinese[0]] * 16
         lines += [f"图中有{concept.chinese[0]}吗？", f"Is there {with_article(concept.english[0])} in the picture?"]
     asker.random.shuffle(lines)
     return lines

@@ -137,7 +137,7 @@ def test_loss_in_groups_is_the_loss_of_all_rows_together(cache, concepts):
     model = VisGLMForConditionalGeneration(VisGLMConfig(**{k: v for k, v in fields.items() if k != "architectures"}))
     rows = Rows(tokenizer, model.config.num_query_tokens)
     world = World(cache, seed=7)
-    add_questions(rows, world.tell(5), Asker(concepts, seed=7), num_questions=2)
+    add_questions(rows, world.tell(5), Asker(concepts, seed=7), num_questions=2, num_without_picture=2)
     embeds = torch.randn(5, model.config.num_query_tokens, 32)
     together = rows.loss(model, embeds, num_groups=1)
     torch.testing.assert_close(rows.loss(model, embeds, num_groups=4), together, rtol=1e-5, atol=1e-5)
