@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # Lower never imports higher. A row is one layer; inside it imports go one way at most.
 LAYERS = (
     ("errors", "config"),
-    ("fetch", "images", "preprocess", "tokenizer", "glm_tokenizers", "sampling"),
+    ("fetch", "images", "preprocess", "tokenizer", "glm_tokenizers", "sampling", "recipe"),
     ("prompt",),
     ("processor", "vision", "text", "reply"),
     ("model",),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +24,16 @@ from .images import load_image
 from .model import VisGLMForConditionalGeneration
 from .processor import VisGLMProcessor
 from .prompt import Rendered, Turn, fit, postprocess, render, settled
+from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply, Timings, Usage
 from .sampling import Sampling
 from .tokenizer import ChatGLMTokenizer, StreamDecoder
 
 if TYPE_CHECKING:
     from .explain import Explanation
+    from .training import Evaluation, FinetuneReport
 
-if TYPE_CHECKING:
-    from .training import Evaluation
-
+ANSWER_TOKENS = 128  # of an answer that is compared with a caption
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 
 
@@ -160,7 +162,66 @@ class VisGLM:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
-        checkpoint.save(self.model, self.processor, folder)
+        name = checkpoint.active(self.model)
+        if name is None:
+            checkpoint.save(self.model, self.processor, folder)
+        else:
+            checkpoint.save_adapter(folder, self.model, name)
+            self.processor.save_pretrained(folder)
+
+    def finetune(
+        self, data: Any, method: str = "lora", output_dir: str | Path = "finetuned", **settings: Any
+    ) -> FinetuneReport:
+        """Learn from pictures and captions; this model answers with what it learnt afterwards.
+
+        Args:
+            data: a file (JSONL, JSON, CSV, WebDataset shards, a folder with metadata.jsonl), a list of rows, or a
+                `datasets` object; `visglm data check` tells whether a file can be used.
+            method: "lora", "qlora", "ptuning", "qformer" or "full".
+            output_dir: `from_pretrained` loads it, and report.html in it shows curves and answers.
+            settings: as the fields of `visglm.recipe.FinetuneArguments`.
+
+        Raises:
+            DataError: too much of the data is unusable. ConfigError: a setting is wrong.
+            TrainingError: it does not fit into memory, or the loss is zero or not a number.
+        """
+        from . import training
+
+        check_names(settings)
+        arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
+        return training.finetune(self.model, self.processor, data, arguments, self._texts)
+
+    def _texts(self, requests: Sequence[Sequence[Any]]) -> list[str]:
+        """Short greedy answers; an empty one where a question does not fit."""
+        replies = self.batch(requests, on_error="return", progress=False, max_new_tokens=ANSWER_TOKENS)
+        return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
+
+    def load_adapter(self, folder: str | Path, name: str) -> None:
+        """Put a fine-tuning result beside those that are loaded, and use it."""
+        checkpoint.attach(self.model, folder, name)
+
+    def use_adapter(self, name: str | None) -> None:
+        """Answer with the adapter `name`, or with None as the base model. The first one is called "default"."""
+        checkpoint.activate(self.model, name)
+
+    @contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """Answer as the base model, inside a `with`."""
+        with checkpoint.disabled(self.model):
+            yield
+
+    def merge(self) -> None:
+        """Make the adapter in use part of the weights: the same answers, nothing to add up, `save_pretrained` whole."""
+        checkpoint.merge(self.model)
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes; the address of the commit. A run's own folder, with report and model
+        card, goes up by `visglm.training.push`."""
+        from .training import push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(folder, repository, private=private, token=token)
 
     def chat(
         self,

@@ -14,7 +14,17 @@ from .. import auto  # noqa: F401 (processors are found through the Auto classes
 from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
-from .adapter import attach, is_adapter, read_metadata
+from .adapter import (
+    EMBEDDED_MODEL,
+    activate,
+    active,
+    attach,
+    disabled,
+    is_adapter,
+    merge,
+    read_metadata,
+    save_adapter,
+)
 from .assemble import Prepare, assemble, build, check, fill
 from .convert import EXPORTS, HERE, convert, save
 from .files import DamagedFile, TensorInfo
@@ -24,12 +34,12 @@ from .legacy import SatSource
 from .sat_adapter import attach_sat_adapter
 from .source import Source
 
-EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
 __all__ = [
-    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Prepare", "Source", "TensorInfo", "assemble", "build", "check", "convert",
-    "fill", "load", "open_source", "save", "pick_device", "pick_dtype",
+    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Prepare", "Source", "TensorInfo", "activate", "active", "assemble",
+    "attach", "build", "check", "convert", "disabled", "fill", "is_adapter", "load", "merge", "open_source",
+    "pick_device", "pick_dtype", "save", "save_adapter",
 ]  # fmt: skip
 
 

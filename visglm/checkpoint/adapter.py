@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from ..errors import CheckpointError, ConfigError, require
 from ..model import VisGLMForConditionalGeneration
 from ..text.prefix import add_prefix, enable_prefix
 
+EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 METADATA_NAME, TRAINED_NAME = "visglm_adapter.json", "trained.safetensors"
 LORA_CONFIG_NAME, LORA_NAME = "adapter_config.json", "adapter_model.safetensors"
+PREFIX_END = ".prefix"  # of the names of P-Tuning's tables
 LORA_START = "base_model.model."  # PEFT puts this in front of every name
 FORMAT_VERSION = 1
 
@@ -38,11 +41,13 @@ class Attached:
 
     Args:
         whole: tensors that replace those of the base, by name. base: what they replace, while they are in use.
+        method: that it was trained by.
         has_lora, has_prefix: whether it is also made of those.
     """
 
     whole: dict[str, Tensor] = field(default_factory=dict)
     base: dict[str, Tensor] = field(default_factory=dict)
+    method: str = "lora"
     has_lora: bool = False
     has_prefix: bool = False
 
@@ -114,6 +119,50 @@ def write_adapter(folder: str | Path, metadata: Mapping[str, Any], tensors: Mapp
     (folder / METADATA_NAME).write_text(text + "\n", "utf-8")
 
 
+def save_adapter(
+    folder: str | Path,
+    model: VisGLMForConditionalGeneration,
+    name: str,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write an adapter of a network, the one in use.
+
+    Args:
+        state_dict: the tensors, where the network itself holds only a part of them (sharded training).
+    """
+    source: Mapping[str, Any] = state_dict if state_dict is not None else dict(model.named_parameters())
+    quantization = getattr(model.config, "quantization_config", None)
+    metadata = {
+        "base": base_name(model),
+        "quantization": quantization if isinstance(quantization, dict | None) else quantization.to_dict(),
+        "method": attached(model)[name].method,
+        "version": version("visglm"),
+    }
+    tensors = {key: source[key] for key in adapter_parameters(model, name)}
+    lora = getattr(model, "peft_config", {}).get(name)
+    write_adapter(folder, metadata, tensors, lora)
+
+
+def base_name(model: VisGLMForConditionalGeneration) -> str | None:
+    """Where the base model came from: an absolute folder or a hub id; None for the embedded one."""
+    name = model.config._name_or_path or None
+    if name is not None and Path(name).is_dir():
+        return None if Path(name).resolve() == EMBEDDED_MODEL.resolve() else str(Path(name).resolve())
+    return name
+
+
+def adapter_parameters(model: VisGLMForConditionalGeneration, name: str) -> dict[str, nn.Parameter]:
+    """The parameters that make up an adapter, by name."""
+    record = attached(model)[name]
+    return {
+        key: parameter
+        for key, parameter in model.named_parameters()
+        if (".lora_" in key and f".{name}." in key)
+        or (key.endswith(PREFIX_END) and record.has_prefix)
+        or key in record.base
+    }
+
+
 def without_adapter_name(name: str) -> str:
     """`….lora_A.default.weight` as PEFT stores it, `….lora_A.weight`."""
     stem, _, last = name.rpartition(".")
@@ -128,11 +177,11 @@ def attach(model: VisGLMForConditionalGeneration, folder: str | Path, name: str 
         ConfigError: there is one of that name already.
     """
     folder = Path(folder)
-    read_metadata(folder)
+    method = read_metadata(folder)["method"]
     if name in attached(model):
         raise ConfigError(f"there is an adapter {name!r} already; choose another name.")
     whole = read_tensors(folder / TRAINED_NAME)
-    prefixes = {key: whole.pop(key) for key in list(whole) if key.endswith(".prefix")}
+    prefixes = {key: whole.pop(key) for key in list(whole) if key.endswith(PREFIX_END)}
     if prefixes and any(other.has_prefix for other in attached(model).values()):
         raise ConfigError("one P-Tuning adapter at a time: load the base model again for the other one.")
     own = base_names(model)
@@ -146,14 +195,14 @@ def attach(model: VisGLMForConditionalGeneration, folder: str | Path, name: str 
     if problems:
         raise CheckpointError(folder, problems, "Load it over the model it was trained on.")
     activate(model, None)
-    record = Attached(whole=whole, has_lora=bool(low_rank), has_prefix=bool(prefixes))
+    record = Attached(whole=whole, method=method, has_lora=bool(low_rank), has_prefix=bool(prefixes))
     if low_rank:
         inject_lora(model, require("finetune", "peft").PeftConfig.from_pretrained(str(folder)), name)
         fill_lora(model, low_rank, name, folder)
     if prefixes:
         add_prefix(model.model.text, next(iter(prefixes.values())).shape[2])
         parameters = dict(model.named_parameters())
-        if prefixes.keys() != {key for key in parameters if key.endswith(".prefix")}:
+        if prefixes.keys() != {key for key in parameters if key.endswith(PREFIX_END)}:
             raise CheckpointError(
                 folder, ["its prefixes are for another number of layers"], "Load it over its own base."
             )
@@ -162,6 +211,7 @@ def attach(model: VisGLMForConditionalGeneration, folder: str | Path, name: str 
                 parameters[key].copy_(tensor)
     attached(model)[name] = record
     model.requires_grad_(False)
+    model.train(model.training)  # new layers start with dropout on
     activate(model, name)
 
 

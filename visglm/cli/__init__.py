@@ -19,6 +19,7 @@ from ..errors import VisGLMError
 COMMANDS: dict[str, str] = {
     "chat": "ask about pictures, once or in a conversation",
     "describe": "describe many pictures",
+    "finetune": "teach a model your own pictures and captions",
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
     "app": "open the page in the browser",

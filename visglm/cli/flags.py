@@ -32,6 +32,10 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, title: str) ->
     for field in fields(settings):
         kind = str(field.type).removesuffix(" | None")
         default = None if field.default is MISSING else field.default
+        if kind == "bool":
+            flag = "--" + field.name.replace("_", "-")
+            group.add_argument(flag, action="store_true", help=docs[field.name].replace("%", "%%"))
+            continue
         shown = "" if default is None else f" (default: {default})"
         group.add_argument(
             "--" + field.name.replace("_", "-"),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from .adapters import METHODS
 from .check import DataReport, check_data, convert_data
 from .evaluate import Evaluation, evaluate
 from .formats import CAPTION_QUESTIONS, FORMATS
+from .hub import push
+from .report import FinetuneReport
+from .run import finetune
 
-__all__ = ["CAPTION_QUESTIONS", "FORMATS", "DataReport", "Evaluation", "check_data", "convert_data", "evaluate"]
+__all__ = [
+    "CAPTION_QUESTIONS", "FORMATS", "METHODS", "DataReport", "Evaluation", "FinetuneReport", "check_data",
+    "convert_data", "evaluate", "finetune", "push",
+]  # fmt: skip

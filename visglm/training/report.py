@@ -1,0 +1,161 @@
+"""What a run leaves for people: report.html, report.json, and a model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..reply import thumbnail_url
+from .page import Html, heading, line_chart, page, paragraph, pictures, preformatted, table
+
+VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
+
+
+@dataclass
+class Sample:
+    """A held-out question, and the answers before and after."""
+
+    where: str
+    question: str
+    expected: str
+    before: str
+    after: str | None
+    images: list[Image.Image] = field(default_factory=list, repr=False)
+
+
+@dataclass
+class FinetuneReport:
+    """A finished run. In a notebook it shows itself.
+
+    Args:
+        output_dir: where everything lies. command: that repeats the run. settings: all of them, defaults included.
+        data: counts of rows, answers, tokens. memory: the estimate in bytes, and the measured peak.
+        history: points of the curves, `{"step", "loss", …}`. best: step and held-out loss of what was kept.
+        metrics: of the held-out answers, before and after, in percent.
+        samples: held-out questions with their answers.
+    """
+
+    output_dir: Path
+    command: str
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    memory: dict[str, int]
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    speed: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    samples: list[Sample]
+    seconds: float
+    versions: dict[str, str] = field(default_factory=lambda: read_versions())
+
+    @property
+    def html(self) -> Html:
+        losses = [(row["step"], row["loss"]) for row in self.history if "loss" in row]
+        held_out = [(row["step"], row["eval_loss"]) for row in self.history if "eval_loss" in row]
+        rates = [(row["step"], row["learning_rate"]) for row in self.history if "learning_rate" in row]
+        names = sorted({name for values in self.metrics.values() for name in values})
+        return page(
+            f"visglm finetune: {self.settings['method']}",
+            paragraph(self.summary()),
+            heading("Curves"),
+            line_chart({"training": losses, "held-out": held_out}, "step", "loss"),
+            line_chart({"learning rate": rates}, "step", "learning rate"),
+            heading("Held-out answers"),
+            table(
+                ("", *self.metrics),
+                [(name.replace("_", " "), *(values.get(name) for values in self.metrics.values())) for name in names],
+            )
+            if names
+            else paragraph("Nothing was kept apart, so there is nothing to compare."),
+            table(
+                ("picture", "question", "expected", "before", "after"),
+                [
+                    (
+                        pictures(thumbnail_url(image, 128) for image in sample.images),
+                        sample.question,
+                        sample.expected,
+                        sample.before,
+                        sample.after,
+                    )
+                    for sample in self.samples
+                ],
+            ),
+            heading("Data, memory, speed"),
+            table(("", ""), [(name.replace("_", " "), value) for name, value in self.data.items()]),
+            table(
+                ("", "MiB"), [(name.replace("_", " "), round(size / 2**20, 1)) for name, size in self.memory.items()]
+            ),
+            table(("", "per second"), [(name.replace("_per_second", ""), value) for name, value in self.speed.items()]),
+            heading("To repeat it"),
+            preformatted(self.command),
+            preformatted("\n".join(f"{name} {number}" for name, number in self.versions.items())),
+            preformatted(json.dumps(self.settings, indent=2, ensure_ascii=False)),
+        )
+
+    def summary(self) -> str:
+        kept = (
+            f"; the best held-out loss, {self.best['loss']:.3f}, was at step {self.best['step']}" if self.best else ""
+        )
+        steps = max((row["step"] for row in self.history), default=0)
+        return (
+            f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}. "
+            f"Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.html)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the pictures, for JSON."""
+        values = {name: value for name, value in vars(self).items() if name not in ("samples", "output_dir")}
+        samples = [{name: text for name, text in vars(sample).items() if name != "images"} for sample in self.samples]
+        return {"output_dir": str(self.output_dir), **values, "samples": samples}
+
+    def write(self) -> None:
+        """report.html, report.json and README.md in the output folder."""
+        (self.output_dir / "report.html").write_text(self.html, "utf-8")
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, default=str)
+        (self.output_dir / "report.json").write_text(text + "\n", "utf-8")
+        (self.output_dir / "README.md").write_text(self.card(), "utf-8")
+
+    def card(self) -> str:
+        """A model card, as model hubs show it."""
+        lines = [
+            "---",
+            "library_name: visglm",
+            "pipeline_tag: image-text-to-text",
+            f"tags: [visglm, {self.settings['method']}]",
+            "---",
+            "",
+            f"# {self.output_dir.name}",
+            "",
+            f"Fine-tuned with visglm ({self.settings['method']}). {self.summary()}",
+            "",
+            "```python",
+            "from visglm import VisGLM",
+            "",
+            f'vlm = VisGLM.from_pretrained("{self.output_dir.name}")',
+            'print(vlm.chat("picture.jpg", "What is this?"))',
+            "```",
+        ]
+        if self.metrics:
+            names = sorted({name for values in self.metrics.values() for name in values})
+            lines += ["", f"| held-out, percent | {' | '.join(self.metrics)} |", "|---|" + "---|" * len(self.metrics)]
+            lines += [
+                f"| {name.replace('_', ' ')} | "
+                + " | ".join(f"{values[name]:.1f}" for values in self.metrics.values())
+                + " |"
+                for name in names
+            ]
+        lines += ["", "```", self.command, "```", ""]
+        return "\n".join(lines)
+
+
+def read_versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}

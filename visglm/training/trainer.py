@@ -1,0 +1,262 @@
+"""transformers' Trainer, and what it cannot know: rates per tower, whole checkpoints, when to stop, how fast it is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from ..errors import TrainingError
+from ..processor import VisGLMProcessor
+from ..recipe import FinetuneArguments, split_names
+from .adapters import METHODS, rate_of, save_trained, tower_names, tower_of
+from .data import check_bad_share
+from .saving import PARTIAL_NAME, disk_error, publish, rotate
+
+NUM_LOGGED = 500  # points of a loss curve
+
+
+class VisGLMTrainer(Trainer):
+    """Trains what `adapters.prepare` has made trainable.
+
+    Args:
+        settings: of the run. processor: saved beside the weights.
+        schedule: transformers' arguments, from `training_arguments`.
+        resumed: weights were put back by the caller already, before anything was sharded.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: FinetuneArguments, processor: VisGLMProcessor, schedule: Any, **data
+    ):
+        self.settings, self.processor = settings, processor
+        self.problems: list[str] = []
+        self.num_seen = self.num_cut = 0
+        super().__init__(model=model, args=schedule, processing_class=processor, **data)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.meter = Meter()
+        self.add_callback(self.meter)
+        if data.get("eval_dataset") is not None:
+            self.add_callback(Patience(settings.patience))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with one rate per tower; matrices decay, biases, norms and prefixes do not."""
+        if self.optimizer is None:
+            groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+            for name, parameter in (model if model is not None else self.model).named_parameters():
+                if parameter.requires_grad:
+                    decays = parameter.ndim == 2
+                    groups.setdefault((tower_of(name.removeprefix("module.")), decays), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {
+                        "params": parameters,
+                        "lr": rate_of(self.settings, tower),
+                        "weight_decay": self.settings.weight_decay if decays else 0.0,
+                    }
+                    for (tower, decays), parameters in groups.items()
+                ]
+            )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        where, skipped, num_cut = inputs.pop("where"), inputs.pop("skipped"), inputs.pop("num_cut")
+        # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
+        outputs = super().compute_loss(
+            model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        loss = outputs[0]
+        if model.training:
+            self.check_rows(where, skipped, num_cut)
+            self.meter.count(inputs)
+        self.check_loss(loss, where, model.training)
+        return outputs if return_outputs else loss
+
+    def check_rows(self, where: list[str], skipped: list[str], num_cut: int) -> None:
+        """Count what could not be used; give up when it is too much."""
+        self.problems += skipped
+        self.num_seen += len(where) + len(skipped)
+        self.num_cut += num_cut
+        if skipped:
+            self.meter.say("\n".join(f"left out: {problem}" for problem in skipped))
+            limit = max(self.settings.max_bad_rows, 1 / self.num_seen)  # one alone is no share yet
+            check_bad_share(len(self.problems), self.num_seen, self.problems, limit)
+
+    def check_loss(self, loss: Tensor, where: list[str], training: bool) -> None:
+        value = float(loss.detach())
+        if value == 0 or value != value or abs(value) == float("inf"):
+            rows = "".join(f"\n  {row}" for row in where)
+            cause = (
+                "Everything was learnt by heart, or the labels are empty: stop earlier, or look at these rows."
+                if value == 0
+                else "Lower the learning rate, set clip, or use bf16 in place of fp16; and look at these rows."
+            )
+            kind = "training" if training else "held-out"
+            raise TrainingError(f"the {kind} loss is {value} at step {self.state.global_step}. {cause} The rows:{rows}")
+
+    # --- checkpoints ---
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_trained(
+                folder, self.accelerator.unwrap_model(self.model), self.processor, self.settings.method, state_dict
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(self.args.output_dir) / PARTIAL_NAME)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        output_dir, keep = Path(self.args.output_dir), self.args.save_total_limit
+        partial = output_dir / PARTIAL_NAME / f"checkpoint-{self.state.global_step}"
+        target = output_dir / partial.name
+        if self.args.should_save:
+            shutil.rmtree(partial.parent, ignore_errors=True)
+            if self.state.best_global_step:
+                self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+        self.args.save_total_limit = None  # rotated below, when the new one is whole
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.state.best_global_step:
+                    self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+                    self.state.save_to_json(str(partial / "trainer_state.json"))
+                publish(partial, target)
+                partial.parent.rmdir()
+                rotate(output_dir, keep or 1, self.state.best_model_checkpoint)
+        except OSError as error:
+            shutil.rmtree(partial.parent, ignore_errors=True)
+            raise disk_error(error, output_dir) from error
+        except RuntimeError as error:  # torch.save says this when the disk is full
+            if "write" not in str(error).lower() and "space" not in str(error).lower():
+                raise
+            shutil.rmtree(partial.parent, ignore_errors=True)
+            raise disk_error(OSError(0, str(error).splitlines()[0]), output_dir) from error
+        finally:
+            self.args.save_total_limit = keep
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Nothing: the caller has put the weights back, in one format for one process and many."""
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping; that the best checkpoint is loaded at the end, `run.finetune` sees to itself."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Nothing: the base class would warn that nobody loads it."""
+
+
+class Meter(TrainerCallback):
+    """Progress on stderr: loss, rate, pictures and tokens per second, time left; the same goes to the logs."""
+
+    def __init__(self) -> None:
+        self.num_images = self.num_tokens = self.num_examples = 0
+        self.started = time.perf_counter()
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        self.num_examples += len(inputs["input_ids"])
+        self.num_tokens += int(inputs["attention_mask"].sum())
+        self.num_images += len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
+
+    def rates(self) -> dict[str, float]:
+        """Per second since training began, of this process."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {
+            "images_per_second": self.num_images / seconds,
+            "tokens_per_second": self.num_tokens / seconds,
+            "examples_per_second": self.num_examples / seconds,
+        }
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            tqdm.write(text, file=sys.stderr)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", desc="training", file=sys.stderr
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is None:
+            return
+        if "loss" in logs:
+            logs |= {name: round(value, 2) for name, value in self.rates().items()}
+            self.shown |= {"loss": f"{logs['loss']:.3f}", "rate": f"{logs['learning_rate']:.1e}"}
+        if "eval_loss" in logs:
+            self.shown["held-out"] = f"{logs['eval_loss']:.3f}"
+        if self.bar is not None:
+            rates = self.rates()
+            speed = {"img/s": f"{rates['images_per_second']:.1f}", "tok/s": f"{rates['tokens_per_second']:.0f}"}
+            self.bar.set_postfix(self.shown | speed)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def training_arguments(
+    settings: FinetuneArguments, *, num_steps: int, every: int, has_held_out: bool, precision: str, is_on_cpu: bool
+) -> TrainingArguments:
+    """The same as transformers wants it."""
+    strategy = "steps" if has_held_out else "no"
+    schedule = TrainingArguments(
+        output_dir=settings.output_dir,
+        max_steps=num_steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=max(rate_of(settings, tower) for tower in tower_names(settings)),
+        lr_scheduler_type="cosine",
+        warmup_steps=int(settings.warmup * num_steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+        dataloader_num_workers=settings.num_workers,
+        dataloader_persistent_workers=settings.num_workers > 0,
+        dataloader_pin_memory=not is_on_cpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        logging_steps=max(1, num_steps // NUM_LOGGED),
+        logging_nan_inf_filter=False,  # it would hide what `check_loss` stops for
+        eval_strategy=strategy,
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=settings.keep,
+        metric_for_best_model="eval_loss" if has_held_out else None,
+        greater_is_better=False if has_held_out else None,
+        report_to=list(split_names(settings.report_to)),
+        run_name=Path(settings.output_dir).name,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        disable_tqdm=True,
+        use_cpu=is_on_cpu,
+        # A batch may hold no picture: then DDP finds no gradient for what only pictures reach.
+        ddp_find_unused_parameters=METHODS[settings.method].towers != ("text",),
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
+    )
+    schedule._n_gpu = min(schedule.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
+    return schedule
