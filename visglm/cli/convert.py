@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import quiet_libraries, show_status
+from .flags import show_status
 
 FORMATS = ("native", "hf-legacy", "sat")  # checkpoint.EXPORTS, which --help must not wait for
 
@@ -22,7 +22,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_libraries()
     from .. import checkpoint
 
     source = checkpoint.open_source(arguments.source, arguments.tokenizer)
