@@ -182,7 +182,8 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    optional = set.union(*(read_requirements(extra) for extra in ("evaluate", "finetune", "serve", "demo", "sat")))
+    extras = ("evaluate", "finetune", "serve", "demo", "quant", "sat")
+    optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:
             package = item.module.split(".")[0]

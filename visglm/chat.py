@@ -139,6 +139,8 @@ class VisGLM:
         dtype: str | torch.dtype = "auto",
         image_size: int | None = None,
         tokenizer: str | Path | None = None,
+        quantize: str | None = None,
+        quantize_vision: bool = False,
         allow_urls: bool = False,
     ) -> VisGLM:
         """Load a model.
@@ -150,14 +152,19 @@ class VisGLM:
             image_size: side of the square pictures are resized to, in pixels; other sizes than the model's own are
                 reached by interpolating its position embedding.
             tokenizer: folder to take the tokenizer from, for checkpoints that come without (SwissArmyTransformer's).
+            quantize: "int8", "int4" or "nf4": pack the text model's weights as they are read (`visglm.quant`). A
+                quantized checkpoint is loaded as it is, without this.
+            quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
+            ConfigError: an unknown scheme, or a checkpoint that is quantized already.
         """
         model, processor = checkpoint.load(
-            name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer
-        )
+            name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
+            quantize_vision=quantize_vision,
+        )  # fmt: skip
         return cls(model, processor, allow_urls=allow_urls)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -116,6 +116,7 @@ class VisGLMConfig(PreTrainedConfig):
         num_query_tokens: image slots (visual tokens) per picture.
         image_token_id: id at every image slot; never a text token, a pad token least of all.
         prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
+        quantization: how the weights are packed, as `visglm.quant.Quantization` records it; None in 16 or 32 bits.
     """
 
     model_type = "visglm"
@@ -131,6 +132,7 @@ class VisGLMConfig(PreTrainedConfig):
     num_query_tokens: int = 32
     image_token_id: int | None = None
     prompt_style: str = "visualglm"
+    quantization: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

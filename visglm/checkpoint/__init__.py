@@ -31,6 +31,7 @@ from .files import DamagedFile, TensorInfo
 from .formats import FORMATS, recognise
 from .hub import find_folder
 from .legacy import SatSource
+from .quantized import assemble_quantized, choose_quantization
 from .sat_adapter import attach_sat_adapter
 from .source import Source
 
@@ -67,26 +68,36 @@ def load(
     dtype: str | torch.dtype = "auto",
     image_size: int | None = None,
     tokenizer: str | Path | None = None,
+    quantize: str | None = None,
+    quantize_vision: bool = False,
 ) -> tuple[VisGLMForConditionalGeneration, VisGLMProcessor]:
     """Load a model and its processor; the arguments are those of `VisGLM.from_pretrained`.
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
+        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already.
     """
     adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
     base = read_metadata(adapter)["base"] if adapter is not None else HERE
     if adapter is not None and base != HERE:
-        model, processor = load(base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+        model, processor = load(
+            base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
+            quantize_vision=quantize_vision,
+        )  # fmt: skip
         attach(model, adapter)
         return model, processor
     source = open_source(name_or_path, tokenizer)
+    quantization = choose_quantization(source.config, quantize, quantize_vision)
     target = pick_device(device)
     if dtype == "auto":
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
         processor.image_processor.size = {"height": image_size, "width": image_size}
-    model = assemble(source, device=target, dtype=torch_dtype(dtype))
+    if quantization is not None:
+        model = assemble_quantized(source, quantization, device=target, dtype=torch_dtype(dtype))
+    else:
+        model = assemble(source, device=target, dtype=torch_dtype(dtype))
     if isinstance(source, SatSource):
         attach_sat_adapter(model, source)
     elif adapter is not None:

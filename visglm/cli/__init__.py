@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "data": "check and convert training data",
     "app": "open the page in the browser",
     "convert": "turn a checkpoint of another format into visglm's, or back",
+    "quantize": "write a checkpoint in 8 or 4 bits",
     "doctor": "check this installation",
 }
 

@@ -1,0 +1,143 @@
+"""Every row of `SCHEMES`: the error it makes, and that its products and gradients are those of the unpacked weight."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+
+import pytest
+import torch
+
+from visglm.errors import ConfigError
+from visglm.quant import SCHEMES, QuantizedEmbedding, QuantizedLinear, pack
+from visglm.quant.schemes import PARTS
+
+# Scheme → largest relative error (of norms) for normally distributed weights in groups of 32.
+ERRORS = {"int8": 0.01, "int4": 0.10, "nf4": 0.10}
+schemes = pytest.mark.parametrize("scheme", SCHEMES)
+
+
+def make(scheme: str, rows: int = 96, columns: int = 128, bias: bool = True) -> tuple[QuantizedLinear, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.randn(rows, columns) * 0.02
+    linear = QuantizedLinear(columns, rows, scheme=scheme, group_size=32, bias=bias)
+    if bias:
+        linear.bias.data.normal_()
+    pack(linear, weight)
+    return linear, weight
+
+
+def unpacked(linear: QuantizedLinear) -> torch.Tensor:
+    return torch.cat([weight for _, weight in linear.blocks()])
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_every_scheme_has_a_bound():
+    assert ERRORS.keys() == SCHEMES.keys()
+    assert all(set(scheme.parts) <= set(PARTS) for scheme in SCHEMES.values())
+
+
+@schemes
+def test_error_and_size(scheme):
+    linear, weight = make(scheme)
+    assert 0 < error(unpacked(linear), weight) < ERRORS[scheme]
+    assert linear.weight.nbytes == weight.numel() * SCHEMES[scheme].bits // 8
+    assert linear.weight_scale.dtype == torch.float16
+
+
+@schemes
+def test_packing_what_was_unpacked_changes_nothing(scheme):
+    linear, _ = make(scheme)
+    again = make(scheme)[0]
+    pack(again, unpacked(linear))
+    assert error(unpacked(again), unpacked(linear)) < 1e-3
+
+
+@schemes
+@pytest.mark.parametrize("hostile", [0.0, 1e-9, 1e4])
+def test_weights_that_are_all_zero_tiny_or_huge(scheme, hostile):
+    linear, weight = make(scheme)
+    pack(linear, weight * hostile)
+    found = unpacked(linear)
+    assert torch.isfinite(found).all()
+    assert (found - weight * hostile).abs().max() < max(hostile * 0.02, 1e-3)
+
+
+@schemes
+@pytest.mark.parametrize("num_rows", [1, 3, 40])
+@pytest.mark.filterwarnings("ignore:int4 is several times slower")
+def test_the_product_is_that_of_the_unpacked_weight(scheme, num_rows):
+    linear, _ = make(scheme)
+    linear.settle()
+    hidden_states = torch.randn(2, num_rows, 128)
+    wanted = torch.nn.functional.linear(hidden_states, unpacked(linear), linear.bias)
+    with torch.no_grad():
+        assert linear(hidden_states).shape == wanted.shape
+        assert error(linear(hidden_states), wanted) < 0.01  # activations in bfloat16 or 8 bits
+
+
+def test_int4_uses_onnx_runtime_on_a_cpu():
+    pytest.importorskip("onnxruntime")
+    linear, _ = make("int4")
+    linear.settle()
+    hidden_states = torch.randn(1, 128)
+    with torch.no_grad():
+        found = linear(hidden_states)
+        linear.product = None
+        wanted = linear(hidden_states)
+    assert 1e-5 < error(found, wanted) < 0.01  # it rounds activations to 8 bits, which the other way does not
+
+
+def test_without_onnx_runtime_int4_warns_and_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    linear, _ = make("int4")
+    with pytest.warns(UserWarning, match=r"visglm\[quant\]"):
+        linear.settle()
+    with torch.no_grad():
+        wanted = torch.nn.functional.linear(torch.ones(1, 128), unpacked(linear), linear.bias)
+        torch.testing.assert_close(linear(torch.ones(1, 128)), wanted)
+
+
+@schemes
+@pytest.mark.filterwarnings("ignore:int4 is several times slower")
+def test_gradients_flow_to_the_input_and_not_to_the_weight(scheme):
+    linear, _ = make(scheme)
+    linear.settle()
+    reference = torch.nn.Linear(128, 96)
+    reference.weight.data, reference.bias.data = unpacked(linear), linear.bias.data
+    inputs = torch.randn(3, 5, 128)
+    found, wanted = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
+    linear(found).square().sum().backward()
+    reference(wanted).square().sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5)
+    assert [name for name, _ in linear.named_parameters()] == ["bias"]
+
+
+@schemes
+def test_an_embedding_unpacks_the_rows_that_are_looked_up(scheme):
+    linear, weight = make(scheme, bias=False)
+    table = QuantizedEmbedding(
+        96, 128, scheme=scheme, group_size=32, padding_idx=None, output_dtype=torch.float32, device="cpu"
+    )
+    pack(table, weight)
+    ids = torch.tensor([[3, 95, 3]])
+    assert torch.equal(table(ids), unpacked(linear)[ids])
+
+
+@schemes
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda linear: pickle.loads(pickle.dumps(linear))])
+@pytest.mark.filterwarnings("ignore:int4 is several times slower")
+def test_copies_compute_the_same(scheme, duplicate):
+    linear, _ = make(scheme)
+    linear.settle()
+    with torch.no_grad():
+        assert torch.equal(duplicate(linear)(torch.ones(1, 128)), linear(torch.ones(1, 128)))
+
+
+def test_columns_that_cannot_be_grouped_are_refused():
+    with pytest.raises(ConfigError, match="100 columns cannot be cut into groups of 32"):
+        QuantizedLinear(100, 8, scheme="int4", group_size=32, bias=False)

@@ -1,0 +1,179 @@
+"""Networks in 8 or 4 bits: which modules, how, and on the way in, so that the whole never exists in 16 bits.
+
+A quantized network says so in `config.quantization`, and is saved and loaded as it is. `SCHEMES` is the table of ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..config import VisGLMConfig
+from ..errors import ConfigError
+from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack
+from .schemes import PARTS, SCHEMES
+
+LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32
+
+__all__ = [
+    "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
+    "modules_of", "pack", "quantize_network", "replace_modules",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network is quantized, as `config.quantization` records it.
+
+    Args:
+        scheme: name in `SCHEMES`.
+        group_size: numbers that share a scale, where the scheme groups them.
+        parts: what is quantized, of `PARTS`.
+    """
+
+    scheme: str
+    group_size: int
+    parts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ConfigError(f"no quantization scheme {self.scheme!r}; the schemes are {', '.join(SCHEMES)}.")
+        if unknown := set(self.parts) - set(PARTS):
+            raise ConfigError(f"quantized parts can be {', '.join(PARTS)}; got {', '.join(sorted(unknown))}.")
+
+    @classmethod
+    def choose(cls, scheme: str, config: VisGLMConfig, vision: bool = False) -> Quantization:
+        """The usual choices for a network.
+
+        Args:
+            vision: quantize the ViT and the Q-Former too.
+
+        Raises:
+            ConfigError: no such scheme, or the network is quantized already.
+        """
+        if config.quantization is not None:
+            raise ConfigError(
+                f"this checkpoint is quantized to {config.quantization.get('scheme')} already, and quantizing twice "
+                f"would add up the errors. Leave `quantize` out, or start from the 16-bit checkpoint."
+            )
+        group_size = 128 if config.text_config.hidden_size >= LARGE_HIDDEN_SIZE else 32
+        chosen = cls(scheme, group_size, SCHEMES[scheme].parts if scheme in SCHEMES else ())
+        return dataclasses.replace(chosen, parts=(*chosen.parts, "vision")) if vision else chosen
+
+    @classmethod
+    def of(cls, config: VisGLMConfig) -> Quantization | None:
+        """What a configuration records.
+
+        Raises:
+            ConfigError: it is not understood: another version wrote it.
+        """
+        if config.quantization is None:
+            return None
+        try:
+            record = {**config.quantization, "parts": tuple(config.quantization["parts"])}
+            return cls(**record)
+        except (TypeError, KeyError) as error:
+            names = ", ".join(field.name for field in dataclasses.fields(cls))
+            raise ConfigError(
+                f"config.quantization is {config.quantization!r}; expected the keys {names}. Update visglm, or "
+                "quantize the 16-bit checkpoint again."
+            ) from error
+
+    def record(self) -> dict[str, Any]:
+        """For the configuration."""
+        return {"scheme": self.scheme, "group_size": self.group_size, "parts": list(self.parts)}
+
+
+def part_of(name: str, module: nn.Module) -> str | None:
+    """The part of `PARTS` that a module belongs to, if it is one that can be quantized."""
+    if isinstance(module, nn.Embedding):
+        return "embeddings" if name.startswith("model.text.") else None
+    if not isinstance(module, nn.Linear) or name == "model.vision.projection":
+        return None
+    if name.startswith("model.vision."):
+        return "vision"
+    return "head" if name == "lm_head" else "layers"
+
+
+def modules_of(network: PreTrainedModel, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The modules that quantizing these parts replaces. Tied embeddings and head, one tensor, are left alone."""
+    tied = ("embeddings", "head") if network.config.tie_word_embeddings else ()
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if (part := part_of(name, module)) in parts and part not in tied
+    }
+
+
+def replace_modules(network: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> None:
+    """Put empty packed modules on the meta device in their places, and note it in the configuration.
+
+    Args:
+        dtype: that the network computes in.
+    """
+    for name, module in modules_of(network, quantization.parts).items():
+        network.set_submodule(name, packed_twin(module, quantization, dtype))
+    network.config.quantization = quantization.record()
+
+
+def packed_twin(module: Any, quantization: Quantization, dtype: torch.dtype) -> QuantizedLinear | QuantizedEmbedding:
+    common: dict[str, Any] = {"scheme": quantization.scheme, "group_size": quantization.group_size, "device": "meta"}
+    if isinstance(module, nn.Embedding):
+        return QuantizedEmbedding(
+            module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx, output_dtype=dtype, **common
+        )
+    return QuantizedLinear(module.in_features, module.out_features, bias=module.bias is not None, **common)
+
+
+def store_vision(network: PreTrainedModel) -> None:
+    """Keep the linears of ViT and Q-Former in the bits they come in, though the network computes in float32."""
+    for module in modules_of(network, ("vision",)).values():
+        if not isinstance(module, QuantizedLinear):
+            module.__class__ = StoredLinear
+
+
+class Writer:
+    """The `prepare` of `checkpoint.assemble` for a network that is quantized or becomes so.
+
+    Tensors must come in the dtype they are stored in. Packed modules take theirs, quantizing them if they are not yet;
+    everything else is converted to `dtype`, but for the linears that `store_vision` chose, which stay as they are.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    def __call__(self, name: str, module: nn.Module, tensor: Tensor) -> bool:
+        attribute = name.rpartition(".")[2]
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and attribute in ("weight", "weight_scale"):
+            if attribute == "weight" and tensor.is_floating_point():
+                pack(module, tensor)
+            else:
+                module._buffers[attribute] = tensor
+            if not (module.weight.is_meta or module.weight_scale.is_meta):
+                module.settle()
+            return True
+        if tensor.is_floating_point():
+            tensor = tensor if isinstance(module, StoredLinear) else tensor.to(self.dtype)
+        if attribute in module._buffers:
+            module._buffers[attribute] = tensor
+        else:
+            module._parameters[attribute] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        return True
+
+
+@torch.no_grad()
+def quantize_network(network: PreTrainedModel, quantization: Quantization) -> None:
+    """Quantize a network that is loaded already, in place, one weight at a time."""
+    for name, module in modules_of(network, quantization.parts).items():
+        twin = packed_twin(module, quantization, module.weight.dtype)
+        pack(twin, module.weight)
+        if isinstance(module, nn.Linear):
+            twin.bias = module.bias
+        network.set_submodule(name, twin)
+        twin.settle()
+    network.config.quantization = quantization.record()

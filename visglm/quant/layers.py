@@ -1,0 +1,170 @@
+"""Modules that take the place of `nn.Linear` and `nn.Embedding` once their weights are small integers."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .products import PRODUCTS
+from .schemes import SCHEMES
+
+BLOCK_SIZE = 2**20  # numbers that are packed or unpacked at a time: 4 MB of float32, which a cache holds
+
+
+class UnpackedProduct(torch.autograd.Function):
+    """`hidden_states @ weight.T`, unpacking some rows of the weight at a time, forwards and again backwards."""
+
+    @staticmethod
+    def forward(context: Any, hidden_states: Tensor, linear: QuantizedLinear) -> Tensor:
+        context.linear = linear
+        output = hidden_states.new_empty(*hidden_states.shape[:-1], linear.out_features)
+        for rows, weight in linear.blocks():
+            output[..., rows] = hidden_states @ weight.to(hidden_states.dtype).T
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        total = gradient.new_zeros(*gradient.shape[:-1], context.linear.in_features)
+        for rows, weight in context.linear.blocks():
+            total += gradient[..., rows] @ weight.to(gradient.dtype)
+        return total, None
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer whose weight is frozen and packed; gradients flow through it, which is what QLoRA needs.
+
+    It is an `nn.Linear` so that peft puts adapters on it, but `weight` is a buffer of integers.
+
+    Args:
+        scheme: name in `SCHEMES`.
+        group_size: columns that share a scale.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, scheme: str, group_size: int, bias: bool, device: Any = None
+    ):
+        nn.Module.__init__(self)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.scheme = scheme
+        self.group_size = group_size
+        register(self, out_features, in_features, device)
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features, device=device)) if bias else None)
+        self.product: Any = None
+
+    def blocks(self):
+        """`(rows, float32 weight of those rows)`, over all rows."""
+        step = max(BLOCK_SIZE // self.in_features, 1)
+        for start in range(0, self.out_features, step):
+            rows = slice(start, start + step)
+            yield rows, SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows])
+
+    def settle(self) -> None:
+        """Called when the weight is in place: get ready for fast products, where this device has any."""
+        make = PRODUCTS.get((self.scheme, self.weight.device.type))
+        self.product = make(self) if make is not None else None
+        if self.product is not None and self.product.keeps_a_copy:
+            self.weight = to_file(self.weight)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        needs_gradient = torch.is_grad_enabled() and hidden_states.requires_grad
+        if self.product is not None and not needs_gradient and self.product.suits(hidden_states):
+            output = self.product(hidden_states)
+        else:
+            output = UnpackedProduct.apply(hidden_states, self)
+        return output if self.bias is None else output + self.bias.to(output.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scheme={self.scheme}, group_size={self.group_size}"
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.weight.device.type != "cpu":
+            self.product = None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "product": None}  # a copy makes its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.settle()
+
+
+class QuantizedEmbedding(nn.Embedding):
+    """A frozen, packed table of embeddings; only the rows that are looked up are unpacked, to `output_dtype`."""
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, scheme: str, group_size: int, padding_idx: int | None,
+        output_dtype: torch.dtype, device: Any = None,
+    ):  # fmt: skip
+        nn.Module.__init__(self)
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+        self.max_norm = None
+        self.scale_grad_by_freq = self.sparse = False
+        self.norm_type = 2.0
+        self.scheme = scheme
+        self.group_size = group_size
+        self.output_dtype = output_dtype
+        register(self, num_embeddings, embedding_dim, device)
+
+    def settle(self) -> None:
+        """Nothing to get ready."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        rows = input_ids.flatten()
+        unpacked = SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows])
+        return unpacked.view(*input_ids.shape, -1).to(self.output_dtype)
+
+
+class StoredLinear(nn.Linear):
+    """A linear layer that is kept in 16 bits and computed in the dtype of its input.
+
+    For CPUs without 16-bit arithmetic: converting costs far less than the product, or than twice the memory.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(hidden_states.dtype)
+        return F.linear(hidden_states, self.weight.to(hidden_states.dtype), bias)
+
+
+def register(module: QuantizedLinear | QuantizedEmbedding, rows: int, columns: int, device: Any) -> None:
+    """Make the two buffers of a packed matrix."""
+    for name, (shape, dtype) in SCHEMES[module.scheme].layout(rows, columns, module.group_size).items():
+        module.register_buffer(name, torch.empty(shape, dtype=dtype, device=device))
+
+
+def pack(module: QuantizedLinear | QuantizedEmbedding, matrix: Tensor) -> None:
+    """Quantize `matrix` into `module`, some rows at a time."""
+    scheme, step = SCHEMES[module.scheme], max(BLOCK_SIZE // matrix.shape[1], 1)
+    parts = [scheme.pack(block.float(), module.group_size) for block in matrix.split(step)]
+    weights, scales = zip(*parts, strict=True)
+    module.weight, module.weight_scale = torch.cat(weights), torch.cat(scales)
+
+
+def to_file(tensor: Tensor) -> Tensor:
+    """The same numbers in a temporary file, mapped: they take memory only while something reads them.
+
+    The file has no name, and its space is free again when the tensor is gone or the process ends.
+    """
+    if tensor.nbytes < mmap.PAGESIZE:
+        return tensor
+    with tempfile.TemporaryFile(prefix="visglm-") as file:
+        file.write(tensor.contiguous().numpy().data)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), tensor.nbytes, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape)
