@@ -85,7 +85,7 @@ $(DEV):
 	@touch $(CORE) $@
 
 $(APP):
-	@.ci/install .venv '.[demo]' constraints.txt
+	@.ci/install .venv '.[demo,finetune]' constraints.txt
 	@rm -f .venv/.app-*
 	@touch $@
 

@@ -43,6 +43,12 @@ def arguments() -> argparse.Namespace:
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
 def load(choice: Choice) -> VisGLM:
+    """The model that everybody who chose it shares."""
+    return load_fresh(choice)
+
+
+def load_fresh(choice: Choice) -> VisGLM:
+    """A model of one's own, to teach."""
     options: dict[str, Any] = {"quantize": choice.quantize} if choice.quantize else {}
     return VisGLM.from_pretrained(None if choice.model == EMBEDDED else choice.model, **options)
 

@@ -16,6 +16,7 @@ from typing import Any
 import compare
 import streamlit as st
 import talk
+import teach
 from conversation import from_json, to_json, to_markdown
 from models import arguments, load_or_tell
 from settings import Page, pick_model, sampling_controls
@@ -23,7 +24,7 @@ from texts import LANGUAGES, speak
 
 from visglm import VisGLMError
 
-VIEWS = {"talk": talk.view, "compare": compare.view}
+VIEWS = {"talk": talk.view, "compare": compare.view, "teach": teach.view}
 # What a visitor's session starts with. Every browser tab has its own.
 STATE: dict[str, Any] = {
     "exchanges": [],
@@ -33,7 +34,10 @@ STATE: dict[str, Any] = {
     "num_loaded": 0,
     "compared_picture": [],
     "compared": [],
+    "lessons": [],
     "taught": [],
+    "taught_last": None,
+    "school": None,
 }
 
 

@@ -158,6 +158,37 @@ TEXTS: dict[str, tuple[str, str]] = {
     "compare_need": ("先选一张图片。", "Choose a picture first."),
     "compare_run": ("开始对比", "Compare"),
     "question": ("问题", "Question"),
+    # teaching
+    "teach_lead": (
+        "给几张图片起名字，让模型学一学。学到的适配器可以下载，也会出现在模型列表里。",
+        "Name a handful of pictures and let the model learn. What it learnt is an adapter: download it, or "
+        "pick it from the list of models.",
+    ),
+    "answer_for": ("图片 {number} 的答案", "Answer for picture {number}"),
+    "answer_hint": ("应该怎么回答？", "What should it answer?"),
+    "method": ("方法", "Method"),
+    "method_help": (
+        "lora：语言模型里的小矩阵；ptuning：可学的前缀；qformer：只学看图的桥。",
+        "lora: small matrices in the text model; ptuning: a prefix it learns; qformer: only the bridge that looks.",
+    ),
+    "steps": ("步数", "Steps"),
+    "steps_help": ("越多记得越牢，也越久。", "More of them stick better, and take longer."),
+    "teach_run": ("开始教", "Teach it"),
+    "teach_need": (
+        "至少要 {num} 张图片，每张都要有答案。",
+        "It takes at least {num} pictures, each with its answer.",
+    ),
+    "teach_loading": ("正在准备一个新的模型…", "Getting a model of its own ready…"),
+    "teaching": ("正在学习，共 {num} 步…", "Learning, {num} steps…"),
+    "teach_failed": ("没学成。", "It did not learn."),
+    "taught": ("学会了。", "Learnt."),
+    "step": ("步", "step"),
+    "loss": ("损失", "loss"),
+    "adapter": ("下载适配器", "Download the adapter"),
+    "adapter_help": (
+        '解压后：VisGLM.from_pretrained("visglm-adapter")',
+        'Unpacked: VisGLM.from_pretrained("visglm-adapter")',
+    ),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import zipfile
 from itertools import cycle
 from pathlib import Path
 
@@ -13,7 +15,10 @@ pytest.importorskip("streamlit", reason="the page's tests run with the demo extr
 from conversation import FAILED, STOPPED, to_json
 from models import EMBEDDED, Choice, load
 from streamlit.testing.v1 import AppTest
+from teach import zipped
 from texts import speak
+
+from visglm import VisGLM
 
 from .samples import UPLOADS, disc, encode
 
@@ -121,7 +126,7 @@ def test_heat_map(open_page):
     assert page.session_state.exchanges[1].explanation.answer == page.session_state.exchanges[1].answer
 
 
-@pytest.mark.parametrize("name, language", zip(UPLOADS, cycle(["en", "zh"]), strict=False))
+@pytest.mark.parametrize("name, language", list(zip(UPLOADS, cycle(["en", "zh"]), strict=False)))
 def test_uploads(open_page, name, language):
     content, reason = UPLOADS[name]
     page = open_page(short=False)
@@ -219,3 +224,30 @@ def test_compare(open_page):
     check(next(button for button in page.button if button.label == say("compare_run")).click().run())
     tokens = [exchange.usage.completion_tokens for _, _, exchange in page.session_state.compared]
     assert tokens[0] > tokens[1] > 0
+
+
+def test_teach(open_page, model):
+    """Two pictures are learnt by an adapter of the visitor's own; the shared model stays as it was."""
+    pytest.importorskip("peft", reason="teaching needs the finetune extra")
+    page = open_page()
+    page.segmented_control(key="view").set_value("teach")
+    check(page.run())
+    check(page.button(key="teach").click().run())
+    assert [info.value for info in page.info] == [say("teach_need", num=2)]
+    lessons = page.session_state["lessons"] = [disc("red"), disc("blue")]
+    check(page.run())
+    for picture, name in zip(lessons, ("It is a wug.", "It is a dax."), strict=True):
+        page.text_input(key=f"name_{id(picture)}").set_value(name)
+    page.slider(key="num_steps").set_value(20)
+    before = model.chat(disc("red"), "What is this?", max_new_tokens=4).text
+    check(page.button(key="teach").click().run(timeout=300))
+    last = page.session_state.taught_last
+    assert len(last["curve"]) > 3
+    losses = list(last["curve"].values())
+    assert losses[-1] < losses[0]
+    assert len(last["before"]) == len(last["after"]) == 2
+    assert model.chat(disc("red"), "What is this?", max_new_tokens=4).text == before
+    with zipfile.ZipFile(io.BytesIO(zipped(last["folder"]))) as archive:
+        archive.extractall(last["folder"].parent / "home")
+    assert VisGLM.from_pretrained(last["folder"].parent / "home/visglm-adapter").chat(disc("red"), "What is this?").text
+    assert Choice(str(last["folder"])).label in page.selectbox(key="model_main").options
