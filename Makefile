@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format test-browser screenshots test-slow test-gpu test-oldest constraints clean
+.PHONY: help demo app test lint format test-browser screenshots test-slow test-gpu test-sat test-oldest constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -56,6 +56,10 @@ test-slow: $(DEV)  ## run the tests that take minutes or much memory
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device
 	@$(VENV_PYTHON) -m pytest -m gpu
+
+test-sat: $(DEV)  ## install SwissArmyTransformer and compare with it
+	@.ci/install .venv '.[$(EXTRAS),sat]' constraints.txt
+	@VISGLM_NEEDS_SAT=1 $(VENV_PYTHON) -m pytest tests/checkpoint/test_sat.py
 
 # Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
 test-oldest: PYTHON := python3.10 python3.11 python3.12

@@ -30,7 +30,7 @@ LAYERS = (
     ("auto",),
     ("checkpoint", "quant", "explain"),
     ("chat", "training"),
-    ("serve", "selftest"),
+    ("serve", "selftest", "drop_in"),
     ("cli",),
     ("__init__", "__main__"),
 )

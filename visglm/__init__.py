@@ -83,4 +83,4 @@ def _is_command_line() -> bool:
 
 
 if not _is_command_line():
-    from . import auto  # noqa: F401 (imported for what it registers)
+    from . import auto, drop_in  # noqa: F401 (imported for what they register)

@@ -170,7 +170,7 @@ class VisGLM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
         name = checkpoint.active(self.model)
-        if name is None:
+        if name is None or checkpoint.attached(self.model)[name].beside_base:
             checkpoint.save(self.model, self.processor, folder)
         else:
             checkpoint.save_adapter(folder, self.model, name)

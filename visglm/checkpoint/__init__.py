@@ -19,6 +19,7 @@ from .adapter import (
     activate,
     active,
     attach,
+    attached,
     disabled,
     is_adapter,
     merge,
@@ -39,8 +40,8 @@ LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs mor
 
 __all__ = [
     "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Prepare", "Source", "TensorInfo", "activate", "active", "assemble",
-    "attach", "build", "check", "convert", "disabled", "fill", "is_adapter", "load", "merge", "open_source",
-    "pick_device", "pick_dtype", "save", "save_adapter",
+    "attach", "attached", "build", "check", "convert", "disabled", "fill", "is_adapter", "load", "merge", "open_source",
+    "pick_device", "pick_dtype", "save", "save_adapter", "torch_dtype",
 ]  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def load(
         attach_sat_adapter(model, source)
     elif adapter is not None:
         attach(model, adapter)
+        attached(model)["default"].beside_base = True
     return model, processor
 
 

@@ -43,6 +43,7 @@ class Attached:
         whole: tensors that replace those of the base, by name. base: what they replace, while they are in use.
         method: that it was trained by.
         has_lora, has_prefix: whether it is also made of those.
+        beside_base: it came in one folder with its base, and is saved so.
     """
 
     whole: dict[str, Tensor] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Attached:
     method: str = "lora"
     has_lora: bool = False
     has_prefix: bool = False
+    beside_base: bool = False
 
 
 def is_adapter(folder: str | Path) -> bool:

@@ -44,7 +44,7 @@ def attach_sat_adapter(model: VisGLMForConditionalGeneration, source: SatSource)
     if prefixes:
         _attach_prefix(model, source, prefixes)
     if found:
-        attached(model)[ADAPTER_NAME] = Attached(has_lora=bool(matrices), has_prefix=bool(prefixes))
+        attached(model)[ADAPTER_NAME] = Attached(has_lora=bool(matrices), has_prefix=bool(prefixes), beside_base=True)
         model.requires_grad_(False)
         activate(model, ADAPTER_NAME)
 
