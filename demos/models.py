@@ -13,7 +13,6 @@ import streamlit as st
 from visglm import VisGLM, VisGLMError
 
 EMBEDDED = "visglm-tiny"
-SCHEMES: tuple[str, ...] = ()
 KEPT = 3  # models in memory at a time, over all visitors; the one used longest ago goes first
 
 

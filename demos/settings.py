@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from models import SCHEMES, Choice
+from models import Choice
 
 from visglm import VisGLM
+from visglm.quant import SCHEMES
 from visglm.sampling import Sampling
 
 DEFAULTS = Sampling()

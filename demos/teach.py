@@ -14,7 +14,7 @@ from typing import Any
 
 import pictures
 import streamlit as st
-from models import load_fresh
+from models import Choice, load_fresh
 from PIL import Image
 from settings import Page
 
@@ -104,7 +104,7 @@ def teach(page: Page, rows: list[tuple[Image.Image, str]], question: str, method
     settings: dict[str, Any] = {"progress": False, "max_new_tokens": 48}
     before = [reply.text for reply in page.vlm.batch(requests, **settings)]
     with st.status(say("teach_loading"), expanded=True) as status:
-        lesson = Lesson(load_fresh(page.choice), data, folder, method, num_steps)
+        lesson = Lesson(load_fresh(Choice(page.choice.model)), data, folder, method, num_steps)
         status.update(label=say("teaching", num=num_steps))
         lesson.start()
         place = st.empty()

@@ -132,6 +132,11 @@ def test_weights_without_gradients_are_refused_in_words(vlm):
         hook.remove()
 
 
+def test_a_quantized_model_is_explained_too(vlm):
+    quantized = VisGLM.from_pretrained(quantize="int8").explain(disc(), "What is this?", "It is a cat.").heat
+    np.testing.assert_allclose(quantized, vlm.explain(disc(), "What is this?", "It is a cat.").heat, atol=0.15)
+
+
 def test_overlay_is_hot_where_the_heat_is():
     heat = np.zeros((4, 4), np.float32)
     heat[0, 3] = 1

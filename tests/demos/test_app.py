@@ -197,6 +197,14 @@ def test_a_model_that_cannot_be_loaded_is_told(open_page, tmp_path):
     assert "config.json is missing" in page.code[0].value
 
 
+def test_quantization_can_be_picked(open_page):
+    page = open_page()
+    page.selectbox(key="quantize_main").set_value("int8")
+    ask(page, "What is this?", ("disc.png", encode(disc())))
+    assert page.session_state.exchanges[0].model == "visglm-tiny · int8"
+    assert open_page("--quantize", "int4").selectbox(key="quantize_main").value == "int4"
+
+
 def test_stopped_mid_answer_the_model_is_free(open_page, model, monkeypatch):
     """A run that ends while an answer comes closes the stream and keeps what was said."""
     import talk
