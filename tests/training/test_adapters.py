@@ -145,6 +145,22 @@ def test_settings_that_train_nothing_are_refused(vlm, settings, problem):
         prepare(vlm.model, FinetuneArguments(**settings))
 
 
+@pytest.mark.parametrize("scheme", ["int4", "nf4"])
+def test_qlora_learns_over_four_bits_and_comes_back_over_them(scheme, tmp_path):
+    vlm = VisGLM.from_pretrained(quantize=scheme)
+    before = logits(vlm)
+    learn(vlm, "qlora")
+    assert {name for name in trainable(vlm.model)} == set()
+    save_trained(tmp_path, vlm.model, vlm.processor, "qlora")
+    again = VisGLM.from_pretrained(tmp_path)
+    assert again.model.config.quantization["scheme"] == scheme
+    assert torch.allclose(logits(again), logits(vlm), atol=1e-4)
+    with again.adapter_disabled():
+        assert torch.allclose(logits(again), before, atol=1e-4)
+    with pytest.raises(ConfigError, match="quantized"):
+        again.merge()
+
+
 def test_layers_are_numbers_and_ranges():
     assert parse_layers("0-2,5") == {0, 1, 2, 5}
     assert parse_layers(None) is None

@@ -81,6 +81,9 @@ def load(
     adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
     base = read_metadata(adapter)["base"] if adapter is not None else HERE
     if adapter is not None and base != HERE:
+        trained_over = (read_metadata(adapter)["quantization"] or {}).get("scheme")
+        if quantize is None and trained_over and open_source(base, tokenizer).config.quantization is None:
+            quantize = trained_over  # the base that the adapter knows, whose rounding it may have made up for
         model, processor = load(
             base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
             quantize_vision=quantize_vision,

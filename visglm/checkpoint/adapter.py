@@ -133,10 +133,9 @@ def save_adapter(
         state_dict: the tensors, where the network itself holds only a part of them (sharded training).
     """
     source: Mapping[str, Any] = state_dict if state_dict is not None else dict(model.named_parameters())
-    quantization = getattr(model.config, "quantization_config", None)
     metadata = {
         "base": base_name(model),
-        "quantization": quantization if isinstance(quantization, dict | None) else quantization.to_dict(),
+        "quantization": model.config.quantization,
         "method": attached(model)[name].method,
         "version": version("visglm"),
     }

@@ -127,7 +127,7 @@ def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, fold
                 for key, tensor in model.named_parameters()
                 if f".{name}." in key and ".lora_" in key or (record.has_prefix and key.endswith(".prefix"))
             }
-            metadata = {"base": HERE, "quantization": None, "method": "lora" if record.has_lora else "ptuning"}
+            metadata = {"base": HERE, "quantization": None, "method": record.method}
             write_adapter(partial, metadata, trained | record.whole, getattr(model, "peft_config", {}).get(name))
 
 

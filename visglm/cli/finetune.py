@@ -12,14 +12,14 @@ from .flags import add_model, add_settings, load_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", metavar="DATA", help="file, folder or shards; see `visglm data check`")
+    parser.add_argument("data", nargs="?", metavar="DATA", help="file, folder or shards")
     parser.add_argument("--config", metavar="FILE", help="recipe with any of these settings; flags win over it")
     add_settings(parser, FinetuneArguments, "settings")
     for name in [field.name for field in fields(FinetuneArguments)]:
         parser.set_defaults(**{name: None})  # what is left out must not win over a recipe
     add_model(parser)
     parser.epilog = (
-        "Several GPUs or machines: accelerate launch --config_file finetune/ddp.yaml -m visglm finetune DATA … "
+        "Several GPUs: accelerate launch --config_file finetune/ddp.accelerate.yaml -m visglm finetune DATA … "
         "Exit status: 0 when it ended, 1 when it could not start or had to stop."
     )
 

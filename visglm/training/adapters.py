@@ -210,7 +210,7 @@ def parse_layers(text: str | None) -> set[int] | None:
 
 
 def _prepare_qlora(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> None:
-    if getattr(model.config, "quantization_config", None) is None:
+    if model.config.quantization is None:
         raise ConfigError(
             "qlora trains over a base in 4 bits, and this one is not. "
             'Load it with quantize="int4" or "nf4", or use lora.'

@@ -269,7 +269,8 @@ def as_array(values: np.ndarray, kind: str = "q") -> Any:
 
 def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[str, Any]]:
     """Rows of general questions about training pictures, answered by the model as it is now."""
-    requests, pictures = [], []
+    requests: list[tuple[list[Any], str, list[tuple[str, str]]]] = []
+    pictures: list[list[Any]] = []
     for number in range(count):
         conversation = train.conversation(number * len(train) // count)
         image = conversation.images[0] if conversation.images else None

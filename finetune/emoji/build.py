@@ -1,0 +1,97 @@
+"""Build the emoji captions in this folder: 200 emoji in two open styles, 150 to learn from and 50 to test on.
+
+    npm i --ignore-scripts @iconify-json/noto @iconify-json/fluent-emoji-flat
+    python finetune/emoji/build.py node_modules
+
+The new skill is an answer in a fixed form, `{"name": "cat", "group": "animal"}`, which visglm-tiny never
+gives by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "visglm-tiny"))
+
+from questions import GROUPS, load_concepts  # noqa: E402 (beside visglm-tiny, whose world this is)
+from render import draw, read_concepts, slugs_by_hexcode  # noqa: E402
+
+STYLES = ("noto", "fluent-emoji-flat")  # Apache-2.0 and MIT, see NOTICE
+SIZE, NUM_COLOURS = 96, 64  # pixels a side, and of the palette
+NUM_EMOJI, NUM_TEST = 200, 50
+LEFT_OUT = ("body part or figure", "everyday object")  # groups too vague to name
+QUESTION = "Answer in JSON."
+OLD_QUESTIONS = {"en": "What is this?", "zh": "这是什么？"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("node_modules", type=Path)
+    icons = parser.parse_args().node_modules / "@iconify-json"
+    found = [draw_concept(icons, row["hexcodes"]) for row in read_concepts()]
+    known = load_concepts()
+    usable = [
+        place for place, art in enumerate(found) if len(art) == len(STYLES) and known[place].group not in LEFT_OUT
+    ]
+    chosen = [usable[number * len(usable) // NUM_EMOJI] for number in range(NUM_EMOJI)]
+    every = NUM_EMOJI // NUM_TEST
+    rows: dict[str, list[dict]] = {"train": [], "test": [], "old": []}
+    for number, place in enumerate(chosen):
+        concept = known[place]
+        name = concept.english[0]
+        for style in STYLES:
+            path = Path("pictures") / style / f"{name.replace(' ', '-')}.png"
+            (HERE / path).parent.mkdir(parents=True, exist_ok=True)
+            found[place][style].save(HERE / path, optimize=True)
+            answer = json.dumps({"name": name, "group": concept.group})
+            is_test = number % every == 0
+            rows["test" if is_test else "train"].append(row(path, QUESTION, answer))
+            if is_test:
+                rows["old"] += [row(path, text, concept.names(key)[0]) for key, text in OLD_QUESTIONS.items()]
+    for part, lines in rows.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (HERE / f"{part}.jsonl").write_text(text, "utf-8")
+    print({part: len(lines) for part, lines in rows.items()}, f"of {len(GROUPS) - len(LEFT_OUT)} groups")
+
+
+def draw_concept(icons: Path, hexcodes: list[str]) -> dict[str, Image.Image]:
+    """The picture of an emoji in every style that has it, on white."""
+    drawn = {}
+    for style in STYLES:
+        data = json.loads((icons / style / "icons.json").read_text()) if style not in CACHE else CACHE[style]
+        CACHE[style] = data
+        slugs = SLUGS.setdefault(style, slugs_by_hexcode(icons, style))
+        slug = next((slug for code in hexcodes for slug in sorted(slugs.get(code, ())) if slug in data["icons"]), None)
+        if slug is None:
+            continue
+        icon = data["icons"][slug]
+        size = (icon.get("width", data.get("width", 16)), icon.get("height", data.get("height", 16)))
+        picture = Image.fromarray(draw(icon["body"], *size).transpose(1, 2, 0), "RGBA").resize((SIZE, SIZE))
+        white = Image.new("RGBA", picture.size, "white")
+        drawn[style] = Image.alpha_composite(white, picture).convert("RGB").quantize(NUM_COLOURS)
+    return drawn
+
+
+CACHE: dict[str, dict] = {}
+SLUGS: dict[str, dict] = {}
+
+
+def row(path: Path, question: str, answer: str) -> dict:
+    """A common row (see finetune/README.md)."""
+    return {
+        "images": [path.as_posix()],
+        "messages": [
+            {"role": "user", "content": f"<image>{question}"},
+            {"role": "assistant", "content": answer},
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
