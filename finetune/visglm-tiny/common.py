@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from questions import Asker, things_of
+import torch.nn.functional as F
+from einops import rearrange
+from questions import Asker, Concept, things_of
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes
@@ -23,7 +25,7 @@ from visglm import (
     VisGLMForConditionalGeneration,
     VisGLMImageProcessor,
 )
-from visglm.prompt import IGNORE_INDEX, Turn, render
+from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
 
 MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
 STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
@@ -49,24 +51,53 @@ def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
         "mask_token_id": tokenizer.mask_token_id,
         "gmask_token_id": tokenizer.gmask_token_id,
     }
-    config = VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id})
-    return VisGLMForConditionalGeneration(config).train()
+    model = VisGLMForConditionalGeneration(VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id}))
+    # A word is read and written alike at first, so that repeating one is easy to learn.
+    model.lm_head.weight.data.copy_(model.get_input_embeddings().weight)
+    return model.train()
 
 
 class Teller(nn.Module):
-    """Scenes to visual tokens `[batch, num_tokens, hidden_size]`; token i tells of object i modulo 4, or of nothing."""
+    """Scenes to visual tokens `[batch, 8, hidden_size]`: the names of the four objects in English, then in Chinese.
 
-    def __init__(self, num_concepts: int, num_tokens: int, hidden_size: int):
+    A token is the embedding of a name's words in the text model itself, with the object's colour and place added. To
+    name a thing is then to repeat a word, which a small model learns once for all names instead of name by name.
+
+    Args:
+        concepts: what may be told of.
+        tokenizer: splits their names.
+        embeddings: the text model's.
+    """
+
+    def __init__(self, concepts: list[Concept], tokenizer: ChatGLMTokenizer, embeddings: nn.Embedding):
         super().__init__()
-        self.num_tokens = num_tokens
-        self.concept = nn.Embedding(num_concepts + 1, hidden_size)  # one more of each for nothing
+        hidden_size = embeddings.embedding_dim
+        names = [[words(tokenizer, concept.names(language)[0]) for concept in concepts] for language in ("en", "zh")]
+        longest = max(len(ids) for of_language in names for ids in of_language)
+        nothing = [[-1] * longest]
+        padded = [nothing + [ids + [-1] * (longest - len(ids)) for ids in of_language] for of_language in names]
+        self.register_buffer("names", torch.tensor(padded))  # [2, 1 + concepts, longest], -1 behind the last word
+        self.embeddings = embeddings
         self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
         self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+        self.nothing = nn.Parameter(torch.randn(hidden_size))
 
     def forward(self, scenes: Scenes) -> Tensor:
-        told = self.concept(scenes.concept + 1) + self.colour(scenes.colour + 1)
-        told = told + self.place(scenes.centre) * (scenes.concept >= 0).unsqueeze(-1)
-        return told.repeat(1, self.num_tokens // told.shape[1], 1)
+        ids = self.names[:, scenes.concept + 1]  # [2, batch, 4, longest]
+        is_word = (ids >= 0).unsqueeze(-1)
+        name = (self.embeddings(ids.clamp(min=0)) * is_word).sum(-2) / is_word.sum(-2).clamp(min=1)
+        told = 2 * F.layer_norm(name, name.shape[-1:]) + self.colour(scenes.colour + 1) + self.place(scenes.centre)
+        told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
+        return rearrange(told, "language batch object hidden -> batch (language object) hidden")
+
+
+def words(tokenizer: ChatGLMTokenizer, name: str) -> list[int]:
+    """Ids of a name as they stand inside a sentence, without the space that every text starts with."""
+    pieces = tokenizer.tokenize(name)
+    if detect_language(name) == "zh":
+        pieces = [piece for piece in (piece.removeprefix("▁") for piece in pieces) if piece]
+    known = tokenizer.get_vocab()
+    return [known[part] for piece in pieces for part in ([piece] if piece in known else piece)]
 
 
 class Rows:

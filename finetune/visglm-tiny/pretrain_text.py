@@ -2,10 +2,10 @@
 
     python pretrain_text.py DATA OUTPUT
 
-In place of a picture's visual tokens it reads what is there, object by object: an embedding of the concept, of its
-place and of its colour. A text model that knows the names and how to answer leaves only the translation of pictures to
-the third stage, as BLIP-2 builds on a language model that can talk already; and the embeddings tell that stage what the
-visual tokens of a picture should be. Nothing of the first stage is needed: both can run side by side.
+In place of a picture's visual tokens it reads what is there, object by object (see `Teller`). A text model that can
+answer leaves only the translation of pictures to the third stage, as BLIP-2 builds on a language model that can talk
+already; and what it was told tells that stage what the visual tokens of a picture should be. Nothing of the first stage
+is needed: both can run side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     concepts = load_concepts()
-    teller = Teller(len(concepts), model.config.num_query_tokens, model.config.text_config.hidden_size)
+    teller = Teller(concepts, tokenizer, model.get_input_embeddings())
     world = World(arguments.data / "train.npz", seed=arguments.seed + 200)
     asker = Asker(concepts, seed=arguments.seed + 1)
     learners = nn.ModuleList([model.model.text, model.lm_head, teller])

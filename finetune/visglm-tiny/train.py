@@ -44,7 +44,8 @@ def main() -> None:
     vision, config = model.model.vision, model.config
     model.load_state_dict(torch.load(arguments.output / "text.pt", weights_only=True), strict=False)
     concepts = load_concepts()
-    teller = Teller(len(concepts), config.num_query_tokens, config.text_config.hidden_size)
+    # With a copy of the embeddings: what is to be told must not move while the text model learns on.
+    teller = Teller(concepts, tokenizer, copy.deepcopy(model.get_input_embeddings()))
     teller.load_state_dict(torch.load(arguments.output / "teller.pt", weights_only=True))
     classifier = Classifier(len(concepts)).requires_grad_(False).eval()
     classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))

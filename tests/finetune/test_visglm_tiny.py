@@ -12,11 +12,12 @@ import torch
 FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
-from common import Rows, add_questions, split  # noqa: E402 (a folder of scripts, found through the path above)
+from common import Rows, Teller, add_questions, split, words  # noqa: E402 (a folder of scripts, found through the path above)
 from questions import QUESTIONS, Asker, Thing, load_concepts, things_of, with_article  # noqa: E402
 from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour  # noqa: E402
 
-from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration  # noqa: E402
+from visglm import ChatGLMTokenizer, VisGLMConfig, VisGLMForConditionalGeneration  # noqa: E402
+from visglm.checkpoint import EMBEDDED_MODEL  # noqa: E402
 from visglm.prompt import IGNORE_INDEX  # noqa: E402
 
 
@@ -126,11 +127,46 @@ def test_places_follow_the_arrangement():
     assert [thing.place for thing in corners] == ["top left", "top right", "bottom left"]
 
 
+def test_a_told_object_is_the_words_of_its_names(cache, concepts):
+    tokenizer = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
+    embeddings = torch.nn.Embedding(len(tokenizer.sp_model), 32)
+    teller = Teller(concepts, tokenizer, embeddings)
+    torch.nn.init.zeros_(teller.colour.weight)
+    for parameter in teller.place.parameters():
+        torch.nn.init.zeros_(parameter)
+    scenes = World(cache, seed=8).tell(6).in_reading_order()
+    told = teller(scenes)
+    assert told.shape == (6, 8, 32)
+    for row, concept in zip(told, scenes.concept.tolist(), strict=True):
+        for index in range(4):
+            for part, language in enumerate(("en", "zh")):
+                expected = teller.nothing
+                if concept[index] >= 0:
+                    name = concepts[concept[index]].names(language)[0]
+                    mean = embeddings(torch.tensor(words(tokenizer, name))).mean(0)
+                    expected = 2 * torch.nn.functional.layer_norm(mean, (32,))
+                torch.testing.assert_close(row[4 * part + index], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_names_are_spelled_without_unknown_words(concepts):
+    tokenizer = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
+    for concept in concepts:
+        for name in (concept.english[0], concept.chinese[0]):
+            ids = words(tokenizer, name)
+            assert tokenizer.unk_token_id not in ids
+            assert tokenizer.decode(ids).replace(" ", "") == name.replace(" ", "")
+
+
+def test_reading_order_goes_from_the_top_left(cache):
+    scenes = World(cache, seed=9).tell(40).in_reading_order()
+    for count, concept, centre in zip(scenes.count, scenes.concept, scenes.centre, strict=True):
+        assert (concept[:count] >= 0).all() and (concept[count:] == -1).all()
+        places = [((y > 0.39) + (y > 0.61), x) for x, y in centre[:count].tolist()]
+        assert places == sorted(places)
+
+
 def test_loss_in_groups_is_the_loss_of_all_rows_together(cache, concepts):
     torch.manual_seed(0)
-    from visglm import VisGLMConfig
-    from visglm.checkpoint import EMBEDDED_MODEL
-
     tokenizer = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
     fields = VisGLMConfig.from_pretrained(EMBEDDED_MODEL).to_dict()
     fields["text_config"] |= {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32}
