@@ -6,6 +6,7 @@ The first phrasing of each kind and language is the one the evaluation asks.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from render import read_concepts
@@ -201,11 +202,12 @@ class Question:
     accepted: tuple[str, ...]
 
     def accepts(self, reply: str) -> bool:
-        """Whether `reply` is right: it contains an accepted word; yes and no must open it."""
+        """Whether `reply` is right: it contains an accepted word (a fox is no ox); yes and no must open it."""
         reply = reply.strip().lower()
         if self.kind == "presence":
             return reply.startswith(self.accepted)
-        return any(word.lower() in reply for word in self.accepted)
+        whole = r"(?<![a-z0-9]){}(?![a-z0-9])"
+        return any(re.search(whole.format(re.escape(word.lower())), reply) for word in self.accepted)
 
 
 def load_concepts() -> list[Concept]:

@@ -1,4 +1,4 @@
-"""Draw the emoji of `names.tsv` in every style: one cache to train on, one (OpenMoji) only to evaluate on.
+"""Draw the emoji of `names.tsv` in every style: one cache to train on, and one of each style that only evaluates.
 
     python render.py NODE_MODULES OUTPUT
 
@@ -23,9 +23,15 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 PICTURE_SIZE = 112  # pixels a side
 TRAINING_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
-EVALUATION_STYLES = ("openmoji",)  # share-alike art, never trained on, never committed
-# Sets that do not list code points borrow the slugs of one that does.
-SLUGS_OF = {"fluent-emoji": ("fluent-emoji-flat",), "noto-v1": ("noto", "twemoji"), "emojione": ("noto", "twemoji")}
+# Never trained on. OpenMoji is share-alike art and never committed; FxEmoji knows the older half of the names only.
+EVALUATION_STYLES = ("openmoji", "fxemoji")
+# Sets that do not list code points borrow the slugs of one that does; FxEmoji writes them without hyphens.
+SLUGS_OF = {
+    "fluent-emoji": ("fluent-emoji-flat",),
+    "noto-v1": ("noto", "twemoji"),
+    "emojione": ("noto", "twemoji"),
+    "fxemoji": ("noto", "twemoji"),
+}
 
 
 def read_concepts() -> list[dict]:
@@ -72,7 +78,7 @@ def render(icons: Path, styles: tuple[str, ...], concepts: list[dict]) -> dict[s
         for index, concept in enumerate(tqdm(concepts, desc=style)):
             for code in concept["hexcodes"]:
                 for slug in sorted(slugs.get(code, ())):
-                    icon = data["icons"].get(slug)
+                    icon = data["icons"].get(slug.replace("-", "") if style == "fxemoji" else slug)
                     if icon is None:
                         continue
                     size = (icon.get("width", data.get("width", 16)), icon.get("height", data.get("height", 16)))
@@ -91,7 +97,7 @@ def main() -> None:
     icons = arguments.node_modules / "@iconify-json"
     arguments.output.mkdir(parents=True, exist_ok=True)
     concepts = read_concepts()
-    for name, styles in (("train", TRAINING_STYLES), ("openmoji", EVALUATION_STYLES)):
+    for name, styles in (("train", TRAINING_STYLES), *((style, (style,)) for style in EVALUATION_STYLES)):
         cache = render(icons, styles, concepts)
         np.savez(arguments.output / f"{name}.npz", **cache)
         print(name, cache["pictures"].shape, np.bincount(cache["style"]).tolist())
