@@ -7,14 +7,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 NUM_COLUMNS, PICTURE, TILE, LINE = 6, 120, 190, 17  # pixels, but for the first
-NUM_LINES = 5  # of text below a picture
+NUM_LINES = 6  # of text below a picture
 RIGHT, WRONG, QUESTION = (0, 110, 50), (190, 30, 30), (90, 90, 90)
 
 
 def draw_grid(answers: list[tuple[Image.Image, str, str, bool]], path: Path, font_name: str) -> None:
     """Write `(picture, question, answer, is_right)` as a PNG."""
     font = ImageFont.truetype(font_name, 13)
-    height = PICTURE + (NUM_LINES + 1) * LINE
+    height = PICTURE + NUM_LINES * LINE + 12
     num_rows = -(-len(answers) // NUM_COLUMNS)
     canvas = Image.new("RGB", (NUM_COLUMNS * TILE, num_rows * height), "white")
     pen = ImageDraw.Draw(canvas)

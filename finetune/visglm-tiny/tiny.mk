@@ -1,4 +1,4 @@
-# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-text tiny-vision tiny-train, some hours on one core.
+# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-vision tiny-text tiny-train, hours on one core.
 # `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
 
 .PHONY: tiny-data tiny-tokenizer tiny-vision tiny-text tiny-train eval-tiny
