@@ -16,6 +16,7 @@ from .config import ChatGLMConfig, VisGLMConfig
 AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
 AutoConfig.register(VisGLMConfig.model_type, VisGLMConfig)
 
+from .glm_tokenizers import ChatGLM2Tokenizer  # noqa: E402
 from .model import VisGLMForConditionalGeneration, VisGLMModel  # noqa: E402 (its text_config is looked up by AutoConfig)
 from .preprocess import VisGLMImageProcessor  # noqa: E402
 from .processor import VisGLMProcessor  # noqa: E402
@@ -31,3 +32,5 @@ AutoImageProcessor.register(
 )
 AutoTokenizer.register(VisGLMConfig, tokenizer_class=ChatGLMTokenizer)
 AutoProcessor.register(VisGLMConfig, VisGLMProcessor)
+# Found by its name, which tokenizer_config.json has; the table wants a configuration of ours that is not taken yet.
+AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLM2Tokenizer)

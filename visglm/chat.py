@@ -23,7 +23,7 @@ from .errors import ConfigError, PromptError, VisGLMError
 from .images import load_image
 from .model import VisGLMForConditionalGeneration
 from .processor import VisGLMProcessor
-from .prompt import Rendered, Turn, fit, postprocess, render, settled
+from .prompt import Rendered, Turn, fit, postprocess, render, render_blank, settled
 from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply, Timings, Usage
 from .sampling import Sampling
@@ -165,6 +165,28 @@ class VisGLM:
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
             quantize_vision=quantize_vision,
         )  # fmt: skip
+        return cls(model, processor, allow_urls=allow_urls)
+
+    @classmethod
+    def from_parts(
+        cls, *, vision: str | Path | None = None, text: str | Path, tokenizer: str | Path | None = None, **options: Any
+    ) -> VisGLM:
+        """The ViT and Q-Former of one checkpoint in front of the text model of another, ChatGLM2 say.
+
+        The projection between them is new and random: answers about pictures make sense after `finetune` only.
+
+        Args:
+            vision: folder or hub id whose vision tower is taken; None for the embedded visglm-tiny.
+            text: folder or hub id whose text model, tokenizer and prompt style are taken.
+            tokenizer: folder of the tokenizer, if `text` comes without.
+            options: device, dtype, image_size, quantize and allow_urls of `from_pretrained`.
+
+        Raises:
+            CheckpointError: `vision` has no vision tower, or one of them is broken.
+        """
+        allow_urls = options.pop("allow_urls", False)
+        source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
+        model, processor = checkpoint.realize(source, **options)
         return cls(model, processor, allow_urls=allow_urls)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -382,6 +404,28 @@ class VisGLM:
             seed=seed,
             progress=progress,
         )
+
+    def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
+        """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.
+
+        Only the first generation (ChatGLM-6B, VisualGLM) learned to. `text` is a developer's, not a user's: the blank
+        in it is read as a control token.
+
+        Returns:
+            What belongs into the blank, as a reply without history.
+
+        Raises:
+            PromptError: there is not exactly one blank, or the model cannot fill any.
+        """
+        if not self.model.model.text.reads_prefix_both_ways:
+            raise PromptError(
+                "this text model writes on from a text and cannot fill blanks in it. Ask with chat instead."
+            )
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        rendered = render_blank(text, tokenizer=self.tokenizer)
+        fit(rendered, self.context_length, max_new_tokens or 1)
+        prompt = Prompt((Turn(text),), rendered, None, (), "zh", 0.0)
+        return replace(self._answer([prompt], sampling, Watch())[0], history=History())
 
     def _prepare_or_error(
         self, request: Sequence[Any], language: str, sampling: Sampling, on_error: str

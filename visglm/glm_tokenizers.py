@@ -19,6 +19,7 @@ from .tokenizer import ChatGLMTokenizer
 
 VOCABULARY, FAST_VOCABULARY = "tokenizer.model", "tokenizer.json"
 IMAGE_TOKEN = "<|image|>"
+SLOT = {"image_token": IMAGE_TOKEN}  # room for pictures; its id is the next one
 # In the order in which the published tokenizers put them behind their vocabularies.
 BLANK_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -56,6 +57,9 @@ class ChatGLM2Tokenizer(ChatGLMTokenizer):
     def _find_whitespace_pieces(self) -> dict[str, str]:
         return {}
 
+    def _encode_text(self, text: str) -> list[int]:
+        return [part for index in self.sp_model.encode(text) for part in self._spelled.get(index, [index])]
+
     def _place_missing(self, tokens: Iterable[str]) -> dict[int, AddedToken]:
         return super()._place_missing(self._behind)
 
@@ -85,7 +89,7 @@ def load_glm_tokenizer(folder: Path, style: str) -> Any:
         CheckpointError: there is no vocabulary, or the file under its name is something else.
     """
     if (folder / FAST_VOCABULARY).is_file():
-        return _finish(PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left"))
+        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left", extra_special_tokens=SLOT)
     vocabulary = folder / VOCABULARY
     if not vocabulary.is_file():
         raise CheckpointError(
@@ -94,7 +98,7 @@ def load_glm_tokenizer(folder: Path, style: str) -> Any:
             "Copy it from the model's release, or name the folder that has it with tokenizer=….",
         )
     if is_tiktoken(vocabulary):
-        return _finish(build_glm4_tokenizer(vocabulary))
+        return build_glm4_tokenizer(vocabulary)
     return ChatGLM2Tokenizer(str(vocabulary), role_tokens=style == "chatglm3")
 
 
@@ -136,7 +140,7 @@ def build_glm4_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in GLM4_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", padding_side="left",
-        extra_special_tokens=list(GLM4_TOKENS[1:]),
+        extra_special_tokens=SLOT,
     )  # fmt: skip
 
 
@@ -148,9 +152,3 @@ def _last_merge(ranks: dict[bytes, int], word: bytes) -> tuple[bytes, bytes]:
         best = pairs.index(min(pairs))
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]
-
-
-def _finish(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Make room for pictures; the id is the next one."""
-    tokenizer.add_special_tokens({"image_token": IMAGE_TOKEN}, replace_extra_special_tokens=False)
-    return tokenizer

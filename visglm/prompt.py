@@ -194,6 +194,22 @@ def render_raw(text: str, *, tokenizer: PreTrainedTokenizerBase, style: str, num
     return Rendered(ids, [IGNORE_INDEX] * len(ids))
 
 
+def render_blank(text: str, *, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """Encode a text with one blank, `[MASK]` or `[gMASK]`, so that the model writes what belongs there.
+
+    Raises:
+        PromptError: there is not exactly one blank.
+    """
+    parts = re.split(r"(\[g?MASK\])", text)
+    if len(parts) != 3:
+        raise PromptError(
+            f"The text has {len(parts) // 2} blanks. Write [MASK] or [gMASK] once, where words are missing."
+        )
+    before, blank, after = parts
+    ids = _encode((before, Control((blank,)), after, SOP), tokenizer, 0)
+    return Rendered(ids, [IGNORE_INDEX] * len(ids))
+
+
 def training_rows(turns: Sequence[Turn], **options: Any) -> Iterator[Rendered]:
     """Yield one row per answer: the conversation up to it, with that answer as the only thing to learn.
 

@@ -267,7 +267,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Write the sentencepiece model into a folder and return its path."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        target = Path(save_directory) / (prefix + VOCAB_FILE_NAME)
+        target = Path(save_directory) / (prefix + self.vocab_files_names["vocab_file"])
         if not target.exists() or not target.samefile(self.vocab_file):
             shutil.copyfile(self.vocab_file, target)
         return (str(target),)
@@ -327,16 +327,26 @@ class StreamDecoder:
         tokenizer: the tokenizer the ids are of.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer()
         self._special_ids = set(tokenizer.all_special_ids)
+        self._has_pieces = isinstance(tokenizer, ChatGLMTokenizer)
+        self._ids: list[int] = []  # of other tokenizers, which know no pieces: all of them are decoded each time
+        self._num_shown = 0
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that these ids complete; it may be empty."""
         kept = [index for index in map(int, ids) if index not in self._special_ids]
+        if not self._has_pieces:
+            self._ids += kept
+            return self._new_text(self._tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd"))
         return "".join(map(self._detokenizer.feed, self._tokenizer.convert_ids_to_tokens(kept)))
 
     def finish(self) -> str:
         """What is left at the end: a replacement character if one was cut short, else nothing."""
-        return self._detokenizer.flush()
+        return self._detokenizer.flush() if self._has_pieces else self._new_text(self._tokenizer.decode(self._ids))
+
+    def _new_text(self, text: str) -> str:
+        start, self._num_shown = self._num_shown, max(self._num_shown, len(text))
+        return text[start:]

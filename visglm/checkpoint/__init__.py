@@ -31,7 +31,9 @@ from .convert import EXPORTS, HERE, convert, save
 from .files import DamagedFile, TensorInfo
 from .formats import FORMATS, recognise
 from .hub import find_folder
+from .inspect import Check, inspect
 from .legacy import SatSource
+from .parts import PartsSource
 from .quantized import assemble_quantized, choose_quantization
 from .sat_adapter import attach_sat_adapter
 from .source import Source
@@ -39,9 +41,10 @@ from .source import Source
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
 __all__ = [
-    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Prepare", "Source", "TensorInfo", "activate", "active", "assemble",
-    "attach", "attached", "build", "check", "convert", "disabled", "fill", "is_adapter", "load", "merge", "open_source",
-    "pick_device", "pick_dtype", "save", "save_adapter", "torch_dtype",
+    "Check", "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "PartsSource", "Prepare", "Source", "TensorInfo", "activate",
+    "active", "assemble", "attach", "attached", "build", "check", "convert", "count_parameters", "disabled", "fill",
+    "inspect", "is_adapter", "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save",
+    "save_adapter", "torch_dtype",
 ]  # fmt: skip
 
 
@@ -91,6 +94,27 @@ def load(
         attach(model, adapter)
         return model, processor
     source = open_source(name_or_path, tokenizer)
+    model, processor = realize(
+        source, device=device, dtype=dtype, image_size=image_size, quantize=quantize, quantize_vision=quantize_vision
+    )
+    if isinstance(source, SatSource):
+        attach_sat_adapter(model, source)
+    elif adapter is not None:
+        attach(model, adapter)
+        attached(model)["default"].beside_base = True
+    return model, processor
+
+
+def realize(
+    source: Source,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    image_size: int | None = None,
+    quantize: str | None = None,
+    quantize_vision: bool = False,
+) -> tuple[VisGLMForConditionalGeneration, VisGLMProcessor]:
+    """A source's network and processor, without adapters; arguments and errors as those of `load`."""
     quantization = choose_quantization(source.config, quantize, quantize_vision)
     target = pick_device(device)
     if dtype == "auto":
@@ -102,11 +126,6 @@ def load(
         model = assemble_quantized(source, quantization, device=target, dtype=torch_dtype(dtype))
     else:
         model = assemble(source, device=target, dtype=torch_dtype(dtype))
-    if isinstance(source, SatSource):
-        attach_sat_adapter(model, source)
-    elif adapter is not None:
-        attach(model, adapter)
-        attached(model)["default"].beside_base = True
     return model, processor
 
 

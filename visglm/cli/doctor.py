@@ -17,12 +17,15 @@ FAILED = 3  # exit status when a check failed, as of `visglm describe`
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", nargs="?", metavar="PATH", help="checkpoint to check instead: folder or hub id")
+    parser.add_argument("--tokenizer", metavar="PATH", help="folder of its tokenizer, if it comes without")
     parser.epilog = f"Exit status: 0 when all is well, {FAILED} when a check failed."
 
 
 def run(arguments: argparse.Namespace) -> int:
     failed = []
-    for check in CHECKS:
+    checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(arguments.path, arguments.tokenizer),)
+    for check in checks:
         for finding in check():
             print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject:20} {finding.found}", flush=True)
             failed += [] if finding.good else [finding.subject]
@@ -84,6 +87,25 @@ def check_answer() -> Iterator[Finding]:
     from ..chat import VisGLM
 
     yield from self_test(VisGLM.from_pretrained(dtype="float32"))
+
+
+def check_checkpoint(path: str, tokenizer: str | None) -> Iterator[Finding]:
+    """Files, names, shapes, numbers and tokenizer, read piece by piece; then an answer, if the model is small."""
+    from ..checkpoint import LARGE_MODEL, count_parameters, inspect, open_source
+
+    source = open_source(path, tokenizer)
+    good = True
+    for found in inspect(source):
+        good &= found.good
+        yield Finding(*found)
+    if good and count_parameters(source) < LARGE_MODEL:
+        from ..chat import VisGLM
+
+        vlm = VisGLM.from_pretrained(path, tokenizer=tokenizer)
+        ids = vlm.tokenizer("你好", return_tensors="pt").to(vlm.device)
+        greedy = [vlm.model.generate(**ids, max_new_tokens=8, do_sample=False, use_cache=use) for use in (True, False)]
+        same = greedy[0].tolist() == greedy[1].tolist()
+        yield Finding("greedy self-test", "the same with and without cache" if same else "cached and not differ", same)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_devices, check_answer)

@@ -1,0 +1,69 @@
+"""What is right and wrong with a checkpoint, found without loading it whole: for `visglm doctor PATH`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..errors import VisGLMError
+from .assemble import build, check
+from .files import READERS
+from .source import Source
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    subject: str
+    found: str
+    good: bool = True
+
+
+def inspect(source: Source) -> Iterator[Check]:
+    """Format, files with their hashes, names and shapes, the tokenizer, and whether every number is finite."""
+    yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
+    yield from check_hashes(source.path)
+    try:
+        check(source, build(source.config))
+        yield Check("keys and shapes", "as the network wants them")
+    except VisGLMError as error:
+        yield Check("keys and shapes", str(error), good=False)
+        return
+    try:
+        tokenizer = source.processor().tokenizer
+        yield Check("tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens, fits the model")
+    except VisGLMError as error:
+        yield Check("tokenizer", str(error), good=False)
+    broken = [
+        source.name_on_disk(name)
+        for name, tensor in source.tensors()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    listed = f"not finite in {', '.join(broken[:5])}{' and others' if len(broken) > 5 else ''}"
+    yield Check("numbers", listed if broken else "all finite", good=not broken)
+
+
+def check_hashes(path: Path) -> Iterator[Check]:
+    """SHA-256 of every weight file; held against its name where the hub's cache has named it so."""
+    for file in sorted(file for file in [*path.iterdir(), *path.glob("*/mp_rank_*")] if file.suffix in READERS):
+        found = _digest(file)
+        expected = file.resolve().name
+        if not re.fullmatch(r"[0-9a-f]{64}", expected):
+            yield Check(file.name, f"sha256 {found}")
+        elif found == expected:
+            yield Check(file.name, f"sha256 {found}, as the hub has it")
+        else:
+            yield Check(file.name, f"sha256 {found}, but the hub has {expected}: download it again", good=False)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""A vision tower of one checkpoint in front of the text model of another, with a new projection between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..config import VisGLMConfig
+from ..errors import CheckpointError
+from ..processor import VisGLMProcessor
+from .files import TensorInfo
+from .source import Source
+
+TOWER, PROJECTION = "model.vision.", "model.vision.projection."
+
+
+class PartsSource(Source):
+    """ViT, Q-Former and queries of `vision`, text model and head of `text`; the projection is random and to be trained.
+
+    Raises:
+        CheckpointError: `vision` has no vision tower, or the text model's vocabulary has no id left for image slots.
+    """
+
+    format = "parts"
+
+    def __init__(self, vision: Source, text: Source):
+        if vision.config.vision_config is None:
+            raise CheckpointError(vision.path, ["it has no vision tower"], "Name a checkpoint that looks at pictures.")
+        self._vision, self._text = vision, text
+        tokenizer = text.processor().tokenizer
+        slot, size = tokenizer.image_token_id, text.config.text_config.vocab_size
+        if slot >= size:
+            raise CheckpointError(
+                text.path,
+                [f"image slots would have the id {slot}, the text model has {size} embeddings"],
+                "Use a text model whose embedding has rows to spare.",
+            )
+        config = VisGLMConfig(
+            vision_config=vision.config.vision_config.to_dict(),
+            qformer_config=vision.config.qformer_config.to_dict(),
+            text_config=text.config.text_config.to_dict(),
+            num_query_tokens=vision.config.num_query_tokens,
+            image_token_id=slot,
+            prompt_style=text.config.prompt_style,
+        )
+        super().__init__(text.path, config)
+        self.problems += [*vision.problems, *text.problems]
+        self._processor = VisGLMProcessor(
+            vision.processor().image_processor, tokenizer, config.num_query_tokens, config.prompt_style
+        )
+
+    def _projection(self) -> Iterator[tuple[str, Tensor]]:
+        qformer, hidden = self.config.qformer_config, self.config.text_config.hidden_size
+        yield PROJECTION + "weight", torch.randn(hidden, qformer.hidden_size) * qformer.initializer_range
+        yield PROJECTION + "bias", torch.zeros(hidden)
+
+    def keys(self) -> Mapping[str, TensorInfo]:
+        seen = {name: info for name, info in self._vision.keys().items() if name.startswith(TOWER)}
+        read = {name: info for name, info in self._text.keys().items() if not name.startswith(TOWER)}
+        return seen | read | {name: TensorInfo.of(tensor) for name, tensor in self._projection()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._vision.tensors():
+            if name.startswith(TOWER) and not name.startswith(PROJECTION):
+                yield name, tensor
+        yield from self._projection()
+        for name, tensor in self._text.tensors():
+            if not name.startswith(TOWER):
+                yield name, tensor
+
+    def processor(self) -> VisGLMProcessor:
+        return self._processor
+
+    def name_on_disk(self, name: str) -> str:
+        return (self._vision if name.startswith(TOWER) else self._text).name_on_disk(name)
+
+    def is_lost(self, name: str) -> bool:
+        return (self._vision if name.startswith(TOWER) else self._text).is_lost(name)
