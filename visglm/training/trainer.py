@@ -127,9 +127,10 @@ class VisGLMTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            if self.state.best_global_step:  # on every process: the base class has written down where it was made
+                self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
             if self.args.should_save:
                 if self.state.best_global_step:
-                    self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
                     self.state.save_to_json(str(partial / "trainer_state.json"))
                 publish(partial, target)
                 partial.parent.rmdir()
