@@ -1,7 +1,7 @@
 # visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-vision tiny-text tiny-train, hours on one core.
 # `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
 
-.PHONY: tiny-data tiny-tokenizer tiny-vision tiny-text tiny-train eval-tiny
+.PHONY: tiny-data tiny-tokenizer tiny-vision tiny-text tiny-train tiny-record eval-tiny
 
 TINY := build/tiny
 TINY_RUN := OMP_NUM_THREADS=1 $(VENV_PYTHON) finetune/visglm-tiny
@@ -26,6 +26,9 @@ tiny-text:  ## second stage: the text model learns the answers
 
 tiny-train:  ## third stage: the bridge between them; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
+
+tiny-record: $(DEV)  ## after new weights are in visglm/assets: record what `visglm doctor` expects of them
+	@$(VENV_PYTHON) -c 'from visglm.selftest import record; print(record())'
 
 eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right; brings its MODEL_CARD.md up to date
 	@$(TINY_RUN)/evaluate.py $(TINY)/data $(TINY)/evaluation
