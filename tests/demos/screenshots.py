@@ -10,7 +10,6 @@ from pathlib import Path
 from .browser import Browser, serve, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-QUESTIONS = ("这是什么？", "它是什么颜色？")
 
 
 def talk(browser: Browser, picture: Path, *questions: str) -> None:
@@ -30,7 +29,7 @@ def heat(browser: Browser, address: str) -> None:
     browser.open(address)
     browser.click(".st-key-heat input")
     browser.settle()
-    talk(browser, EXAMPLES / "cat.png", QUESTIONS[0])
+    talk(browser, EXAMPLES / "fruit.png", "图中有几个物体？")
     browser.find("[data-testid=stImageCaption]")
 
 
@@ -41,7 +40,7 @@ def dark(browser: Browser, address: str) -> None:
 
 def phone(browser: Browser, address: str) -> None:
     browser.open(address)
-    talk(browser, EXAMPLES / "cat.png", *QUESTIONS)
+    talk(browser, EXAMPLES / "cat.png", "这是什么？", "图中有几个物体？")
 
 
 def compare(browser: Browser, address: str) -> None:
@@ -54,11 +53,26 @@ def compare(browser: Browser, address: str) -> None:
     browser.settle()
 
 
+def teach(browser: Browser, address: str) -> None:
+    browser.open(address)
+    browser.choose("view", "Teach")
+    for number, name in enumerate(("It is my little car.", "It is Oscar.")):
+        browser.click("[class*=st-key-sample_] button", number)
+        browser.settle()
+        browser.find("[class*=st-key-name_] input").send_keys(name + "\n")
+        browser.settle()
+    browser.click(".st-key-teach button")
+    button = until(lambda: browser.all("[data-testid=stMain] [data-testid=stDownloadButton]"), "it to learn", 600)[0]
+    browser.settle()
+    browser.driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", button)
+
+
 SHOTS = {
     "empty": (empty, {"language": "zh-CN"}),
     "heat": (heat, {"language": "zh-CN"}),
     "dark": (dark, {"language": "en-US", "dark": True}),
     "phone": (phone, {"language": "zh-CN", "width": 390, "height": 844, "mobile": True}),
+    "teach": (teach, {"language": "en-US", "height": 980}),
     "compare": (compare, {"language": "en-US", "height": 980}),
 }
 
