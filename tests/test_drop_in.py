@@ -73,6 +73,17 @@ def test_streams_end_with_the_whole_answer(model, tokenizer, picture):
     assert pieces[-1] == model.chat(tokenizer, picture, "问题", do_sample=False, max_length=5)
 
 
+def test_quantize_in_place(tokenizer, picture):
+    model = AutoModel.from_pretrained(GOLDEN_HF)
+    with pytest.raises(ConfigError, match="8 or 4 bits; got 2"):
+        model.quantize(2)
+    at_load = visglm.VisGLM.from_pretrained(GOLDEN_HF, device="cpu", dtype="float32", quantize="int8").model
+    ids = expected("visualglm")["text_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(model.quantize(8)(ids).logits, at_load(ids).logits)
+    assert model.chat(tokenizer, picture, "问题", history=[], max_length=3)[1][0][0] == "问题"
+
+
 def test_other_formats_load_by_the_class_too():
     ids = expected("visualglm")["text_ids"]
     with torch.no_grad():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import GOLDEN_HF, GOLDEN_SAT
 from visglm import VisGLM
 from visglm.checkpoint import convert, inspect, open_source
-from visglm.errors import CheckpointError
+from visglm.errors import CheckpointError, ConfigError
 
 FIRST, SECOND = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
 
@@ -157,6 +157,16 @@ def test_an_adapter_over_another_base(folder, tmp_path):
     save_file({name: torch.zeros(2, 64)}, tmp_path / "adapter/adapter_model.safetensors")
     error = refused(tmp_path / "adapter")
     assert "model.text.layers.9.attention.dense is missing in the base" in error.problems
+
+
+def test_a_quantized_checkpoint_is_inspected_as_it_is_stored(tmp_path):
+    VisGLM.from_pretrained(GOLDEN_HF, device="cpu", quantize="int4").save_pretrained(tmp_path / "model")
+    assert all(check.good for check in inspect(open_source(tmp_path / "model")))
+    convert(open_source(tmp_path / "model"), tmp_path / "copy", "native")
+    assert open_source(tmp_path / "copy").keys() == open_source(tmp_path / "model").keys()
+    edit(tmp_path / "model/config.json", lambda fields: fields["quantization"].update(scheme="int3"))
+    with pytest.raises(ConfigError, match="no quantization scheme 'int3'; the schemes are"):
+        VisGLM.from_pretrained(tmp_path / "model", device="cpu")
 
 
 def test_numbers_that_are_none_are_found(tmp_path):

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import torch
 
+from tests.tiny import GOLDEN_HF, GOLDEN_SAT
 from visglm.cli import doctor, main
 from visglm.cli.doctor import FAILED, check_devices, check_packages, check_python
 from visglm.selftest import Finding
@@ -56,3 +57,11 @@ def test_a_folder_that_is_not_installed_is_said_to_be_one(monkeypatch):
     monkeypatch.setattr(metadata, "requires", missing)
     [finding] = check_packages()
     assert finding.good and "pip install -e ." in finding.found
+
+
+def test_a_checkpoint_is_checked(tmp_path, capsys):
+    assert main(["doctor", str(GOLDEN_HF)]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("hf-legacy", "sha256", "all finite", "the same with and without cache"))
+    assert main(["doctor", str(GOLDEN_SAT)]) == 3
+    assert "ice_text.model is not in" in capsys.readouterr().out

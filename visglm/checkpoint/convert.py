@@ -16,9 +16,10 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..tokenizer import VOCAB_FILE_NAME
 from .adapter import active, attached, base_names, write_adapter
-from .assemble import build, check, generation_config
+from .assemble import check, generation_config
 from .files import write_json
 from .legacy import HF_VISION, SAT_VISION, SatSource
+from .quantized import skeleton
 from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .source import Source
 from .writer import ShardWriter, replacing
@@ -43,7 +44,7 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
             f"{source.path} holds a base model and the adapter that fine-tuning put over it, and a conversion would "
             "lose the adapter. Load it with VisGLM.from_pretrained and save it with save_pretrained: that keeps both."
         )
-    check(source, build(source.config))
+    check(source, skeleton(source.config))
     with replacing(folder) as partial:
         EXPORTS[to](source, partial)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 
 from ..errors import VisGLMError
-from .assemble import build, check
+from .assemble import check
 from .files import READERS
+from .quantized import skeleton
 from .source import Source
 
 
@@ -29,7 +30,7 @@ def inspect(source: Source) -> Iterator[Check]:
     yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
     yield from check_hashes(source.path)
     try:
-        check(source, build(source.config))
+        check(source, skeleton(source.config))
         yield Check("keys and shapes", "as the network wants them")
     except VisGLMError as error:
         yield Check("keys and shapes", str(error), good=False)

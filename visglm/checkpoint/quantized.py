@@ -25,6 +25,14 @@ def choose_quantization(config: VisGLMConfig, scheme: str | None, vision: bool) 
     return Quantization.of(config)
 
 
+def skeleton(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
+    """The network of a configuration on the meta device, packed modules where it says so, to `check` against."""
+    network = build(config)
+    if (quantization := Quantization.of(config)) is not None:
+        replace_modules(network, quantization, torch.float32)
+    return network
+
+
 def assemble_quantized(
     source: Source, quantization: Quantization, *, device: torch.device, dtype: torch.dtype
 ) -> VisGLMForConditionalGeneration:
