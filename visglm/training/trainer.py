@@ -29,9 +29,10 @@ class VisGLMTrainer(Trainer):
 
     Args:
         settings: of the run. processor: saved beside the weights.
-        schedule: transformers' arguments, from `training_arguments`.
-        resumed: weights were put back by the caller already, before anything was sharded.
+        schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, as Trainer names them.
     """
+
+    optimizer: Any  # Trainer assigns it without saying what it is
 
     def __init__(
         self, model: nn.Module, settings: FinetuneArguments, processor: VisGLMProcessor, schedule: Any, **data
