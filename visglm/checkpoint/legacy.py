@@ -87,6 +87,8 @@ def _vision_fields(vit: Mapping[str, Any]) -> dict[str, Any]:
 
 def _qformer_fields(path: Path, qformer: Mapping[str, Any]) -> dict[str, Any]:
     crossing = qformer.get("is_decoder", [layer % 2 == 0 for layer in range(qformer["num_layers"])])
+    if isinstance(crossing, bool):
+        crossing = [crossing] * qformer["num_layers"]
     places = [layer for layer, crosses in enumerate(crossing) if crosses]
     frequency = places[1] if len(places) > 1 else max(len(crossing), 1)
     if crossing != [layer % frequency == 0 for layer in range(qformer["num_layers"])]:
