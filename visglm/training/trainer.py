@@ -29,7 +29,7 @@ class VisGLMTrainer(Trainer):
 
     Args:
         settings: of the run. processor: saved beside the weights.
-        schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, as Trainer names them.
+        schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, by Trainer's names.
     """
 
     optimizer: Any  # Trainer assigns it without saying what it is
