@@ -164,7 +164,7 @@ class Meter(TrainerCallback):
 
     def __init__(self) -> None:
         self.num_images = self.num_tokens = self.num_examples = 0
-        self.started = time.perf_counter()
+        self.started = self.last_step = time.perf_counter()
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
@@ -174,8 +174,8 @@ class Meter(TrainerCallback):
         self.num_images += len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
 
     def rates(self) -> dict[str, float]:
-        """Per second since training began, of this process."""
-        seconds = max(time.perf_counter() - self.started, 1e-9)
+        """Per second from the start to the last step, of this process; what is saved behind it does not count."""
+        seconds = max(self.last_step - self.started, 1e-9)
         return {
             "images_per_second": self.num_images / seconds,
             "tokens_per_second": self.num_tokens / seconds,
@@ -194,6 +194,7 @@ class Meter(TrainerCallback):
             )
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.last_step = time.perf_counter()
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
