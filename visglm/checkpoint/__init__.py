@@ -28,11 +28,13 @@ from .adapter import (
 )
 from .assemble import Prepare, assemble, build, check, fill
 from .convert import EXPORTS, HERE, convert, save
+from .estimate import Estimate, estimate
 from .files import DamagedFile, TensorInfo
 from .formats import FORMATS, recognise
 from .hub import find_folder
 from .inspect import Check, inspect
 from .legacy import SatSource
+from .made import QuantizedSource, RandomSource
 from .parts import PartsSource
 from .quantized import assemble_quantized, choose_quantization
 from .sat_adapter import attach_sat_adapter
@@ -41,10 +43,10 @@ from .source import Source
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
 __all__ = [
-    "Check", "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "PartsSource", "Prepare", "Source", "TensorInfo", "activate",
-    "active", "assemble", "attach", "attached", "build", "check", "convert", "count_parameters", "disabled", "fill",
-    "inspect", "is_adapter", "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save",
-    "save_adapter", "torch_dtype",
+    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Check", "Estimate", "PartsSource", "Prepare", "QuantizedSource",
+    "RandomSource", "Source", "TensorInfo", "activate", "active", "assemble", "attach", "attached", "build", "check",
+    "choose_quantization", "convert", "count_parameters", "disabled", "estimate", "fill", "inspect", "is_adapter",
+    "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save", "save_adapter", "torch_dtype",
 ]  # fmt: skip
 
 

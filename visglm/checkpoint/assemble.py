@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from ..config import VisGLMConfig
 from ..errors import CheckpointError
 from ..model import VisGLMForConditionalGeneration
+from ..quant import Quantization, replace_modules
 from .source import Source
 
 # `prepare(name, module, tensor)` sees each tensor, on its device and in its dtype, with the module that owns it, and
@@ -23,9 +24,13 @@ Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
 def build(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
-    """The network of `config` on the meta device: shapes without memory."""
+    """The network of `config` on the meta device: shapes without memory. Packed modules where it is quantized."""
+    quantization = Quantization.of(config)
     with torch.device("meta"):
-        return VisGLMForConditionalGeneration(config)
+        network = VisGLMForConditionalGeneration(config)
+    if quantization is not None:
+        replace_modules(network, quantization, torch.float32)
+    return network
 
 
 def check(source: Source, network: nn.Module) -> None:

@@ -16,10 +16,10 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..tokenizer import VOCAB_FILE_NAME
 from .adapter import active, attached, base_names, write_adapter
-from .assemble import check, generation_config
+from .assemble import build, check, generation_config
 from .files import write_json
 from .legacy import HF_VISION, SAT_VISION, SatSource
-from .quantized import skeleton
+from .made import QuantizedSource
 from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .source import Source
 from .writer import ShardWriter, replacing
@@ -39,12 +39,13 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
     """
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to convert to; the formats are {', '.join(EXPORTS)}.")
-    if isinstance(source, SatSource) and source.adapter_tensors:
+    original = source.source if isinstance(source, QuantizedSource) else source
+    if isinstance(original, SatSource) and original.adapter_tensors:
         raise ConfigError(
             f"{source.path} holds a base model and the adapter that fine-tuning put over it, and a conversion would "
             "lose the adapter. Load it with VisGLM.from_pretrained and save it with save_pretrained: that keeps both."
         )
-    check(source, skeleton(source.config))
+    check(source, build(source.config))
     with replacing(folder) as partial:
         EXPORTS[to](source, partial)
 

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 
 from ..errors import VisGLMError
-from .assemble import check
+from .assemble import build, check
 from .files import READERS
-from .quantized import skeleton
 from .source import Source
 
 
@@ -30,7 +29,7 @@ def inspect(source: Source) -> Iterator[Check]:
     yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
     yield from check_hashes(source.path)
     try:
-        check(source, skeleton(source.config))
+        check(source, build(source.config))
         yield Check("keys and shapes", "as the network wants them")
     except VisGLMError as error:
         yield Check("keys and shapes", str(error), good=False)

@@ -7,7 +7,7 @@ import torch
 from ..config import VisGLMConfig
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
-from ..quant import Quantization, Writer, replace_modules, store_vision
+from ..quant import Quantization, Writer, replace_modules, set_output_dtype, store_vision
 from .assemble import build, check, fill, generation_config
 from .source import Source
 
@@ -25,14 +25,6 @@ def choose_quantization(config: VisGLMConfig, scheme: str | None, vision: bool) 
     return Quantization.of(config)
 
 
-def skeleton(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
-    """The network of a configuration on the meta device, packed modules where it says so, to `check` against."""
-    network = build(config)
-    if (quantization := Quantization.of(config)) is not None:
-        replace_modules(network, quantization, torch.float32)
-    return network
-
-
 def assemble_quantized(
     source: Source, quantization: Quantization, *, device: torch.device, dtype: torch.dtype
 ) -> VisGLMForConditionalGeneration:
@@ -42,12 +34,10 @@ def assemble_quantized(
         dtype: that the network computes in.
     """
     network = build(source.config)
+    check(source, network)
     if source.config.quantization is None:
-        check(source, network)
         replace_modules(network, quantization, dtype)
-    else:
-        replace_modules(network, quantization, dtype)
-        check(source, network)
+    set_output_dtype(network, dtype)
     if dtype == torch.float32:
         store_vision(network)
     fill(network, source, device=device, dtype=None, prepare=Writer(dtype))

@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "app": "open the page in the browser",
     "convert": "turn a checkpoint of another format into visglm's, or back",
     "quantize": "write a checkpoint in 8 or 4 bits",
+    "estimate": "say what a model costs in disk and memory, before loading it",
+    "new": "write a checkpoint of random weights",
     "doctor": "check this installation",
 }
 

@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 
 from ..config import VisGLMConfig
 from ..errors import ConfigError
-from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack
+from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
 from .schemes import PARTS, SCHEMES
 
 LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32
 
 __all__ = [
     "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
-    "modules_of", "pack", "quantize_network", "replace_modules",
+    "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
+    "store_vision",
 ]  # fmt: skip
 
 
@@ -84,6 +85,10 @@ class Quantization:
                 "quantize the 16-bit checkpoint again."
             ) from error
 
+    def layout(self, rows: int, columns: int) -> dict[str, tuple[tuple[int, int], torch.dtype]]:
+        """Shape and dtype of what a matrix becomes."""
+        return SCHEMES[self.scheme].layout(rows, columns, self.group_size)
+
     def record(self) -> dict[str, Any]:
         """For the configuration."""
         return {"scheme": self.scheme, "group_size": self.group_size, "parts": list(self.parts)}
@@ -128,6 +133,13 @@ def packed_twin(module: Any, quantization: Quantization, dtype: torch.dtype) -> 
             module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx, output_dtype=dtype, **common
         )
     return QuantizedLinear(module.in_features, module.out_features, bias=module.bias is not None, **common)
+
+
+def set_output_dtype(network: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Make packed embeddings unpack to `dtype`."""
+    for module in network.modules():
+        if isinstance(module, QuantizedEmbedding):
+            module.output_dtype = dtype
 
 
 def store_vision(network: PreTrainedModel) -> None:

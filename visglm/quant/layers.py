@@ -149,11 +149,16 @@ def register(module: QuantizedLinear | QuantizedEmbedding, rows: int, columns: i
 
 
 def pack(module: QuantizedLinear | QuantizedEmbedding, matrix: Tensor) -> None:
-    """Quantize `matrix` into `module`, some rows at a time."""
-    scheme, step = SCHEMES[module.scheme], max(BLOCK_SIZE // matrix.shape[1], 1)
-    parts = [scheme.pack(block.float(), module.group_size) for block in matrix.split(step)]
+    """Quantize `matrix` into `module`."""
+    module.weight, module.weight_scale = pack_matrix(matrix, module.scheme, module.group_size)
+
+
+def pack_matrix(matrix: Tensor, scheme: str, group_size: int) -> tuple[Tensor, Tensor]:
+    """`weight, weight_scale` of a scheme, some rows at a time."""
+    step = max(BLOCK_SIZE // matrix.shape[1], 1)
+    parts = [SCHEMES[scheme].pack(block.float(), group_size) for block in matrix.split(step)]
     weights, scales = zip(*parts, strict=True)
-    module.weight, module.weight_scale = torch.cat(weights), torch.cat(scales)
+    return torch.cat(weights), torch.cat(scales)
 
 
 def to_file(tensor: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""What a checkpoint costs, part by part, from names, shapes and dtypes alone: before anything is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from ..config import VisGLMConfig
+from ..quant import Quantization, QuantizedLinear, StoredLinear, replace_modules, store_vision
+from .assemble import build
+from .source import Source
+
+# First words of a name → part. The first match wins.
+PARTS = (
+    ("model.vision.vit.", "ViT"),
+    ("model.vision.", "Q-Former"),
+    ("model.text.embed_tokens.", "embeddings"),
+    ("model.text.", "text layers"),
+    ("lm_head.", "head"),
+)
+FLOAT32 = torch.float32.itemsize
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by part.
+
+    Args:
+        disk: of the checkpoint as it is.
+        resident: of the weights once they are loaded.
+        load_peak: of weights at the worst moment of loading; a number, not by part.
+        activations: of the largest tensors that exist at once while a picture is encoded or a prompt of the full
+            context is read, and of the cache of keys and values.
+    """
+
+    disk: dict[str, int]
+    resident: dict[str, int]
+    load_peak: int
+    activations: dict[str, int]
+
+
+def estimate(source: Source, quantization: Quantization | None, device: torch.device, dtype: torch.dtype) -> Estimate:
+    """What loading `source` would cost, and answering with it.
+
+    Args:
+        quantization: as `choose_quantization` gives it.
+        dtype: that the network computes in.
+    """
+    network = build(source.config)
+    stored = dict(source.keys())
+    if quantization is not None:
+        if source.config.quantization is None:
+            record = source.config.quantization
+            replace_modules(network, quantization, dtype)
+            source.config.quantization = record
+        if dtype == torch.float32:
+            store_vision(network)
+    modules = dict(network.named_modules())
+    disk: Counter[str] = Counter()
+    resident: Counter[str] = Counter()
+    passing = 0  # the most that one tensor needs on its way in, beside what stays of it
+    for name, info in stored.items():
+        disk[part_of(name)] += info.num_bytes
+    for name, tensor in network.state_dict().items():
+        module = modules[name.rpartition(".")[0]]
+        size = tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
+        if isinstance(module, QuantizedLinear) and name.endswith("weight") and module.scheme == "int4":
+            # ONNX Runtime keeps the numbers, and float32 scales and sums of each group; ours go to a file.
+            groups = module.weight_scale.numel()
+            size = (tensor.nbytes + groups * 2 * FLOAT32) if device.type == "cpu" else tensor.nbytes
+            passing = max(passing, 4 * tensor.nbytes)  # the model of the product, as bytes, and its parsed copies
+        elif name.endswith("weight_scale"):
+            size = tensor.nbytes
+        elif isinstance(module, StoredLinear) and name in stored:
+            size = stored[name].num_bytes
+        resident[part_of(name)] += size
+        if name in stored:
+            passing = max(passing, 2 * stored[name].num_bytes)
+    return Estimate(dict(disk), dict(resident), sum(resident.values()) + passing, activations(source.config, dtype))
+
+
+def part_of(name: str) -> str:
+    return next((part for start, part in PARTS if name.startswith(start)), "other")
+
+
+def activations(config: VisGLMConfig, dtype: torch.dtype) -> dict[str, int]:
+    """The largest tensors that exist at once, by part."""
+    text, vision, size = config.text_config, config.vision_config, dtype.itemsize
+    length = text.max_position_embeddings
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    sizes = {
+        # input, the wide middle and its activation, and what comes of it
+        "text layers": length * (2 * text.hidden_size + 2 * text.intermediate_size) * size,
+        "cache": 2 * text.num_hidden_layers * length * heads * text.head_dim * size,
+        "head": text.vocab_size * size,
+    }
+    if vision is not None:
+        patches = (vision.image_size // vision.patch_size) ** 2 + 1
+        sizes["ViT"] = patches * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
+    return sizes

@@ -1,0 +1,40 @@
+"""`visglm estimate PATH|PRESET`: what a model costs in disk and memory, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="PATH|PRESET", help="folder, hub id, or the name of a preset")
+    parser.add_argument("--quantize", metavar="SCHEME", help="int8, int4 or nf4")
+    parser.add_argument("--quantize-vision", action="store_true", help="pack the ViT and the Q-Former too")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda …")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .. import checkpoint
+    from ..config import PRESETS
+
+    if arguments.model in PRESETS:
+        source: checkpoint.Source = checkpoint.RandomSource(arguments.model, checkpoint.EMBEDDED_MODEL)
+    else:
+        source = checkpoint.open_source(arguments.model)
+    quantization = checkpoint.choose_quantization(source.config, arguments.quantize, arguments.quantize_vision)
+    device = checkpoint.pick_device(arguments.device)
+    dtype = arguments.dtype
+    if dtype == "auto":
+        dtype = checkpoint.pick_dtype(device, checkpoint.count_parameters(source))
+    found = checkpoint.estimate(source, quantization, device, checkpoint.torch_dtype(dtype))
+    scheme = quantization.scheme if quantization is not None else "not quantized"
+    print(f"{arguments.model}: {scheme}, computed in {dtype} on {device}; in GB")
+    print(f"{'':12}{'disk':>10}{'resident':>10}{'activations':>13}")
+    columns = (found.disk, found.resident, found.activations)
+    for part in dict.fromkeys(name for column in columns for name in column):
+        disk, resident, activations = (column.get(part, 0) / 1e9 for column in columns)
+        print(f"{part:12}{disk:10.3f}{resident:10.3f}{activations:13.3f}")
+    disk, resident, activations = (sum(column.values()) / 1e9 for column in columns)
+    print(f"{'together':12}{disk:10.3f}{resident:10.3f}{activations:13.3f}")
+    print(f"{'load peak':12}{'':10}{found.load_peak / 1e9:10.3f}")
+    return 0
