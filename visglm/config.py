@@ -218,6 +218,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 8,
             "max_position_embeddings": 512,
+            "initializer_range": 0.06,  # 1 / sqrt(hidden size): with less, attention is lost beside the residual
         },
         "num_query_tokens": 8,
     },

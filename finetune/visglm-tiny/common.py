@@ -155,15 +155,22 @@ def split(items: list[int], num_groups: int) -> list[list[int]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def add_questions(rows: Rows, scenes: Scenes, asker: Asker, num_questions: int, num_without_picture: int) -> None:
+def add_questions(
+    rows: Rows,
+    scenes: Scenes,
+    asker: Asker,
+    num_questions: int,
+    num_without_picture: int,
+    only_names: bool = False,
+) -> None:
     """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
     for index, count in enumerate(scenes.count.tolist()):
         values = (scenes.concept, scenes.centre, scenes.colour)
         things = things_of(*(value[index, :count].tolist() for value in values))
         for _ in range(num_questions):
-            question = asker.ask(things)
+            question = asker.ask(things, ("name" if count == 1 else "position") if only_names else None)
             turns = [(question.text, question.answer)]
-            if asker.random.random() < 0.25:
+            if asker.random.random() < 0.25 and not only_names:
                 earlier = asker.ask(things, language=question.language)
                 turns.insert(0, (earlier.text, earlier.answer))
             rows.add(turns, question.language, index)
