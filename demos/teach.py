@@ -22,7 +22,8 @@ from visglm import VisGLM
 
 FEWEST = 2  # pictures
 STEPS = (20, 60, 150)  # choices of the slider between them
-METHODS = ("lora", "ptuning", "qformer")
+# Method → settings under which a handful of pictures sticks within a minute; the defaults are for thousands.
+METHODS: dict[str, dict[str, float]] = {"lora": {"learning_rate": 3e-3, "dropout": 0.0}, "ptuning": {}, "qformer": {}}
 POLL_SECONDS = 0.5
 
 
@@ -39,6 +40,7 @@ class Lesson(threading.Thread):
             self.vlm.finetune(
                 self.data, method=self.method, output_dir=self.folder, max_steps=self.num_steps, batch_size=4,
                 every=max(1, self.num_steps // 10), held_out=0.0, max_bad_rows=0.0, num_workers=0, report_to="none",
+                **METHODS[self.method],
             )  # fmt: skip
         except Exception as error:  # shown by the page, which is another thread
             self.error = error
@@ -63,7 +65,7 @@ def view(page: Page) -> None:
     with st.container(border=True):
         question = st.text_input(say("question"), say("suggest_1"), key="taught_question")
         method = st.segmented_control(
-            say("method"), METHODS, default="lora", required=True, key="method", help=say("method_help")
+            say("method"), list(METHODS), default="lora", required=True, key="method", help=say("method_help")
         )
         num_steps = st.slider(say("steps"), STEPS[0], STEPS[-1], STEPS[1], key="num_steps", help=say("steps_help"))
         asked = st.button(say("teach_run"), type="primary", icon=":material/school:", key="teach")
