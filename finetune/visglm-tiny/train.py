@@ -34,7 +34,7 @@ from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMP
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=2400)
+    parser = arguments_parser(__doc__, steps=1200)
     parser.add_argument("--pictures", type=int, default=16, help="pictures per step")
     parser.add_argument("--questions", type=int, default=1, help="questions per picture")
     arguments = parser.parse_args()
