@@ -66,7 +66,7 @@ def test_describe_folder_writes_a_line_for_every_picture(vlm, tmp_path):
 
 def test_quickstart_runs(vlm, this_python):
     notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=100, kernel_name=this_python, resources={"metadata": {"path": EXAMPLES}}).execute()
+    NotebookClient(notebook, timeout=280, kernel_name=this_python, resources={"metadata": {"path": EXAMPLES}}).execute()
     [shown] = notebook.cells[3].outputs
     assert "<img" in shown["data"]["text/html"]
     assert str(vlm.chat(EXAMPLES / "cat.png", "这是什么？")) in shown["data"]["text/html"]
