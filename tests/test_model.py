@@ -163,6 +163,28 @@ def test_beams_equal_a_plain_search(model, prompt):
     torch.testing.assert_close(outputs.sequences_scores, chosen, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("pictures", ["pixel_values", "image_embeds"])
+def test_beams_keep_the_pictures_of_their_rows(model, prompt, pictures):
+    """Rows with two pictures, none and one: each beam sees those of its own row, in their order."""
+    ids, pixels = prompt["input_ids"], prompt["pixel_values"]
+    shown = pixels if pictures == "pixel_values" else model.get_image_features(pixels).pooler_output.detach()
+    rows = [torch.cat([ids[1][:33], ids[1]]), ids[2][33:], ids[0]]
+    batch = {**left_pad(rows, model.config.pad_token_id), pictures: shown}
+    singles = [
+        {"input_ids": rows[0][None], pictures: shown[:2]},
+        {"input_ids": rows[1][None]},
+        {"input_ids": rows[2][None], pictures: shown[2:]},
+    ]
+    together = greedy(model, batch, max_new_tokens=5, num_beams=3)
+    for row, single in zip(together, singles, strict=True):
+        assert torch.equal(row, greedy(model, single, max_new_tokens=5, num_beams=3)[0])
+    [logits] = [model(singles[0]["input_ids"], **{pictures: shown[:2]}).logits[:, -1]]
+    outputs = model.generate(
+        **singles[0], max_new_tokens=1, num_beams=2, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    torch.testing.assert_close(outputs.logits[0], logits.expand(2, -1), rtol=0, atol=1e-4)
+
+
 def test_sampling_several_sequences_per_prompt(model, prompt):
     torch.manual_seed(0)
     ids = model.generate(**prompt, max_new_tokens=3, do_sample=True, num_return_sequences=2, eos_token_id=None)

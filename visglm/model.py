@@ -248,6 +248,28 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
             model_kwargs["token_type_ids"] = torch.cat([token_type_ids, answer], dim=-1)
         return model_kwargs
 
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """For beams and several answers per prompt: rows repeated, and with each row its positions and its pictures.
+
+        The base class repeats along the first axis, which would mix the pictures of a row that has several (and before
+        transformers 5.18 the planes of its positions).
+        """
+        own = ("position_ids", "pixel_values", "image_embeds")
+        kept = {name: model_kwargs.pop(name) for name in own if model_kwargs.get(name) is not None}
+        rows = input_ids
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if "position_ids" in kept:
+            model_kwargs["position_ids"] = kept.pop("position_ids").repeat_interleave(expand_size, dim=-2)
+        for name, pictures in kept.items():
+            num_slots = (rows == self.config.image_token_id).sum(-1)
+            num_pictures = (num_slots // self.config.num_query_tokens).tolist()
+            if sum(num_pictures) == len(pictures):  # else `fuse` tells what does not match
+                pictures = torch.cat([part for part in pictures.split(num_pictures) for _ in range(expand_size)])
+            model_kwargs[name] = pictures
+        return input_ids, model_kwargs
+
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
         if not is_first_iteration and use_cache:
             kwargs.pop("image_embeds", None)  # in the cache by now, as pixel_values are, which the base class drops
