@@ -41,10 +41,11 @@ def run_script(name: str, *arguments: str | Path) -> str:
     return result.stdout
 
 
-def texts_of(cell: nbformat.NotebookNode) -> list[str]:
-    """What a code cell printed and showed as plain text."""
-    outputs = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
-    return [text for text in outputs if not text.startswith("Reply(")]  # holds timings
+def texts_of(cell: nbformat.NotebookNode) -> str:
+    """What a code cell printed and showed as plain text, without replies, which hold timings."""
+    outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    return "".join(text for text in texts if not text.startswith("Reply("))
 
 
 def test_first_answer_asks_in_both_languages(vlm):
@@ -64,9 +65,11 @@ def test_describe_folder_writes_a_line_for_every_picture(vlm, tmp_path):
     assert len(rows) == 2 and shown.startswith("2 pictures")
 
 
-def test_quickstart_runs(vlm, this_python):
+def test_quickstart_runs_and_shows_what_it_showed(vlm, this_python):
     notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    stored = [texts_of(cell) for cell in notebook.cells if cell.cell_type == "code"]
     NotebookClient(notebook, timeout=280, kernel_name=this_python, resources={"metadata": {"path": EXAMPLES}}).execute()
+    assert [texts_of(cell) for cell in notebook.cells if cell.cell_type == "code"] == stored
     [shown] = notebook.cells[3].outputs
     assert "<img" in shown["data"]["text/html"]
     assert str(vlm.chat(EXAMPLES / "cat.png", "这是什么？")) in shown["data"]["text/html"]

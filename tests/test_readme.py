@@ -81,11 +81,16 @@ def test_the_commands_of_the_table_are_in_the_readme():
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "README_zh.md"], ids=lambda path: path.name)
-def test_python_runs(document, monkeypatch, capsys):
+def test_python_runs_and_prints_what_is_shown(document, monkeypatch, capsys):
+    """The first block's output is shown under it; the others run."""
     monkeypatch.chdir(ROOT)
-    for code in blocks(document, "python"):
+    first, *others = blocks(document, "python")
+    exec(compile(first, str(document), "exec"), {})
+    shown = blocks(document, "text")[0]
+    assert capsys.readouterr().out == shown
+    for code in others:
         exec(compile(code, str(document), "exec"), {})
-    assert capsys.readouterr().out.strip()
+        assert capsys.readouterr().out.strip()
 
 
 def test_the_extras_and_marks_of_the_credits_name_what_is_used():

@@ -61,3 +61,8 @@ def test_without_a_record_there_is_no_test(vlm, tmp_path):
     assert observe(vlm)["answer"]
     with pytest.raises(CheckpointError, match="expected.json"):
         self_test(vlm, tmp_path / "expected.json")
+
+
+def test_the_embedded_model_passes(vlm):
+    findings = self_test(vlm)
+    assert all(finding.good for finding in findings), findings

@@ -26,7 +26,7 @@ class History:
     """
 
     turns: tuple[Turn, ...] = ()
-    image_embeds: Tensor | None = None
+    image_embeds: Tensor | None = field(default=None, repr=False)
     language: str = "auto"
 
     @classmethod

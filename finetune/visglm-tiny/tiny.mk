@@ -27,8 +27,8 @@ tiny-text:  ## second stage: the text model learns the answers
 tiny-train:  ## third stage: the bridge between them; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
 
-tiny-record: $(DEV)  ## after new weights are in visglm/assets: record what `visglm doctor` expects of them
-	@$(VENV_PYTHON) -c 'from visglm.selftest import record; print(record())'
+tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook and self-test up to date
+	@$(TINY_RUN)/record.py
 
 eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right; brings its MODEL_CARD.md up to date
 	@$(TINY_RUN)/evaluate.py $(TINY)/data $(TINY)/evaluation
