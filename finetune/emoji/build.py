@@ -19,8 +19,8 @@ from PIL import Image
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "visglm-tiny"))
 
-from questions import GROUPS, load_concepts  # noqa: E402 (beside visglm-tiny, whose world this is)
-from render import draw, read_concepts, slugs_by_hexcode  # noqa: E402
+from concepts import GROUPS, load_concepts  # noqa: E402 (beside visglm-tiny, whose world this is)
+from render import draw_icon, drawings, slugs_by_hexcode  # noqa: E402
 
 STYLES = ("noto", "fluent-emoji-flat")  # Apache-2.0 and MIT, see NOTICE
 SIZE, NUM_COLOURS = 96, 64  # pixels a side, and of the palette
@@ -34,10 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("node_modules", type=Path)
     icons = parser.parse_args().node_modules / "@iconify-json"
-    found = [draw_concept(icons, row["hexcodes"]) for row in read_concepts()]
     known = load_concepts()
+    slugs = slugs_by_hexcode(icons)
+    sets = {style: json.loads((icons / style / "icons.json").read_text()) for style in STYLES}
+    found = {style: drawings(icons, style, known, slugs) for style in STYLES}
     usable = [
-        place for place, art in enumerate(found) if len(art) == len(STYLES) and known[place].group not in LEFT_OUT
+        place
+        for place, concept in enumerate(known)
+        if all(found[style][place] for style in STYLES) and concept.group not in LEFT_OUT
     ]
     chosen = [usable[number * len(usable) // NUM_EMOJI] for number in range(NUM_EMOJI)]
     every = NUM_EMOJI // NUM_TEST
@@ -48,7 +52,8 @@ def main() -> None:
         for style in STYLES:
             path = Path("pictures") / style / f"{name.replace(' ', '-')}.png"
             (HERE / path).parent.mkdir(parents=True, exist_ok=True)
-            found[place][style].save(HERE / path, optimize=True)
+            picture = Image.fromarray(draw_icon(sets[style], found[style][place][0]).transpose(1, 2, 0), "RGBA")
+            on_white(picture.resize((SIZE, SIZE))).quantize(NUM_COLOURS).save(HERE / path, optimize=True)
             answer = json.dumps({"name": name, "group": concept.group})
             is_test = number % every == 0
             rows["test" if is_test else "train"].append(row(path, QUESTION, answer))
@@ -60,26 +65,8 @@ def main() -> None:
     print({part: len(lines) for part, lines in rows.items()}, f"of {len(GROUPS) - len(LEFT_OUT)} groups")
 
 
-def draw_concept(icons: Path, hexcodes: list[str]) -> dict[str, Image.Image]:
-    """The picture of an emoji in every style that has it, on white."""
-    drawn = {}
-    for style in STYLES:
-        data = json.loads((icons / style / "icons.json").read_text()) if style not in CACHE else CACHE[style]
-        CACHE[style] = data
-        slugs = SLUGS.setdefault(style, slugs_by_hexcode(icons, style))
-        slug = next((slug for code in hexcodes for slug in sorted(slugs.get(code, ())) if slug in data["icons"]), None)
-        if slug is None:
-            continue
-        icon = data["icons"][slug]
-        size = (icon.get("width", data.get("width", 16)), icon.get("height", data.get("height", 16)))
-        picture = Image.fromarray(draw(icon["body"], *size).transpose(1, 2, 0), "RGBA").resize((SIZE, SIZE))
-        white = Image.new("RGBA", picture.size, "white")
-        drawn[style] = Image.alpha_composite(white, picture).convert("RGB").quantize(NUM_COLOURS)
-    return drawn
-
-
-CACHE: dict[str, dict] = {}
-SLUGS: dict[str, dict] = {}
+def on_white(picture: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def row(path: Path, question: str, answer: str) -> dict:

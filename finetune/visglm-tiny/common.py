@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from concepts import Concept
 from einops import rearrange
-from questions import Asker, Concept, things_of
+from questions import Asker, things_of
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes

@@ -29,9 +29,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from concepts import Concept, load_concepts
 from grid import draw_grid
 from PIL import Image
-from questions import Asker, Concept, Question, load_concepts, things_of
+from questions import Asker, Question, things_of
 from torch import Tensor
 from tqdm import tqdm
 from world import Scenes, World

@@ -1,10 +1,10 @@
-"""Second stage: teach the text model the language of its world, from scenes that are told, not shown.
+"""Third stage: teach the text model the language of its world, from scenes that are told, not shown.
 
     python pretrain_text.py DATA OUTPUT
 
 In place of a picture's visual tokens it reads what is there, object by object (see `Teller`). A text model that can
-answer leaves only the translation of pictures to the third stage, as BLIP-2 builds on a language model that can talk
-already; and what it was told tells that stage what the visual tokens of a picture should be. Nothing of the first stage
+answer leaves only the translation of pictures to the fourth stage, as BLIP-2 builds on a language model that can talk
+already; and what it was told tells that stage what the visual tokens of a picture should be. Nothing of the first two stages
 is needed: both can run side by side.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import torch
 from common import Rows, Teller, add_questions, arguments_parser, build_model, build_tokenizer, parameter_groups, train
-from questions import Asker, load_concepts
+from concepts import load_concepts
+from questions import Asker
 from torch import Tensor, nn
 from world import World
 

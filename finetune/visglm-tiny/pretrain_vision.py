@@ -1,15 +1,15 @@
-"""First stage: teach the ViT to name what it sees, before any language is involved.
+"""Second stage: teach the whole ViT to name what it sees, before any language is involved.
 
     python pretrain_vision.py DATA OUTPUT
 
-The convolutional stem goes first and alone: small pictures of single objects, a hundred a second on one core. Then the
-whole ViT learns from pictures of one to four objects: each cell of the feature map which concept covers it, the class
-token the name of a lone object. The heads are thrown away afterwards.
+`OUTPUT` holds the stem of the first stage. From pictures of one to four objects each cell of the feature map learns
+which concept covers it, and the class token the name of a lone object. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -77,51 +77,39 @@ def accuracy(name: Callable[[Tensor], Tensor], world: World) -> float:
     return hits / len(world.sprites)
 
 
+def look(model: Classifier, name: Callable[[Tensor], Tensor], world: World, output: Path) -> dict[str, float]:
+    """Keep the weights so far, and measure them on pictures that are looked at, never learnt from."""
+    torch.save(model.state_dict(), output)
+    model.eval()
+    share = accuracy(name, world)
+    model.train()
+    return {"openmoji_accuracy": share}
+
+
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1300)
-    parser.add_argument("--stem-steps", type=int, default=3000)
+    parser = arguments_parser(__doc__, steps=3000)
     parser.add_argument("--batch-size", type=int, default=48)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
-    # Drawn small, a lone object is as large as one of several in a full picture.
-    small = World(arguments.data / "train.npz", image_size=48, seed=arguments.seed)
-    full = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 1)
-    # Looked at, never learnt from.
-    unseen = [World(arguments.data / "openmoji.npz", image_size=side, seed=1, augment=False) for side in (48, size)]
-    model = Classifier(int(full.concept.max()) + 1).to(memory_format=torch.channels_last)
-    stem, rate = model.vit.patch_embed, arguments.learning_rate
-
-    def look(name: Callable[[Tensor], Tensor], world: World) -> dict[str, float]:
-        torch.save(model.state_dict(), arguments.output / "classifier.pt")
-        model.eval()
-        share = accuracy(name, world)
-        model.train()
-        return {"openmoji_accuracy": share}
-
-    lone = iter(SceneStream(small, arguments.batch_size, single_share=1.0).loader())
-
-    def stem_loss() -> dict[str, Tensor]:
-        scenes = next(lone)
-        return {"stem": F.cross_entropy(model.stem(scenes.pictures), scenes.concept[:, 0], label_smoothing=0.1)}
-
-    optimizer = torch.optim.AdamW(parameter_groups(nn.ModuleList([stem, model.stem_head])), lr=rate)
-    every = (500, lambda: look(model.stem, unseen[0]))
-    train(optimizer, stem_loss, arguments.stem_steps, arguments.output / "pretrain_stem.jsonl", every)
-
-    mixed = iter(SceneStream(full, arguments.batch_size).loader())
+    world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 1)
+    unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
+    model = Classifier(int(world.concept.max()) + 1).to(memory_format=torch.channels_last)
+    model.load_state_dict(torch.load(arguments.output / "stem.pt", weights_only=True))
+    scenes_of = iter(SceneStream(world, arguments.batch_size).loader())
+    rate = arguments.learning_rate
     blocks = [module for name, module in model.vit.named_children() if name != "patch_embed"]
-    tokens = [{"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0}]
-    groups = parameter_groups(stem, lr=0.3 * rate) + tokens
+    groups = parameter_groups(model.vit.patch_embed, lr=0.3 * rate)
     groups += parameter_groups(nn.ModuleList([*blocks, model.whole_head, model.cell_head]))
-    optimizer = torch.optim.AdamW(groups, lr=rate)
-    every = (200, lambda: look(model.name, unseen[1]))
+    groups.append({"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0})
 
-    def whole_loss() -> dict[str, Tensor]:
-        scenes = next(mixed)
+    def step_loss() -> dict[str, Tensor]:
+        scenes = next(scenes_of)
         return model.losses(model(scenes.pictures), scenes)
 
-    train(optimizer, whole_loss, arguments.steps, arguments.output / "pretrain_vision.jsonl", every)
+    optimizer = torch.optim.AdamW(groups, lr=rate)
+    every = (200, lambda: look(model, model.name, unseen, arguments.output / "classifier.pt"))
+    train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_vision.jsonl", every)
 
 
 if __name__ == "__main__":

@@ -9,24 +9,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from render import read_concepts
+from concepts import GROUPS, Concept
 from world import COLOURS
 
-GROUPS = {
-    "animal": ("动物", ("animal-",)),
-    "plant": ("植物", ("plant-",)),
-    "food": ("食物", ("food-",)),
-    "drink": ("饮料", ("drink",)),
-    "vehicle": ("交通工具", ("transport-",)),
-    "place": ("地点", ("place-", "hotel")),
-    "weather": ("天气", ("sky-weather",)),
-    "clothing": ("衣物", ("clothing",)),
-    "musical instrument": ("乐器", ("musical-instrument", "music", "sound")),
-    "sport or game": ("运动或游戏", ("sport", "game", "award-medal", "event", "arts-crafts")),
-    "body part or figure": ("身体部位或形象", ("body", "figure")),
-    "tool": ("工具", ("tool", "science", "medical", "lock")),
-    "everyday object": ("日常物品", ("",)),  # the rest
-}
 COLOURS_ZH = dict(
     zip(COLOURS, ("黑色", "白色", "灰色", "红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)
 )
@@ -171,18 +156,6 @@ SAID_WITH_VOWEL, SAID_WITH_CONSONANT = ("umbrella", "hourglass", "SUV", "x-ray",
 
 
 @dataclass(frozen=True)
-class Concept:
-    """One thing the world knows: accepted names, main one first, and its group in both languages."""
-
-    english: tuple[str, ...]
-    chinese: tuple[str, ...]
-    group: str
-
-    def names(self, language: str) -> tuple[str, ...]:
-        return self.english if language == "en" else self.chinese
-
-
-@dataclass(frozen=True)
 class Thing:
     """One object of a scene: concept index, its place by name ("" when alone) and colour ("" when unclear)."""
 
@@ -208,14 +181,6 @@ class Question:
             return reply.startswith(self.accepted)
         whole = r"(?<![a-z0-9]){}(?![a-z0-9])"
         return any(re.search(whole.format(re.escape(word.lower())), reply) for word in self.accepted)
-
-
-def load_concepts() -> list[Concept]:
-    concepts = []
-    for row in read_concepts():
-        group = next(g for g, (_, starts) in GROUPS.items() if row["subgroup"].startswith(starts))
-        concepts.append(Concept(tuple(row["english"]), tuple(row["chinese"]), group))
-    return concepts
 
 
 def with_article(name: str) -> str:

@@ -1,92 +1,141 @@
-"""Draw the emoji of `names.tsv` in every style: one cache to train on, and one of each style that only evaluates.
+"""Draw what visglm-tiny knows of in every style: one cache to train on, and one of the style that only evaluates.
 
-    python render.py NODE_MODULES OUTPUT
-
-`names.tsv` was written by hand over Unicode's names: hex codes (twins merged into one concept), subgroup, and the
-accepted names in English and Chinese, the main one first.
+python render.py NODE_MODULES OUTPUT
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import resvg_py
+import scipy.ndimage
+from concepts import Concept, load_concepts
 from PIL import Image
 from tqdm import tqdm
 
-HERE = Path(__file__).parent
 PICTURE_SIZE = 112  # pixels a side
-TRAINING_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
-# Never trained on. OpenMoji is share-alike art and never committed; FxEmoji knows the older half of the names only.
-EVALUATION_STYLES = ("openmoji", "fxemoji")
-# Sets that do not list code points borrow the slugs of one that does; FxEmoji writes them without hyphens.
-SLUGS_OF = {
-    "fluent-emoji": ("fluent-emoji-flat",),
-    "noto-v1": ("noto", "twemoji"),
-    "emojione": ("noto", "twemoji"),
-    "fxemoji": ("noto", "twemoji"),
-}
+LINE_ART_WEIGHT = 0.3
+# Emoji sets, found by code point. OpenMoji is share-alike art: never trained on, never committed.
+EMOJI_STYLES = (
+    "noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione", "fxemoji",
+    "streamline-emojis", "emojione-monotone", "fluent-emoji-high-contrast",
+)  # fmt: skip
+# Line art of the same things, found by name: what OpenMoji's outlines look like is learnt from these.
+ICON_STYLES = (
+    "game-icons", "icon-park", "mdi", "ph", "tabler", "lucide", "hugeicons", "solar", "mingcute", "iconoir",
+    "streamline-color", "streamline-plump-color", "streamline-flex-color", "streamline-kameleon-color",
+)  # fmt: skip
+TRAINING_STYLES = EMOJI_STYLES + ICON_STYLES
+EVALUATION_STYLES = ("openmoji",)
+# Sets with `chars.json` list code points; these use other sets' names for them.
+LISTS_CODE_POINTS = ("noto", "twemoji", "fluent-emoji-flat", "openmoji")
+# What icon sets append to a name to tell weights apart.
+VARIANT = re.compile(r"(-(outlined?|filled|fill|line|linear|bold|broken|duotone|0\d))+$")
+# Other things of the same name.
+HOMONYMS = {("mdi", "bat"), ("mdi", "ant"), ("tabler", "ant"), ("mdi", "seal"), ("mdi", "orange")}
 
 
-def read_concepts() -> list[dict]:
-    """Concepts in file order: `hexcodes`, `subgroup`, `english`, `chinese` (lists, main name first)."""
-    with open(HERE / "names.tsv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [
-        {
-            "hexcodes": row["hexcodes"].split(),
-            "subgroup": row["subgroup"],
-            "english": row["english"].split("|"),
-            "chinese": row["chinese"].split("|"),
-        }
-        for row in rows
-    ]
+def slug(name: str) -> str:
+    """A name as all sets can be compared by: "T-shirt" and "t shirt" are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def slugs_by_hexcode(icons: Path, style: str) -> dict[str, set[str]]:
-    """Names a set may keep an emoji under, by hex code without FE0F."""
+def slugs_by_hexcode(icons: Path) -> dict[str, set[str]]:
+    """Names that sets with a list of code points give an emoji, by hex code without FE0F."""
     slugs: dict[str, set[str]] = {}
-    for source in SLUGS_OF.get(style, (style,)):
-        for code, slug in json.loads((icons / source / "chars.json").read_text()).items():
+    for style in LISTS_CODE_POINTS:
+        for code, name in json.loads((icons / style / "chars.json").read_text()).items():
             key = "-".join(part for part in code.upper().split("-") if part != "FE0F")
-            slugs.setdefault(key, set()).add(slug)
+            slugs.setdefault(key, set()).add(slug(name))
     return slugs
 
 
-def draw(body: str, width: int, height: int) -> np.ndarray:
-    """An icon's SVG body as RGBA `[4, size, size]`, uint8."""
+def drawings(icons: Path, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:
+    """The icons of a set that show each concept."""
+    names: dict[str, list[str]] = {}
+    for name in json.loads((icons / style / "icons.json").read_text())["icons"]:
+        names.setdefault(slug(VARIANT.sub("", name) if style in ICON_STYLES else name), []).append(name)
+    found = []
+    for concept in concepts:
+        if style in ICON_STYLES:
+            wanted = {slug(name) for name in concept.english if (style, name) not in HOMONYMS}
+            found.append([name for key in sorted(wanted) for name in names.get(key, ())])
+        else:
+            keys = [sorted(slugs.get(code, ())) for code in concept.hexcodes]
+            keys += [[slug(name) for name in concept.english]] if style == "streamline-emojis" else []
+            # One drawing for each code point; the set's own name for it comes first in none of the lists.
+            firsts = [next((key for key in of_code if key in names), None) for of_code in keys]
+            found.append(list(dict.fromkeys(names[key][0] for key in firsts if key is not None)))
+    return found
+
+
+def draw_icon(icon_set: dict, name: str) -> np.ndarray:
+    """An icon of an Iconify set as RGBA `[4, size, size]`, uint8."""
+    icon = icon_set["icons"][name]
+    width, height = (icon.get(side, icon_set.get(side, 16)) for side in ("width", "height"))
     side = max(width, height)
     view = f"{(width - side) / 2} {(height - side) / 2} {side} {side}"
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    svg = f'<svg {namespaces} viewBox="{view}">{body}</svg>'
+    svg = f'<svg {namespaces} viewBox="{view}">{icon["body"]}</svg>'
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=PICTURE_SIZE, height=PICTURE_SIZE))
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")).transpose(2, 0, 1)
 
 
-def render(icons: Path, styles: tuple[str, ...], concepts: list[dict]) -> dict[str, np.ndarray]:
-    """`pictures [num, 4, size, size]` uint8, `concept [num]` and `style [num]` of every drawing there is."""
-    pictures, concept_of, style_of = [], [], []
+def colour_in(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A line drawing with every area that its lines close painted in a colour of its own."""
+    open_areas, num_areas = scipy.ndimage.label(picture[3] < 128)
+    at_border = set(np.concatenate([open_areas[0], open_areas[-1], open_areas[:, 0], open_areas[:, -1]]).tolist())
+    painted = picture.copy()
+    palette = random.integers(60, 256, (3, 3))  # two or three colours a drawing
+    palette[0] |= 0x80
+    for area in range(1, num_areas + 1):
+        if area in at_border:
+            continue
+        inside = scipy.ndimage.binary_dilation(open_areas == area, iterations=2)
+        opacity = picture[3] / 255 * inside
+        colour = palette[random.integers(len(palette))]
+        painted[:3] = np.where(inside, picture[:3] * opacity + colour[:, None, None] * (1 - opacity), painted[:3])
+        painted[3][inside] = 255
+    return painted
+
+
+def is_line_art(picture: np.ndarray) -> bool:
+    """Whether all that is opaque has one colour."""
+    inked = picture[:3, picture[3] > 200]
+    return inked.size > 0 and int((inked.max(1) - inked.min(1)).max()) < 24
+
+
+def render(icons: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dict[str, np.ndarray]:
+    """`pictures [num, 4, size, size]` uint8, `concept [num]`, `style [num]` and `weight [num]` of every drawing.
+
+    Line art comes twice, as it is and coloured in, and with a lower weight: there is more of it than of pictures.
+    """
+    pictures, concept_of, style_of, weight_of = [], [], [], []
+    slugs = slugs_by_hexcode(icons)
+    random = np.random.default_rng(0)
     for style_index, style in enumerate(styles):
-        data = json.loads((icons / style / "icons.json").read_text())
-        slugs = slugs_by_hexcode(icons, style)
-        for index, concept in enumerate(tqdm(concepts, desc=style)):
-            for code in concept["hexcodes"]:
-                for slug in sorted(slugs.get(code, ())):
-                    icon = data["icons"].get(slug.replace("-", "") if style == "fxemoji" else slug)
-                    if icon is None:
-                        continue
-                    size = (icon.get("width", data.get("width", 16)), icon.get("height", data.get("height", 16)))
-                    pictures.append(draw(icon["body"], *size))
-                    concept_of.append(index)
-                    style_of.append(style_index)
-                    break
-    return {"pictures": np.stack(pictures), "concept": np.array(concept_of), "style": np.array(style_of)}
+        icon_set = json.loads((icons / style / "icons.json").read_text())
+        found = drawings(icons, style, concepts, slugs)
+        for index, names in enumerate(tqdm(found, desc=style)):
+            for name in names:
+                picture = draw_icon(icon_set, name)
+                variants = [picture, colour_in(picture, random)] if is_line_art(picture) else [picture]
+                weight_of += [LINE_ART_WEIGHT if len(variants) > 1 else 1.0] * len(variants)
+                pictures += variants
+                concept_of += [index] * len(variants)
+                style_of += [style_index] * len(variants)
+    return {
+        "pictures": np.stack(pictures),
+        "concept": np.array(concept_of),
+        "style": np.array(style_of),  # for whoever looks at the cache
+        "weight": np.array(weight_of, dtype=np.float32),
+    }
 
 
 def main() -> None:
@@ -96,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     icons = arguments.node_modules / "@iconify-json"
     arguments.output.mkdir(parents=True, exist_ok=True)
-    concepts = read_concepts()
+    concepts = load_concepts()
     for name, styles in (("train", TRAINING_STYLES), *((style, (style,)) for style in EVALUATION_STYLES)):
         cache = render(icons, styles, concepts)
         np.savez(arguments.output / f"{name}.npz", **cache)

@@ -1,9 +1,9 @@
-"""Third stage: the bridge learns to tell the text model what the ViT sees.
+"""Fourth stage: the bridge learns to tell the text model what the ViT sees.
 
     python train.py DATA OUTPUT
 
-`OUTPUT` holds what the first two stages wrote. The ViT stays as it is; the text model goes on learning, slower. Beside
-the answers, the bridge learns the visual tokens that the second stage used in place of a picture, object by object in
+`OUTPUT` holds what the earlier stages wrote. The ViT stays as it is; the text model goes on learning, slower. Beside
+the answers, the bridge learns the visual tokens that the third stage used in place of a picture, object by object in
 reading order: one picture teaches as much as a dozen answers would. Prompts come from `visglm.prompt` and the network
 from `visglm.model`: what is trained here is what chats later.
 """
@@ -25,8 +25,9 @@ from common import (
     parameter_groups,
     train,
 )
+from concepts import load_concepts
 from pretrain_vision import Classifier
-from questions import Asker, load_concepts
+from questions import Asker
 from torch import Tensor, nn
 from world import SceneStream, World
 

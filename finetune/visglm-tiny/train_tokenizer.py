@@ -7,16 +7,15 @@ import random
 from pathlib import Path
 
 import sentencepiece
+from concepts import GROUPS, load_concepts
 from questions import (
     COLOURS_ZH,
-    GROUPS,
     NO_PICTURE,
     PLACES,
     QUESTIONS,
     TEXT_ONLY,
     UNKNOWN,
     Asker,
-    load_concepts,
     with_article,
 )
 from world import COLOURS

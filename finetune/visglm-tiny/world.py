@@ -76,11 +76,11 @@ class World:
 
     def __init__(self, cache: Path | dict, image_size: int = 80, seed: int = 0, augment: bool = True):
         data = cache if isinstance(cache, dict) else dict(np.load(cache))
-        pictures = torch.from_numpy(data["pictures"]).float() / 255
-        pictures[:, :3] *= pictures[:, 3:]  # premultiplied, so that transparent edges do not bleed when resized
-        self.sprites = F.adaptive_avg_pool2d(pictures, SPRITE_SIZE).mul(255).round().byte()
+        self.sprites = torch.cat([shrunken(part) for part in torch.from_numpy(data["pictures"]).split(1024)])
         self.concept = torch.from_numpy(data["concept"])
-        self.style = torch.from_numpy(data["style"])
+        # All concepts are met alike often, however many drawings there are of each.
+        weight = torch.from_numpy(data["weight"])
+        self.weight = weight / torch.zeros(int(self.concept.max()) + 1).index_add(0, self.concept, weight)[self.concept]
         self.image_size = image_size
         self.augment = augment
         self.random = torch.Generator().manual_seed(seed)
@@ -96,7 +96,8 @@ class World:
         """How many objects `[batch]`, and which sprites `[batch, 4]`; `single_share` of the scenes hold just one."""
         count = torch.randint(2, MAX_OBJECTS + 1, (batch_size,), generator=self.random)
         count[self.rand(batch_size) < single_share] = 1
-        return count, torch.randint(len(self.sprites), (batch_size, MAX_OBJECTS), generator=self.random)
+        chosen = torch.multinomial(self.weight, batch_size * MAX_OBJECTS, replacement=True, generator=self.random)
+        return count, chosen.view(batch_size, MAX_OBJECTS)
 
     def sample(self, batch_size: int, single_share: float = 0.5) -> Scenes:
         """Draw pictures of random objects."""
@@ -282,6 +283,13 @@ def blur(planes: Tensor) -> Tensor:
         before, here, after = neighbours(planes, axis)
         planes = (before + here + after) / 3
     return planes
+
+
+def shrunken(pictures: Tensor) -> Tensor:
+    """RGBA `[num, 4, …]` uint8 at the size of sprites, premultiplied, so that transparent edges do not bleed."""
+    pictures = pictures.float() / 255
+    pictures[:, :3] *= pictures[:, 3:]
+    return F.adaptive_avg_pool2d(pictures, SPRITE_SIZE).mul(255).round().byte()
 
 
 def basic_colour(colour: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 import evaluate  # noqa: E402 (a folder of scripts, found through the path above)
+from concepts import load_concepts  # noqa: E402
 from grid import draw_grid  # noqa: E402
-from questions import QUESTIONS, Asker, Question, load_concepts  # noqa: E402
+from questions import QUESTIONS, Asker, Question  # noqa: E402
 from world import World  # noqa: E402
 
 from visglm import VisGLM  # noqa: E402
@@ -28,7 +29,7 @@ def world() -> World:
     inside = (side[:, None] ** 2 + side**2 < 0.8).astype(np.uint8) * 255
     paints = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (255, 255, 0), (20, 20, 20)]
     pictures = np.stack([np.stack([*(np.full_like(inside, value) for value in paint), inside]) for paint in paints])
-    return World({"pictures": pictures, "concept": np.arange(5), "style": np.zeros(5, int)}, augment=False)
+    return World({"pictures": pictures, "concept": np.arange(5), "weight": np.ones(5, np.float32)}, augment=False)
 
 
 @pytest.fixture(scope="module")

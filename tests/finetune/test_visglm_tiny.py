@@ -13,7 +13,8 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 from common import Rows, Teller, add_questions, split, words  # noqa: E402 (a folder of scripts, found through the path above)
-from questions import QUESTIONS, Asker, Thing, load_concepts, things_of, with_article  # noqa: E402
+from concepts import load_concepts  # noqa: E402
+from questions import QUESTIONS, Asker, Thing, things_of, with_article  # noqa: E402
 from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour  # noqa: E402
 
 from visglm import ChatGLMTokenizer, VisGLMConfig, VisGLMForConditionalGeneration  # noqa: E402
@@ -28,7 +29,7 @@ def cache() -> dict:
     inside = (side[:, None] ** 2 + side**2 < 0.8).astype(np.uint8) * 255
     paints = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (255, 255, 0), (20, 20, 20)]
     pictures = np.stack([np.stack([*(np.full_like(inside, value) for value in paint), inside]) for paint in paints])
-    return {"pictures": pictures, "concept": np.arange(5), "style": np.zeros(5, int)}
+    return {"pictures": pictures, "concept": np.arange(5), "weight": np.ones(5, np.float32)}
 
 
 @pytest.fixture(scope="module")
