@@ -14,35 +14,56 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
-IMPLEMENTATION = "visglm_prefix"
+from ..errors import ConfigError
+
+IMPLEMENTATIONS = ("eager", "sdpa")  # of attention that take keys, values and a mask of any length
 ATTENTION_NAMES = ("attention", "self_attn")  # of a layer of each backbone
 
 
-def attend_with_prefix(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
-) -> tuple[Tensor, Tensor | None]:
-    """SDPA, with `module.prefix [2, key heads, num_tokens, head_dim]` in front of key and value."""
-    if getattr(module, "prefix", None) is None or not module.prefix_enabled:
-        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-    num_queries, num_keys, num_tokens = query.shape[2], key.shape[2], module.prefix.shape[2]
-    if attention_mask is None and num_queries > 1:  # SDPA would take the prefix for the start of a causal sequence
-        order = torch.arange(num_keys, device=key.device)
-        attention_mask = (order <= order[num_keys - num_queries :, None])[None, None]
-    if attention_mask is not None:
-        visible = True if attention_mask.dtype == torch.bool else 0.0
-        attention_mask = F.pad(attention_mask[..., :num_keys], (num_tokens, 0), value=visible)
-    prefix = module.prefix.to(key.dtype).unsqueeze(1).expand(-1, key.shape[0], -1, -1, -1)
-    key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
-    kwargs["is_causal"] = False
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+class PrefixedCache:
+    """What an attention takes for its cache: the real one, if there is any, behind `prefix`.
+
+    Args:
+        prefix: `[2, key heads, num_tokens, head_dim]`, keys and values.
+    """
+
+    def __init__(self, cache: Any, prefix: Tensor):
+        self.cache = cache
+        self.prefix = prefix
+
+    def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values `[batch, key heads, num_tokens + length, head_dim]`; the prefix itself is never stored."""
+        if self.cache is not None:
+            key, value = self.cache.update(key, value, *args, **kwargs)
+        prefix = self.prefix.to(key.dtype).unsqueeze(1).expand(-1, key.shape[0], -1, -1, -1)
+        return torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
 
 
-AttentionInterface.register(IMPLEMENTATION, attend_with_prefix)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+def put_prefix(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    """Forward pre-hook of an attention: its prefix goes in front of keys, values and mask.
+
+    Raises:
+        ConfigError: the attention is computed in a way that might not see it.
+    """
+    if not module.prefix_enabled:
+        return None
+    implementation = module.config._attn_implementation or "eager"
+    if implementation not in IMPLEMENTATIONS:
+        raise ConfigError(
+            f"a P-Tuning prefix works with {' or '.join(IMPLEMENTATIONS)} attention; this text model computes with "
+            f'{implementation!r}. Call set_attn_implementation("sdpa") on it.'
+        )
+    hidden_states = args[0] if args else kwargs["hidden_states"]
+    mask, num_queries = kwargs["attention_mask"], hidden_states.shape[1]
+    if mask is None and num_queries > 1:
+        # It says "causal, and nothing cached before". With a prefix, SDPA would count from the prefix on.
+        mask = torch.ones(num_queries, num_queries, dtype=torch.bool, device=hidden_states.device).tril()[None, None]
+    if mask is not None:
+        mask = F.pad(mask, (module.prefix.shape[2], 0), value=True if mask.dtype == torch.bool else 0.0)
+    cache = PrefixedCache(kwargs["past_key_values"], module.prefix)
+    return args, kwargs | {"attention_mask": mask, "past_key_values": cache}
 
 
 def attentions(text: PreTrainedModel) -> Iterator[tuple[str, Any]]:
@@ -60,9 +81,10 @@ def add_prefix(text: PreTrainedModel, num_tokens: int) -> None:
         weight = next(module.parameters())
         size = (2, num_heads, num_tokens, module.head_dim)
         prefix = torch.empty(size, device=weight.device).normal_(std=config.initializer_range)
+        if not hasattr(module, "prefix"):
+            module.register_forward_pre_hook(put_prefix, with_kwargs=True)
         module.prefix = nn.Parameter(prefix)
         module.prefix_enabled = True
-    config._attn_implementation = IMPLEMENTATION
 
 
 def enable_prefix(text: PreTrainedModel, enabled: bool) -> None:
