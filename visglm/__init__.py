@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chat import ReplyStream, VisGLM
+    from .chat import VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
     from .explain import Explanation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
     from .reply import History, Reply
+    from .stream import ReplyStream
     from .tokenizer import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ _MODULES = {
     "History": "reply",
     "ImageLimits": "images",
     "Reply": "reply",
-    "ReplyStream": "chat",
+    "ReplyStream": "stream",
     "VisGLM": "chat",
     "VisGLMConfig": "config",
     "VisGLMError": "errors",

@@ -2,101 +2,34 @@
 
 from __future__ import annotations
 
-import queue
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
-from transformers import StoppingCriteria
 
-from . import checkpoint
-from .errors import ConfigError, PromptError, VisGLMError
-from .images import load_image
+from . import checkpoint, generation, request
+from .batch import answer_all
+from .errors import PromptError, VisGLMError
+from .images import load_images
 from .model import VisGLMForConditionalGeneration
 from .processor import VisGLMProcessor
-from .prompt import Rendered, Turn, fit, postprocess, render, render_blank, settled
+from .prompt import Turn
 from .recipe import FinetuneArguments, check_names
-from .reply import History, Reply, Timings, Usage
+from .reply import History, Reply
 from .sampling import Sampling
-from .tokenizer import ChatGLMTokenizer, StreamDecoder
+from .stream import ReplyStream, pieces
+from .tokenizer import ChatGLMTokenizer
 
 if TYPE_CHECKING:
     from .explain import Explanation
     from .training import Evaluation, FinetuneReport
-
-ANSWER_TOKENS = 128  # of an answer that is compared with a caption
-DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request ready to generate from."""
-
-    turns: tuple[Turn, ...]
-    rendered: Rendered
-    image_embeds: Tensor | None
-    images: tuple[Image.Image, ...]
-    language: str
-    encode_seconds: float
-
-
-class Watch(StoppingCriteria):
-    """Sees every new token: notes when the first came, hands it on, and ends the answer when told to."""
-
-    def __init__(self, on_tokens: Callable[[Tensor], None] | None = None):
-        self.on_tokens = on_tokens
-        self.cancelled = threading.Event()
-        self.started = time.perf_counter()
-        self.first_token: float | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
-        if self.first_token is None:
-            self.first_token = time.perf_counter() - self.started
-        if self.on_tokens is not None:
-            self.on_tokens(input_ids[:, -1].cpu())
-        return torch.full((input_ids.shape[0],), self.cancelled.is_set(), device=input_ids.device)
-
-
-class ReplyStream(Iterator[str]):
-    """Iterate over the pieces of an answer as they are decoded; `.reply` is the whole when it has ended.
-
-    Closing it, or leaving the loop and dropping it, stops the model after the token in flight.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Reply]):
-        self._pieces = pieces
-        self._reply: Reply | None = None
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self._reply = end.value or self._reply
-            raise
-
-    def close(self) -> None:
-        """End the answer here. There will be no `.reply`."""
-        self._pieces.close()
-
-    @property
-    def reply(self) -> Reply:
-        """The whole answer.
-
-        Raises:
-            VisGLMError: the stream has not ended yet, or was closed.
-        """
-        if self._reply is None:
-            raise VisGLMError("there is no reply before the stream has ended; read it to its end, then ask for .reply.")
-        return self._reply
 
 
 class VisGLM:
@@ -218,12 +151,7 @@ class VisGLM:
 
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
-        return training.finetune(self.model, self.processor, data, arguments, self._texts)
-
-    def _texts(self, requests: Sequence[Sequence[Any]]) -> list[str]:
-        """Short greedy answers; an empty one where a question does not fit."""
-        replies = self.batch(requests, on_error="return", progress=False, max_new_tokens=ANSWER_TOKENS)
-        return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
+        return training.finetune(self.model, self.processor, data, arguments, self.batch)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
         """Put a fine-tuning result beside those that are loaded, and use it."""
@@ -233,19 +161,16 @@ class VisGLM:
         """Answer with the adapter `name`, or with None as the base model. The first one is called "default"."""
         checkpoint.activate(self.model, name)
 
-    @contextmanager
-    def adapter_disabled(self) -> Iterator[None]:
+    def adapter_disabled(self) -> AbstractContextManager[None]:
         """Answer as the base model, inside a `with`."""
-        with checkpoint.disabled(self.model):
-            yield
+        return checkpoint.disabled(self.model)
 
     def merge(self) -> None:
         """Make the adapter in use part of the weights: the same answers, nothing to add up, `save_pretrained` whole."""
         checkpoint.merge(self.model)
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes; the address of the commit. A run's own folder, with report and model
-        card, goes up by `visglm.training.push`."""
+        """Upload what `save_pretrained` writes; the commit's address. `visglm.training.push` uploads a whole run."""
         from .training import push
 
         with tempfile.TemporaryDirectory() as folder:
@@ -283,7 +208,7 @@ class VisGLM:
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
         ready = self._prepare(images, prompt, history, language, sampling)
-        return self._answer([ready], sampling, Watch())[0]
+        return self._answer([ready], sampling)[0]
 
     def stream_chat(
         self,
@@ -305,7 +230,7 @@ class VisGLM:
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
         ready = self._prepare(images, prompt, history, language, sampling)
-        return ReplyStream(self._stream(ready, sampling))
+        return ReplyStream(pieces(lambda watch: self._answer([ready], sampling, watch)[0], self.tokenizer))
 
     def explain(
         self,
@@ -329,15 +254,10 @@ class VisGLM:
         Raises:
             PromptError: fewer pictures than the history has, or none at all.
         """
-        from .explain import explain
+        from .explain import count_new, explain
 
-        pictures, past = self._load(images), History.of(history)
-        num_new = len(pictures) - sum(turn.num_images for turn in past.turns)
-        if not pictures or num_new < 0:
-            raise PromptError(
-                f"explain needs all pictures of the conversation, at least one; got {len(pictures)}, and the history "
-                f"has {len(pictures) - num_new}. Pass those of the history first, then the new ones."
-            )
+        pictures, past = load_images(images, allow_urls=self.allow_urls), History.of(history)
+        num_new = count_new(pictures, past.turns)
         language = past.language if language == "auto" else language
         if answer is None:
             answer = self.chat(pictures[len(pictures) - num_new :], prompt, past, language=language).text
@@ -364,23 +284,10 @@ class VisGLM:
             progress: show a progress bar on stderr.
             settings: as the keyword arguments of `chat`.
         """
-        if on_error not in ("raise", "return"):
-            raise ConfigError(f'on_error must be "raise" or "return"; got {on_error!r}.')
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
         sampling = Sampling(**settings)
-        results: list[Reply | VisGLMError] = []
-        with tqdm(total=len(requests), unit="answer", disable=not progress) as bar:
-            for start in range(0, len(requests), batch_size):
-                prepared = [
-                    self._prepare_or_error(request, language, sampling, on_error)
-                    for request in requests[start : start + batch_size]
-                ]
-                good = [item for item in prepared if isinstance(item, Prompt)]
-                replies = iter(self._answer(good, sampling, Watch()) if good else ())
-                results += [next(replies) if isinstance(item, Prompt) else item for item in prepared]
-                bar.update(len(prepared))
-        return results
+        prepare = partial(self._prepare, language=language, sampling=sampling)
+        answer = partial(self._answer, sampling=sampling)
+        return answer_all(requests, prepare, answer, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
         self,
@@ -396,14 +303,9 @@ class VisGLM:
         from .training import evaluate
 
         return evaluate(
-            data,
-            self.batch,
-            question=question,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+            data, self.batch, question=question, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
             progress=progress,
-        )
+        )  # fmt: skip
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.
@@ -422,146 +324,25 @@ class VisGLM:
                 "this text model writes on from a text and cannot fill blanks in it. Ask with chat instead."
             )
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-        rendered = render_blank(text, tokenizer=self.tokenizer)
-        fit(rendered, self.context_length, max_new_tokens or 1)
-        prompt = Prompt((Turn(text),), rendered, None, (), "zh", 0.0)
-        return replace(self._answer([prompt], sampling, Watch())[0], history=History())
+        prompt = request.prepare_blank(text, max_new_tokens or 1, config=self.model.config, tokenizer=self.tokenizer)
+        return replace(self._answer([prompt], sampling)[0], history=History())
 
-    def _prepare_or_error(
-        self, request: Sequence[Any], language: str, sampling: Sampling, on_error: str
-    ) -> Prompt | VisGLMError:
-        try:
-            if isinstance(request, str) or len(request) not in (2, 3):
-                raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r}.")
-            images, prompt, history = (*request, None)[:3]
-            return self._prepare(images, prompt, history, language, sampling)
-        except VisGLMError as error:
-            if on_error == "raise":
-                raise
-            return error
-
-    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> Prompt:
-        """Load and encode the new pictures, and render the conversation."""
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(f"the question must be a string that is not empty; got {prompt!r}.")
-        past = History.of(history)
-        pictures = self._load(images)
-        if pictures and self.model.config.vision_config is None:
-            raise PromptError(
-                f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
-            )
-        turns = (*past.turns, Turn(prompt, None, num_images=len(pictures)))
-        language = past.language if language == "auto" else language
-        rendered = render(
-            turns,
-            tokenizer=self.tokenizer,
-            style=self.model.config.prompt_style,
-            num_query_tokens=self.model.config.num_query_tokens,
-            language=language,
-        )
-        fit(rendered, self.context_length, sampling.max_new_tokens or 1)
-        started = time.perf_counter()
-        embeds = past.image_embeds
-        if pictures:
-            new = self.encode(pictures)
-            embeds = new if embeds is None else torch.cat([embeds.to(new), new])
-        return Prompt(turns, rendered, embeds, pictures, language, time.perf_counter() - started)
-
-    def _load(self, images: Any) -> tuple[Image.Image, ...]:
-        return tuple(load_image(image, allow_urls=self.allow_urls) for image in as_list(images))
+    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+        return request.prepare(
+            images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
+            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls, encode=self.encode,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pixel_values = self.processor.image_processor(list(self._load(images)), return_tensors="pt")["pixel_values"]
+        pictures = load_images(images, allow_urls=self.allow_urls)
+        pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
         with self._lock:
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
 
-    @torch.inference_mode()
-    def _answer(self, prompts: Sequence[Prompt], sampling: Sampling, watch: Watch) -> list[Reply]:
-        """Generate for a left-padded batch."""
-        length = max(len(prompt.rendered.input_ids) for prompt in prompts)
-        pad = self.model.config.text_config.pad_token_id or 0
-        rows = [prompt.rendered.input_ids for prompt in prompts]
-        input_ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], device=self.device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        embeds = [prompt.image_embeds for prompt in prompts if prompt.image_embeds is not None]
-        room = [sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, self.context_length - len(row)) for row in rows]
-        with self._lock, torch.random.fork_rng(enabled=sampling.seed is not None):
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            watch.started = time.perf_counter()
-            output = self.model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
-                image_embeds=torch.cat([e.to(self.device) for e in embeds]) if embeds else None,
-                max_new_tokens=max(room),
-                stopping_criteria=[watch],
-                **sampling.generate_arguments(),
-            )
-        total = time.perf_counter() - watch.started
-        return [
-            self._reply(prompt, ids[:limit], watch, total)
-            for prompt, ids, limit in zip(prompts, output[:, length:].tolist(), room, strict=True)
-        ]
-
-    def _reply(self, prompt: Prompt, ids: list[int], watch: Watch, total: float) -> Reply:
-        ends = [place for place, token in enumerate(ids) if token in self._end_ids]
-        completion = ids[: ends[0] + 1] if ends else ids
-        text = postprocess(self.tokenizer.decode(completion, skip_special_tokens=True))
-        turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=text))
-        unfinished = "cancelled" if watch.cancelled.is_set() else "length"
-        return Reply(
-            text=text,
-            history=History(turns, prompt.image_embeds, prompt.language),
-            usage=Usage(len(prompt.rendered.input_ids), len(completion)),
-            timings=Timings(prompt.encode_seconds, watch.first_token or total, total),
-            finish_reason="stop" if ends else unfinished,
-            images=prompt.images,
-        )
-
-    @property
-    def _end_ids(self) -> set[int]:
-        end = self.model.generation_config.eos_token_id
-        return set(end if isinstance(end, list) else [end])
-
-    def _stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Reply]:
-        """Generate in a thread of its own, yield what its tokens spell, and return the reply."""
-        done = object()
-        tokens: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        watch = Watch(tokens.put)
-        outcome: list[Reply | BaseException] = []
-
-        def work() -> None:
-            try:
-                outcome.append(self._answer([prompt], sampling, watch)[0])
-            except BaseException as error:  # handed to the reader, who raises it
-                outcome.append(error)
-            finally:
-                tokens.put(done)
-
-        worker = threading.Thread(target=work, name="visglm-stream", daemon=True)
-        worker.start()
-        decoder, text, num_shown = StreamDecoder(self.tokenizer), "", 0
-        try:
-            while (token := tokens.get()) is not done:
-                text += decoder.push(token.tolist())
-                ready = settled(text)
-                if len(ready) > num_shown:
-                    yield ready[num_shown:]
-                    num_shown = len(ready)
-            if rest := postprocess(text + decoder.finish())[num_shown:]:
-                yield rest
-        finally:
-            watch.cancelled.set()
-            worker.join()
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
-
-
-def as_list(images: Any) -> list[Any]:
-    """No picture, one, or several, as a list."""
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
+    def _answer(
+        self, prompts: Sequence[request.Prompt], sampling: Sampling, watch: generation.Watch | None = None
+    ) -> list[Reply]:
+        with self._lock:
+            return generation.answer(self.model, self.tokenizer, prompts, sampling, watch or generation.Watch())

@@ -122,6 +122,21 @@ def explain(
     return Explanation(heat, images[picture], turns[-1].answer or "")
 
 
+def count_new(images: Sequence[Image.Image], turns: Sequence[Turn]) -> int:
+    """How many of a conversation's pictures came with its last question, behind those of the `turns` before.
+
+    Raises:
+        PromptError: there are fewer than the turns had, or none at all.
+    """
+    num_past = sum(turn.num_images for turn in turns)
+    if not images or len(images) < num_past:
+        raise PromptError(
+            f"explain needs all pictures of the conversation, at least one; got {len(images)}, and the history "
+            f"has {num_past}. Pass those of the history first, then the new ones."
+        )
+    return len(images) - num_past
+
+
 def look(vision: VisionEncoder, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches]` they came from."""
     with torch.no_grad():

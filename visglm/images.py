@@ -123,6 +123,14 @@ def load_image(
         raise ImageError(f"Cannot use {kind.describe(source)} as an image: {error}") from None
 
 
+def load_images(sources: Any, *, allow_urls: bool = False) -> tuple[Image.Image, ...]:
+    """Load no picture for None, several for a list or tuple, and one for whatever else `load_image` takes."""
+    if sources is None:
+        return ()
+    several = sources if isinstance(sources, list | tuple) else (sources,)
+    return tuple(load_image(source, allow_urls=allow_urls) for source in several)
+
+
 def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
     """Encoded bytes → image of which only the header has been read, so that its size can be judged first."""
     if not data:

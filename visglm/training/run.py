@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..prompt import detect_language
 from ..recipe import FinetuneArguments
+from ..reply import Reply
 from .adapters import check_settings, load_trained, prepare, settle, withdraw
 from .containers import ObjectRows, is_stream, open_rows
 from .data import (
@@ -48,6 +50,7 @@ Answer = Callable[[Sequence[tuple[list[Any], str, list[tuple[str, str]]]]], list
 
 EVALUATIONS_PER_EPOCH = 5
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
+ANSWER_TOKENS = 128  # of an answer that is compared with a caption
 NUM_METRIC_ROWS = 100  # held-out rows that are answered before and after
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
 SKIPPED_IN_RESULT = ("trainer_state.json", "training_args.bin", "optimizer", "scheduler", "rng_state", "scaler")
@@ -58,13 +61,13 @@ def finetune(
     processor: VisGLMProcessor,
     data: Any,
     settings: FinetuneArguments,
-    answer: Answer,
+    answerer: Callable[..., Sequence[Any]],
 ) -> FinetuneReport:
     """Fine-tune a model in place; it answers with what it learnt afterwards.
 
     Args:
         data: a path, a list of rows, or a `datasets` object; see `FORMATS` and `CONTAINERS`.
-        answer: how the model answers, for the report and for replay.
+        answerer: how the model answers, for the report and for replay: `VisGLM.batch`.
 
     Raises:
         DataError: too much of the data is unusable. ConfigError: settings contradict each other.
@@ -72,6 +75,7 @@ def finetune(
     """
     started = time.perf_counter()
     check_settings(settings)
+    answer = partial(answer_briefly, answerer)
     output_dir = Path(settings.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     resumed = find_resumed(output_dir, settings)
@@ -292,6 +296,12 @@ def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[
         for (_, question, _), images, reply in zip(requests, pictures, replies, strict=True)
         if reply.strip()
     ]
+
+
+def answer_briefly(answerer: Callable[..., Sequence[Any]], requests: Sequence[Sequence[Any]]) -> list[str]:
+    """Short greedy answers; an empty one where a question does not fit."""
+    replies = answerer(requests, on_error="return", progress=False, max_new_tokens=ANSWER_TOKENS)
+    return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
 
 
 def ask(held_out: TrainingData | None, answer: Answer) -> list[Sample]:

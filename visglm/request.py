@@ -1,0 +1,96 @@
+"""A question made ready to generate from: checked, its pictures loaded and encoded, the conversation rendered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .config import VisGLMConfig
+from .errors import PromptError
+from .images import load_images
+from .prompt import Rendered, Turn, fit, render, render_blank
+from .reply import History
+from .tokenizer import ChatGLMTokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request ready to generate from.
+
+    Args:
+        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order.
+        images: the pictures of the last turn.
+    """
+
+    turns: tuple[Turn, ...]
+    rendered: Rendered
+    image_embeds: Tensor | None
+    images: tuple[Image.Image, ...]
+    language: str
+    encode_seconds: float
+
+
+def prepare(
+    images: Any,
+    question: Any,
+    history: Any,
+    *,
+    language: str,
+    max_new_tokens: int,
+    config: VisGLMConfig,
+    tokenizer: ChatGLMTokenizer,
+    allow_urls: bool,
+    encode: Callable[[tuple[Image.Image, ...]], Tensor],
+) -> Prompt:
+    """Load and encode the new pictures, and render the conversation.
+
+    Args:
+        max_new_tokens: room that the context must leave for the answer.
+        encode: pictures to visual tokens; called last, when everything else is known to be right.
+
+    Raises:
+        ImageError: a picture was refused or cannot be read.
+        PromptError: the question is no text, or there are pictures for a model without eyes.
+        ContextLengthError: the conversation does not fit.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise PromptError(f"the question must be a string that is not empty; got {question!r}.")
+    past = History.of(history)
+    pictures = load_images(images, allow_urls=allow_urls)
+    if pictures and config.vision_config is None:
+        raise PromptError(
+            f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
+        )
+    turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
+    language = past.language if language == "auto" else language
+    rendered = render(
+        turns,
+        tokenizer=tokenizer,
+        style=config.prompt_style,
+        num_query_tokens=config.num_query_tokens,
+        language=language,
+    )
+    fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
+    started = time.perf_counter()
+    embeds = past.image_embeds
+    if pictures:
+        new = encode(pictures)
+        embeds = new if embeds is None else torch.cat([embeds.to(new), new])
+    return Prompt(turns, rendered, embeds, pictures, language, time.perf_counter() - started)
+
+
+def prepare_blank(text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: ChatGLMTokenizer) -> Prompt:
+    """A text with one blank in it, to be filled.
+
+    Raises:
+        PromptError: there is not exactly one blank. ContextLengthError: it does not fit.
+    """
+    rendered = render_blank(text, tokenizer=tokenizer)
+    fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
+    return Prompt((Turn(text),), rendered, None, (), "zh", 0.0)
