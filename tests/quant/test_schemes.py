@@ -11,7 +11,7 @@ import torch
 
 from visglm.errors import ConfigError
 from visglm.quant import SCHEMES, QuantizedEmbedding, QuantizedLinear, pack
-from visglm.quant.schemes import PARTS
+from visglm.quant.schemes import PARTS, pair, to_scale
 
 # Scheme → largest relative error (of norms) for normally distributed weights in groups of 32.
 ERRORS = {"int8": 0.01, "int4": 0.10, "nf4": 0.10}
@@ -47,6 +47,34 @@ def test_error_and_size(scheme):
     assert 0 < error(unpacked(linear), weight) < ERRORS[scheme]
     assert linear.weight.nbytes == weight.numel() * SCHEMES[scheme].bits // 8
     assert linear.weight_scale.dtype == torch.float16
+
+
+def plain_int4(matrix: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, number by number, that the fast way must agree with to the bit."""
+    groups = matrix.unflatten(-1, (-1, group_size))
+    low, high = torch.aminmax(groups, dim=-1, keepdim=True)
+    scale = to_scale(torch.where(high > -low, high, low) / -8)
+    steps = (groups * scale.float().reciprocal()).round().clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
+    return steps[..., ::2] | (steps[..., 1::2] << 4), scale.squeeze(-1)
+
+
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_int4_is_packed_as_it_is_defined(group_size):
+    torch.manual_seed(0)
+    matrix = torch.randn(64, 512) * 0.02
+    matrix[0] = 0  # a scale of its own
+    matrix[1] = matrix[1].abs()
+    matrix[2] = -matrix[2].abs()
+    matrix[3, ::2], matrix[3, 1::2] = 0.5, -0.5  # which of the two ends is taken for -8
+    for found, wanted in zip(SCHEMES["int4"].pack(matrix, group_size), plain_int4(matrix, group_size), strict=True):
+        assert found.dtype == wanted.dtype
+        assert torch.equal(found, wanted)
+
+
+def test_every_pair_of_numbers_fits_into_its_byte():
+    steps = torch.cartesian_prod(torch.arange(16), torch.arange(16)).to(torch.uint8).flatten()
+    assert torch.equal(pair(steps), steps[::2] + 16 * steps[1::2])
+    assert torch.equal(pair(steps.view(2, 16, 16)), (steps[::2] + 16 * steps[1::2]).view(2, 16, 8))
 
 
 @schemes

@@ -87,10 +87,11 @@ class Int4(Scheme):
 
     def pack(self, matrix: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
         groups = matrix.unflatten(-1, (-1, group_size))
-        low, high = torch.aminmax(groups, dim=-1, keepdim=True)
+        low, high = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)  # aminmax takes 7 times as long
         scale = to_scale(torch.where(high > -low, high, low) / -8)
-        steps = (groups * scale.float().reciprocal()).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-        return pair(steps.flatten(-2)), scale.squeeze(-1)
+        steps = (groups * scale.float().reciprocal()).round_().clamp_(-8, 7).add_(8)
+        # By way of int8: torch converts to uint8 five times slower.
+        return pair(steps.to(torch.int8).view(torch.uint8).flatten(-2)), scale.squeeze(-1)
 
     def unpack(self, weight: Tensor, scale: Tensor) -> Tensor:
         return spread(unpair(weight).sub_(8), scale)
@@ -132,8 +133,9 @@ def to_scale(scale: Tensor) -> Tensor:
 
 
 def pair(steps: Tensor) -> Tensor:
-    """Two numbers below 16 to a byte."""
-    return steps[..., ::2] | (steps[..., 1::2] << 4)
+    """Two numbers below 16 to a byte, the even column in the low half. `steps` is uint8, contiguous."""
+    both = steps.view(torch.int16)  # even + 256 · odd, of which the lowest byte of the sum below is left
+    return (both | (both >> 4)).to(torch.uint8)
 
 
 def unpair(packed: Tensor) -> Tensor:
