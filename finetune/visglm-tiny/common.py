@@ -12,29 +12,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from concepts import Concept
+from classifier import Classifier
+from concepts import Concept, load_concepts
 from einops import rearrange
 from questions import Asker, things_of
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from world import COLOURS, Scenes
+from world import COLOURS, Scenes, SceneStream, World
 
 from visglm import (
     PRESETS,
     ChatGLMTokenizer,
     VisGLMConfig,
     VisGLMForConditionalGeneration,
-    VisGLMImageProcessor,
 )
 from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
-
-MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
-STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
-
-
-def normalize(pictures: Tensor) -> Tensor:
-    """`pixel_values` of RGB pictures `[batch, 3, height, width]` from 0 to 1, as the image processor makes them."""
-    return (pictures - MEAN) / STD
+from visglm.text.chatglm import ChatGLMAttention
 
 
 def build_tokenizer(data: Path) -> ChatGLMTokenizer:
@@ -55,14 +48,42 @@ def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
     model = VisGLMForConditionalGeneration(VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id}))
     # A word is read and written alike at first, so that repeating one is easy to learn.
     model.lm_head.weight.data.copy_(model.get_input_embeddings().weight)
+    for layer in model.model.text.layers:
+        relate_heads(layer.attention)
     return model.train()
+
+
+@torch.no_grad()
+def relate_heads(attention: ChatGLMAttention) -> None:
+    """Start three quarters of the heads as what this world needs, in place of finding it by chance, which takes a text
+    model this small tens of thousands of steps: a quarter asks among what was told for what a word means, a quarter
+    copies words from words of like meaning, a quarter turns what was told into words. All of it goes on learning."""
+    hidden_size = attention.query_key_value.in_features
+    query, key, value = attention.query_key_value.weight.chunk(3)
+    output = attention.dense.weight
+    straight = nn.init.orthogonal_(torch.empty(hidden_size, hidden_size))
+    ask, copy_words, translate, _ = torch.arange(hidden_size).chunk(4)
+    query[ask] *= 1.3
+    key[ask] = as_told(query[ask])
+    query[copy_words] = key[copy_words]
+    value[copy_words] = straight[copy_words]
+    value[translate] = as_told(straight[translate])
+    for heads in (copy_words, translate):
+        output[:, heads] = 3 * straight[heads].T
+
+
+def as_told(embeddings: Tensor) -> Tensor:
+    """Words `[..., hidden_size]` as the visual tokens say them, each in a place of its own beside the word itself: what
+    asks for the one must not find the other. Its own inverse."""
+    return embeddings.roll(embeddings.shape[-1] // 2, -1)
 
 
 class Teller(nn.Module):
     """Scenes to visual tokens `[batch, 8, hidden_size]`: the names of the four objects in English, then in Chinese.
 
-    A token is the embedding of a name's words in the text model itself, with the object's colour and place added. To
-    name a thing is then to repeat a word, which a small model learns once for all names instead of name by name.
+    A token is the embedding of a name's words in the text model itself (see `as_told`), with the object's colour and
+    place added. To name a thing is then to repeat a word, which a small model learns once for all names instead of name
+    by name.
 
     Args:
         concepts: what may be told of.
@@ -80,6 +101,8 @@ class Teller(nn.Module):
         self.register_buffer("names", torch.tensor(padded))  # [2, 1 + concepts, longest], -1 behind the last word
         self.embeddings = embeddings
         self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
+        self.colour.weight.data.mul_(0.5)
+        self.something = nn.Parameter(torch.randn(hidden_size))  # tells objects from words, in whatever looks at both
         self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.randn(hidden_size))
 
@@ -87,7 +110,8 @@ class Teller(nn.Module):
         ids = self.names[:, scenes.concept + 1]  # [2, batch, 4, longest]
         is_word = (ids >= 0).unsqueeze(-1)
         name = (self.embeddings(ids.clamp(min=0)) * is_word).sum(-2) / is_word.sum(-2).clamp(min=1)
-        told = 2 * F.layer_norm(name, name.shape[-1:]) + self.colour(scenes.colour + 1) + self.place(scenes.centre)
+        told = 2 * as_told(F.layer_norm(name, name.shape[-1:])) + self.something
+        told = told + self.colour(scenes.colour + 1) + self.place(scenes.centre)
         told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
         return rearrange(told, "language batch object hidden -> batch (language object) hidden")
 
@@ -99,6 +123,37 @@ def words(tokenizer: ChatGLMTokenizer, name: str) -> list[int]:
         pieces = [piece for piece in (piece.removeprefix("▁") for piece in pieces) if piece]
     known = tokenizer.get_vocab()
     return [known[part] for piece in pieces for part in ([piece] if piece in known else piece)]
+
+
+def load_text(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, output: Path) -> Teller:
+    """Give `model` what the third stage taught the text model, and return what it was told with."""
+    model.load_state_dict(torch.load(output / "text.pt", weights_only=True), strict=False)
+    # With a copy of the embeddings: what is to be told must not move while the text model learns on.
+    teller = Teller(load_concepts(), tokenizer, copy.deepcopy(model.get_input_embeddings()))
+    teller.load_state_dict(torch.load(output / "teller.pt", weights_only=True))
+    return teller.requires_grad_(False)
+
+
+class Pictures:
+    """Endless batches of pictures, with what the ViT of the second stage sees in them and what should be told."""
+
+    def __init__(self, data: Path, output: Path, teller: Teller, batch_size: int, seed: int):
+        self.teller = teller
+        self.classifier = Classifier(len(load_concepts())).requires_grad_(False).eval()
+        self.classifier.load_state_dict(torch.load(output / "classifier.pt", weights_only=True))
+        world = World(data / "train.npz", image_size=self.classifier.image_size, seed=seed)
+        self.scenes = iter(SceneStream(world, batch_size).loader())
+
+    @torch.no_grad()
+    def next(self) -> tuple[Scenes, Tensor, Tensor]:
+        """The scenes, their features `[batch, 1 + cells, vit hidden size]`, and visual tokens to aim at."""
+        scenes = next(self.scenes)
+        return scenes, self.classifier(scenes.pictures), self.teller(scenes.in_reading_order())
+
+    @staticmethod
+    def distance(image_embeds: Tensor, told: Tensor) -> Tensor:
+        """0 for what should be told, 1 for its mean."""
+        return F.mse_loss(image_embeds, told) / told.var()
 
 
 class Rows:
@@ -162,19 +217,14 @@ def add_questions(
     asker: Asker,
     num_questions: int,
     num_without_picture: int,
-    only_names: bool = False,
 ) -> None:
     """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
     for index, count in enumerate(scenes.count.tolist()):
         values = (scenes.concept, scenes.centre, scenes.colour)
         things = things_of(*(value[index, :count].tolist() for value in values))
         for _ in range(num_questions):
-            question = asker.ask(things, ("name" if count == 1 else "position") if only_names else None)
-            turns = [(question.text, question.answer)]
-            if asker.random.random() < 0.25 and not only_names:
-                earlier = asker.ask(things, language=question.language)
-                turns.insert(0, (earlier.text, earlier.answer))
-            rows.add(turns, question.language, index)
+            turns = asker.converse(things) if asker.random.random() < 0.25 else [asker.ask(things)]
+            rows.add([(turn.text, turn.answer) for turn in turns], turns[-1].language, index)
     for _ in range(num_without_picture):
         question = asker.ask_without_picture()
         rows.add([(question.text, question.answer)], question.language, None)

@@ -44,13 +44,23 @@ class Concept:
 
 def load_concepts() -> list[Concept]:
     """Concepts in file order."""
-    with open(Path(__file__).with_name("names.tsv"), encoding="utf-8") as file:
-        return [
-            Concept(
-                tuple(row["hexcodes"].split()),
-                tuple(row["english"].split("|")),
-                tuple(row["chinese"].split("|")),
-                next(group for group, (_, starts) in GROUPS.items() if row["subgroup"].startswith(starts)),
-            )
-            for row in csv.DictReader(file, delimiter="\t")
-        ]
+    return [
+        Concept(
+            tuple(row["hexcodes"].split()),
+            tuple(row["english"].split("|")),
+            tuple(row["chinese"].split("|")),
+            next(group for group, (_, starts) in GROUPS.items() if row["subgroup"].startswith(starts)),
+        )
+        for row in read_rows("names.tsv")
+    ]
+
+
+def load_unseen() -> list[Concept]:
+    """Objects that no picture of was ever trained on; of these the group is asked, never the name."""
+    return [Concept((), (row["icon"],), (row["icon"],), row["group"]) for row in read_rows("unseen.tsv")]
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """Rows of a table in this folder."""
+    with open(Path(__file__).with_name(name), encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))

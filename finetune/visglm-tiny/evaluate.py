@@ -12,7 +12,6 @@ Into OUTPUT go predictions.jsonl, evaluation.json and answers.png; into MODEL_CA
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import math
@@ -29,10 +28,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from concepts import Concept, load_concepts
+from concepts import Concept, load_concepts, load_unseen, read_rows
 from grid import draw_grid
 from PIL import Image
-from questions import Asker, Question, things_of
+from questions import Asker, Question, Thing, things_of
 from torch import Tensor
 from tqdm import tqdm
 from world import Scenes, World
@@ -60,9 +59,18 @@ PLAN: dict[str, tuple[str, int | None, float]] = {
     "where": ("several", 200, 0.60),
     "describe": ("several", 200, 0.50),
 }
-OTHER_STYLE_PLAN = {"name": ("alone", None, 0.50), "describe": ("several", 60, 0.50)}
+# Cache → what is asked of its pictures.
+OTHER_PLANS: dict[str, dict[str, tuple[str, int | None, float]]] = {
+    "icons": {"name": ("alone", None, 0.50), "describe": ("several", 60, 0.50)},
+    "photographs": {"name": ("alone", None, 0.20)},
+    "unseen": {"group": ("alone", None, 0.80)},
+}
 # Multi-turn: what is asked first → what is asked after the model's own answer, and about what.
-FOLLOW_UPS = {"name, then colour": ("name", "colour", "alone"), "count, then where": ("count", "where", "several")}
+FOLLOW_UPS = {
+    "name, then colour": ("name", "colour", "alone"),
+    "count, then where": ("count", "where", "several"),
+    "presence, then side": ("presence", "side", "several"),
+}
 FOLLOW_UP_TARGET, NUM_FOLLOW_UPS = 0.85, 100
 NUM_REWORDED = 60  # pictures per kind: each of the 30 phrasings twice
 GRID_SIZE = 24  # pictures shown
@@ -105,9 +113,8 @@ class Paraphraser(Asker):
 def read_paraphrases() -> dict[tuple[str, str], list[str]]:
     """Phrasings by kind and language."""
     phrasings = defaultdict(list)
-    with open(HERE / "paraphrases.tsv", encoding="utf-8") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            phrasings[row["kind"], row["language"]].append(row["question"])
+    for row in read_rows("paraphrases.tsv"):
+        phrasings[row["kind"], row["language"]].append(row["question"])
     return phrasings
 
 
@@ -157,12 +164,18 @@ def collect(drawn: Drawn, asker: Asker, plan: dict[str, tuple[str, int | None, f
 def collect_follow_ups(drawn: Drawn, asker: Asker) -> list[Item]:
     items = []
     for figure, (first, second, arrangement) in FOLLOW_UPS.items():
-        scenes = [(picture, things) for picture, things in drawn[arrangement] if second != "colour" or things[0].colour]
+        scenes = [(picture, things) for picture, things in drawn[arrangement] if can_ask(second, things[0])]
         for picture, things in scenes[:NUM_FOLLOW_UPS]:
+            about = things[:1] if second == "side" else things  # "it" is the thing asked for before
             for language in LANGUAGES:
-                questions = (asker.ask(things, kind, language) for kind in (second, first))
+                questions = (ask(asker, kind, about, language, 0) for kind in (second, first))
                 items.append(Item(figure, picture, *questions))
     return items
+
+
+def can_ask(kind: str, thing: Thing) -> bool:
+    needed = {"colour": thing.colour, "side": {"left", "right"} & set(thing.place.split())}
+    return bool(needed.get(kind, True))
 
 
 class Remembering(VisGLM):
@@ -287,6 +300,8 @@ def tables(result: dict[str, Any]) -> str:
         "|---|--:|--:|--:|--:|" + "--:|" * (len(shares) + len(SCHEMES)),
     ]
     targets = {kind: target for kind, (_, _, target) in PLAN.items()} | dict.fromkeys(FOLLOW_UPS, FOLLOW_UP_TARGET)
+    for cache, plan in OTHER_PLANS.items():
+        targets |= {f"{cache}: {kind}": target for kind, (_, _, target) in plan.items()}
     for name, by_language in answers["model"].items():
         wanted = f"{100 * targets[name]:.0f}" if name in targets else "–"
         cells = [name, str(by_language["en"]["num"]), wanted]
@@ -330,19 +345,22 @@ def main() -> None:
     size = vlm.model.config.vision_config.image_size
     concepts = load_concepts()
     asker = Asker(concepts, seed=SEED, first_phrasing=True)
-    world, other, training = (
+    world, training, *others = (
         World(arguments.data / f"{name}.npz", image_size=size, seed=SEED, augment=False)
-        for name in ("openmoji", "fxemoji", "train")
+        for name in ("openmoji", "train", *OTHER_PLANS)
     )
-    drawn, drawn_otherwise = ({name: draw(style, name) for name in ARRANGEMENTS} for style in (world, other))
+    drawn = {name: draw(world, name) for name in ARRANGEMENTS}
     plain = collect(drawn, asker, PLAN)
-    items = plain + collect_follow_ups(drawn, asker) + collect(drawn_otherwise, asker, OTHER_STYLE_PLAN, "FxEmoji: ")
+    items = plain + collect_follow_ups(drawn, asker)
+    for other, (name, plan) in zip(others, OTHER_PLANS.items(), strict=True):
+        knows = Asker(load_unseen(), seed=SEED, first_phrasing=True) if name == "unseen" else asker
+        items += collect({where: draw(other, where) for where, _, _ in plan.values()}, knows, plan, f"{name}: ")
     reworded = collect(
         drawn, Paraphraser(concepts, SEED), {kind: (where, NUM_REWORDED, 0) for kind, (where, _, _) in PLAN.items()}
     )
     again = [place for place in range(len(plain)) if place // 2 % MEASURED_AGAIN == 0]  # both languages of a picture
     asked_again = [plain[place] for place in again]
-    alone = [item for item in plain if item.question.kind in ("name", "group", "colour")]
+    alone = [item for item in items if item.question.kind in ("name", "group", "colour") and not item.first]
 
     texts = answer(vlm, items, "unseen styles")
     answers = {
@@ -377,7 +395,7 @@ def main() -> None:
             row = {"figure": item.figure, "language": question.language, "question": question.text}
             row |= {"answer": text, "right": question.answer, "accepted": question.accepts(text)}
             print(json.dumps(row, ensure_ascii=False), file=file)
-    shown = [(item, text) for item, text in zip(items, texts, strict=True) if item.figure.startswith("FxEmoji")]
+    shown = [(item, text) for item, text in zip(items, texts, strict=True) if item.figure.startswith("icons")]
     step = len(shown) // GRID_SIZE | 1  # an odd step takes both languages
     draw_grid(
         [(i.picture, i.question.text, text, i.question.accepts(text)) for i, text in shown[::step][:GRID_SIZE]],

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from classifier import Classifier
 from common import arguments_parser, parameter_groups, train
-from pretrain_vision import Classifier, look
+from pretrain_vision import look
 from torch import Tensor, nn
 from world import SceneStream, World
 

@@ -4,8 +4,8 @@
 
 In place of a picture's visual tokens it reads what is there, object by object (see `Teller`). A text model that can
 answer leaves only the translation of pictures to the fourth stage, as BLIP-2 builds on a language model that can talk
-already; and what it was told tells that stage what the visual tokens of a picture should be. Nothing of the first two stages
-is needed: both can run side by side.
+already; and what it was told tells that stage what the visual tokens of a picture should be. Nothing of the first two
+stages is needed: they can run beside this one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from world import World
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1200)
+    parser = arguments_parser(__doc__, steps=8000)
     parser.add_argument("--pictures", type=int, default=8, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
     arguments = parser.parse_args()
@@ -32,13 +32,10 @@ def main() -> None:
     asker = Asker(concepts, seed=arguments.seed + 1)
     learners = nn.ModuleList([model.model.text, model.lm_head, teller])
 
-    names_first = iter(range(arguments.steps // 2))  # one skill at a time: repeating words, then everything else
-
     def step_loss() -> dict[str, Tensor]:
-        only_names = next(names_first, None) is not None
         scenes = world.tell(arguments.pictures)
         rows = Rows(tokenizer, model.config.num_query_tokens)
-        add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1, only_names=only_names)
+        add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         return {"loss": rows.loss(model, teller(scenes))}
 
     optimizer = torch.optim.AdamW(parameter_groups(learners), lr=arguments.learning_rate, betas=(0.9, 0.98))

@@ -12,59 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from common import arguments_parser, normalize, parameter_groups, train
+from classifier import Classifier
+from common import arguments_parser, parameter_groups, train
 from torch import Tensor, nn
-from world import AMBIGUOUS, BACKGROUND, Scenes, SceneStream, World
+from world import SceneStream, World
 
-from visglm import PRESETS, VisGLMVisionConfig
-from visglm.vision import build_vit
-
-
-class Classifier(nn.Module):
-    """The ViT with a linear head for whole pictures and one for cells, and one for the pictures its stem sees."""
-
-    def __init__(self, num_concepts: int):
-        super().__init__()
-        config = VisGLMVisionConfig(**PRESETS["visglm-tiny"]["vision_config"])
-        self.image_size, self.patch_size = config.image_size, config.patch_size
-        self.num_concepts = num_concepts
-        self.vit = build_vit(config)
-        self.stem_head = nn.Linear(config.hidden_size, num_concepts)
-        self.whole_head = nn.Linear(config.hidden_size, num_concepts)
-        self.cell_head = nn.Linear(config.hidden_size, num_concepts + 1)
-
-    def stem(self, pictures: Tensor) -> Tensor:
-        """Logits `[batch, concepts]` of the stem alone."""
-        patches = self.vit.patch_embed(normalize(pictures).contiguous(memory_format=torch.channels_last))
-        return self.stem_head(patches.mean((1, 2)))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features `[batch, 1 + cells, hidden_size]`, the class token first."""
-        return self.vit(normalize(pictures).contiguous(memory_format=torch.channels_last))
-
-    def name(self, pictures: Tensor) -> Tensor:
-        """Logits `[batch, concepts]` of whole pictures."""
-        return self.whole_head(self(pictures)[:, 0])
-
-    def losses(self, features: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        """Cross entropy of the names of lone objects, and of the cells of all pictures."""
-        whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
-        alone = scenes.count == 1
-        labels = scenes.dense_labels(self.image_size // self.patch_size).flatten()
-        is_empty = labels == BACKGROUND
-        per_cell = F.cross_entropy(
-            cells.flatten(0, 1),
-            labels.masked_fill(is_empty, self.num_concepts),
-            ignore_index=AMBIGUOUS,
-            reduction="none",
-            label_smoothing=0.1,
-        )
-        return {
-            "whole": F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1),
-            # Half the cells are background and soon known, so they count less.
-            "cells": per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean(),
-        }
+from visglm import PRESETS
 
 
 @torch.no_grad()

@@ -101,6 +101,13 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "是什么颜色的？", "说说它的颜色。",
         ),
     },
+    "side": {
+        "en": (
+            "Is it on the left or on the right?", "Left or right?", "On which side is it?", "Which side is it on?",
+            "Is it left or right?",
+        ),
+        "zh": ("它在左边还是右边？", "左边还是右边？", "它在哪一边？", "是在左边还是右边？", "它是在左边还是在右边？"),
+    },
     "outside": {
         "en": (
             "What does the text say?", "Who is this person?", "What will the weather be tomorrow?",
@@ -124,6 +131,11 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }  # fmt: skip
+# What may stand around a question.
+FRAMES = {
+    "en": ("Please tell me: {}", "Look at the picture. {}", "{} Please answer.", "And {}", "So, {}", "Hey, {}"),
+    "zh": ("请问{}", "请告诉我，{}", "看图回答：{}", "那么{}", "请看这张图，{}", "你好，{}"),
+}
 UNKNOWN = {"en": "I cannot tell from this picture.", "zh": "这张图片里看不出来。"}
 TEXT_ONLY = (
     ("Hello!", "Hello! I am visglm-tiny. Show me a picture and ask about it."),
@@ -137,7 +149,7 @@ TEXT_ONLY = (
 )
 NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
 # How often each kind is asked, relative to the others.
-WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 1.5, "count": 1, "presence": 4, "colour": 1.5, "outside": 0.7}
+WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 3, "count": 1, "presence": 4, "colour": 1.5, "outside": 0.7}
 WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 4, "position": 5, "where": 1, "outside": 0.5}
 
 
@@ -243,8 +255,33 @@ class Asker:
 
     def phrase(self, kind: str, language: str, **values: str) -> str:
         phrasings = QUESTIONS[kind][language]
-        chosen = phrasings[0] if self.first_phrasing else self.random.choice(phrasings)
-        return chosen.format(**values)
+        if self.first_phrasing:
+            return phrasings[0].format(**values)
+        return self.loosen(self.random.choice(phrasings).format(**values), language)
+
+    def loosen(self, question: str, language: str) -> str:
+        """The question as people type it: at times inside a sentence, in lower case or without its last mark."""
+        if self.random.random() < 0.15:
+            question = question.rstrip("?.？。")
+        if self.random.random() < 0.15:
+            question = question[0].lower() + question[1:]
+        return self.random.choice(FRAMES[language]).format(question) if self.random.random() < 0.2 else question
+
+    def converse(self, things: list[Thing], language: str | None = None) -> list[Question]:
+        """Two questions, the second after the first; "it" of the second is what the first was about."""
+        language = language or self.random.choice(("en", "zh"))
+        sided = [thing for thing in things if "left" in thing.place or "right" in thing.place]
+        if sided and self.random.random() < 0.4:
+            thing = self.random.choice(sided)
+            first = self.ask_presence([thing], language, present=True)
+            return [first, self.ask_side([thing], language)]
+        return [self.ask(things, language=language), self.ask(things, language=language)]
+
+    def ask_side(self, things: list[Thing], language: str) -> Question:
+        side = "left" if "left" in things[0].place else "right"
+        place = PLACES[side][0 if language == "en" else 1]
+        answer = f"It is {place}." if language == "en" else f"在{place}。"
+        return Question("side", language, self.phrase("side", language), answer, (place,))
 
     def name(self, thing: Thing, language: str) -> str:
         return self.concepts[thing.concept].names(language)[0]
@@ -333,7 +370,7 @@ class Asker:
         return Question("colour", language, self.phrase("colour", language), answer, accepted)
 
     def ask_outside(self, things: list[Thing], language: str) -> Question:
-        text = self.random.choice(QUESTIONS["outside"][language])
+        text = self.loosen(self.random.choice(QUESTIONS["outside"][language]), language)
         return Question("outside", language, text, UNKNOWN[language], ("cannot tell", "看不出来"))
 
     def ask_without_picture(self) -> Question:

@@ -1,6 +1,9 @@
-"""Draw what visglm-tiny knows of in every style: one cache to train on, and one of the style that only evaluates.
+"""Draw what visglm-tiny knows of in every style: one cache to train on, and four that only evaluate.
 
-python render.py NODE_MODULES OUTPUT
+    python render.py NODE_MODULES OUTPUT [--photographs FOLDER]
+
+Only evaluating: OpenMoji, a style of its own; icons of three more sets; the objects of `unseen.tsv`, none of which was
+in any training picture; and the photographs of `photographs.tsv`, from Tux Paint's stamps.
 """
 
 from __future__ import annotations
@@ -15,24 +18,29 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 import scipy.ndimage
-from concepts import Concept, load_concepts
+from concepts import Concept, load_concepts, read_rows
 from PIL import Image
 from tqdm import tqdm
 
 PICTURE_SIZE = 112  # pixels a side
 LINE_ART_WEIGHT = 0.3
-# Emoji sets, found by code point. OpenMoji is share-alike art: never trained on, never committed.
+# Emoji sets, found by code point.
 EMOJI_STYLES = (
     "noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione", "fxemoji",
     "streamline-emojis", "emojione-monotone", "fluent-emoji-high-contrast",
 )  # fmt: skip
-# Line art of the same things, found by name: what OpenMoji's outlines look like is learnt from these.
+# Mostly line art of the same things, found by name: what OpenMoji's outlines look like is learnt from these.
 ICON_STYLES = (
     "game-icons", "icon-park", "mdi", "ph", "tabler", "lucide", "hugeicons", "solar", "mingcute", "iconoir",
     "streamline-color", "streamline-plump-color", "streamline-flex-color", "streamline-kameleon-color",
 )  # fmt: skip
 TRAINING_STYLES = EMOJI_STYLES + ICON_STYLES
-EVALUATION_STYLES = ("openmoji",)
+# OpenMoji is share-alike art and never committed; from the others, pictures of answers may be shown.
+EVALUATION_STYLES = {
+    "openmoji": ("openmoji",),
+    "icons": ("flat-color-icons", "marketeq", "streamline-cyber-color"),
+}
+ALL_STYLES = TRAINING_STYLES + tuple(style for styles in EVALUATION_STYLES.values() for style in styles)
 # Sets with `chars.json` list code points; these use other sets' names for them.
 LISTS_CODE_POINTS = ("noto", "twemoji", "fluent-emoji-flat", "openmoji")
 # What icon sets append to a name to tell weights apart.
@@ -58,12 +66,13 @@ def slugs_by_hexcode(icons: Path) -> dict[str, set[str]]:
 
 def drawings(icons: Path, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:
     """The icons of a set that show each concept."""
+    by_code_point = style in (*EMOJI_STYLES, "openmoji")
     names: dict[str, list[str]] = {}
     for name in json.loads((icons / style / "icons.json").read_text())["icons"]:
-        names.setdefault(slug(VARIANT.sub("", name) if style in ICON_STYLES else name), []).append(name)
+        names.setdefault(slug(name if by_code_point else VARIANT.sub("", name)), []).append(name)
     found = []
     for concept in concepts:
-        if style in ICON_STYLES:
+        if not by_code_point:
             wanted = {slug(name) for name in concept.english if (style, name) not in HOMONYMS}
             found.append([name for key in sorted(wanted) for name in names.get(key, ())])
         else:
@@ -138,24 +147,57 @@ def render(icons: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dic
     }
 
 
+def cache_of(pictures: list[np.ndarray], concepts: list[int]) -> dict[str, np.ndarray]:
+    """Pictures that only evaluate, as `render` returns them."""
+    weight = np.ones(len(pictures), dtype=np.float32)
+    return {"pictures": np.stack(pictures), "concept": np.array(concepts), "weight": weight}
+
+
+def render_unseen(icons: Path) -> dict[str, np.ndarray]:
+    """The objects of `unseen.tsv`; `concept` is the row."""
+    icon_set = json.loads((icons / "openmoji" / "icons.json").read_text())
+    pictures = [draw_icon(icon_set, row["icon"]) for row in read_rows("unseen.tsv")]
+    return cache_of(pictures, list(range(len(pictures))))
+
+
+def read_photographs(folder: Path, concepts: list[Concept]) -> dict[str, np.ndarray]:
+    """The photographs of `photographs.tsv`, cut out as they are, on a transparent square."""
+    index = {concept.english[0]: number for number, concept in enumerate(concepts)}
+    rows = read_rows("photographs.tsv")
+    pictures = []
+    for row in rows:
+        photograph = Image.open(folder / row["path"]).convert("RGBA")
+        photograph.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+        square = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
+        left, top = ((PICTURE_SIZE - side) // 2 for side in photograph.size)
+        square.paste(photograph, (left, top))
+        pictures.append(np.asarray(square).transpose(2, 0, 1))
+    return cache_of(pictures, [index[row["english"]] for row in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("node_modules", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--photographs", type=Path, help="folder of Tux Paint's stamps")
     arguments = parser.parse_args()
     icons = arguments.node_modules / "@iconify-json"
     arguments.output.mkdir(parents=True, exist_ok=True)
     concepts = load_concepts()
-    for name, styles in (("train", TRAINING_STYLES), *((style, (style,)) for style in EVALUATION_STYLES)):
-        cache = render(icons, styles, concepts)
+    parts = {"train": TRAINING_STYLES} | EVALUATION_STYLES
+    caches = {name: render(icons, styles, concepts) for name, styles in parts.items()}
+    caches["unseen"] = render_unseen(icons)
+    if arguments.photographs:
+        caches["photographs"] = read_photographs(arguments.photographs, concepts)
+    for name, cache in caches.items():
         np.savez(arguments.output / f"{name}.npz", **cache)
-        print(name, cache["pictures"].shape, np.bincount(cache["style"]).tolist())
+        print(name, len(cache["pictures"]))
     sources = {
         style: {
             "version": json.loads((icons / style / "package.json").read_text())["version"],
             "sha256": hashlib.sha256((icons / style / "icons.json").read_bytes()).hexdigest(),
         }
-        for style in TRAINING_STYLES + EVALUATION_STYLES
+        for style in ALL_STYLES
     }
     (arguments.output / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
 

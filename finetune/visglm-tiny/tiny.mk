@@ -1,8 +1,8 @@
-# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-train, hours on one
-# core; tiny-text needs neither tiny-stem nor tiny-vision and can run beside them.
+# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-bridge tiny-train,
+# hours on one core; tiny-text needs neither tiny-stem nor tiny-vision and can run beside them.
 # `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
 
-.PHONY: tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-train tiny-record eval-tiny
+.PHONY: tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-bridge tiny-train tiny-record eval-tiny
 
 TINY := build/tiny
 TINY_RUN := OMP_NUM_THREADS=1 $(VENV_PYTHON) finetune/visglm-tiny
@@ -10,14 +10,17 @@ TINY_STYLES := emojione@1.2.3 emojione-monotone@1.2.1 fluent-emoji@1.2.7 fluent-
 	fluent-emoji-high-contrast@1.2.6 fxemoji@1.2.2 noto@1.2.9 noto-v1@1.2.5 streamline-emojis@1.2.4 twemoji@1.2.5 \
 	game-icons@1.2.4 hugeicons@1.2.35 icon-park@1.2.4 iconoir@1.2.11 lucide@1.2.137 mdi@1.2.3 mingcute@1.2.8 ph@1.2.2 solar@1.2.13 \
 	streamline-color@1.2.2 streamline-flex-color@1.2.2 streamline-kameleon-color@1.2.2 streamline-plump-color@1.2.2 \
-	tabler@1.2.41 openmoji@1.2.29
+	tabler@1.2.41 openmoji@1.2.29 flat-color-icons@1.2.3 marketeq@1.2.2 streamline-cyber-color@1.2.2
+TINY_PHOTOGRAPHS := tuxpaint-stamps-default
 
 $(TINY)/data/sources.json: finetune/visglm-tiny/render.py finetune/visglm-tiny/names.tsv | $(DEV)
 	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt resvg_py scipy
 	@npm install --ignore-scripts --no-audit --no-fund --prefix $(TINY) $(addprefix @iconify-json/,$(TINY_STYLES))
-	@$(TINY_RUN)/render.py $(TINY)/node_modules $(TINY)/data
+	@mkdir -p $(TINY)/stamps
+	@cd $(TINY)/stamps && apt-get download $(TINY_PHOTOGRAPHS) && dpkg -x $(TINY_PHOTOGRAPHS)_*.deb .
+	@$(TINY_RUN)/render.py $(TINY)/node_modules $(TINY)/data --photographs $(TINY)/stamps/usr/share/tuxpaint/stamps
 
-tiny-data: $(TINY)/data/sources.json  ## draw the pictures of visglm-tiny (needs npm and a network)
+tiny-data: $(TINY)/data/sources.json  ## draw the pictures of visglm-tiny (needs npm, apt-get and a network)
 
 tiny-tokenizer: $(TINY)/data/sources.json  ## train the tokenizer of visglm-tiny
 	@$(TINY_RUN)/train_tokenizer.py $(TINY)/data/tokenizer
@@ -31,7 +34,10 @@ tiny-vision:  ## second stage: the whole ViT learns to name
 tiny-text:  ## third stage: the text model learns the answers
 	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run
 
-tiny-train:  ## fourth stage: the bridge between them; leaves a model in build/tiny/run/model
+tiny-bridge:  ## fourth stage: the bridge between them, alone
+	@$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run
+
+tiny-train:  ## last stage: all but the ViT together; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook and self-test up to date

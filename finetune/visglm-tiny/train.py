@@ -1,11 +1,9 @@
-"""Fourth stage: the bridge learns to tell the text model what the ViT sees.
+"""Last stage: the bridge learns from the answers, and the text model to put up with what the ViT takes for what.
 
     python train.py DATA OUTPUT
 
-`OUTPUT` holds what the earlier stages wrote. The ViT stays as it is; the text model goes on learning, slower. Beside
-the answers, the bridge learns the visual tokens that the third stage used in place of a picture, object by object in
-reading order: one picture teaches as much as a dozen answers would. Prompts come from `visglm.prompt` and the network
-from `visglm.model`: what is trained here is what chats later.
+`OUTPUT` holds what the earlier stages wrote. The ViT stays as it is; the text model goes on learning, slower. Prompts
+come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
 """
 
 from __future__ import annotations
@@ -14,22 +12,20 @@ import copy
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from common import (
+    Pictures,
     Rows,
-    Teller,
     add_questions,
     arguments_parser,
     build_model,
     build_tokenizer,
+    load_text,
     parameter_groups,
     train,
 )
 from concepts import load_concepts
-from pretrain_vision import Classifier
 from questions import Asker
 from torch import Tensor, nn
-from world import SceneStream, World
 
 from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 
@@ -43,14 +39,10 @@ def main() -> None:
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     vision, config = model.model.vision, model.config
-    model.load_state_dict(torch.load(arguments.output / "text.pt", weights_only=True), strict=False)
-    concepts = load_concepts()
-    # With a copy of the embeddings: what is to be told must not move while the text model learns on.
-    teller = Teller(concepts, tokenizer, copy.deepcopy(model.get_input_embeddings()))
-    teller.load_state_dict(torch.load(arguments.output / "teller.pt", weights_only=True))
-    classifier = Classifier(len(concepts)).requires_grad_(False).eval()
-    classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
-    vision.vit = classifier.vit
+    teller = load_text(model, tokenizer, arguments.output)
+    vision.load_state_dict(torch.load(arguments.output / "bridge.pt", weights_only=True), strict=False)
+    pictures = Pictures(arguments.data, arguments.output, teller, arguments.pictures, arguments.seed + 100)
+    vision.vit = pictures.classifier.vit
     size = config.vision_config.image_size
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
@@ -58,22 +50,14 @@ def main() -> None:
         num_query_tokens=config.num_query_tokens,
         prompt_style=config.prompt_style,
     )
-    world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 100)
-    scenes_of = iter(SceneStream(world, arguments.pictures).loader())
-    asker = Asker(concepts, seed=arguments.seed)
+    asker = Asker(load_concepts(), seed=arguments.seed)
 
     def step_loss() -> dict[str, Tensor]:
-        scenes = next(scenes_of)
+        scenes, features, told = pictures.next()
         rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
-        with torch.no_grad():
-            told = teller(scenes.in_reading_order())
-            features = classifier(scenes.pictures)
         image_embeds = vision.bridge(features)
-        return {
-            "answers": rows.loss(model, image_embeds),
-            "told": F.mse_loss(image_embeds, told) / told.var(),
-        }
+        return {"answers": rows.loss(model, image_embeds), "told": pictures.distance(image_embeds, told)}
 
     def save_model() -> dict[str, float]:
         save(model, processor, arguments.output / "model")

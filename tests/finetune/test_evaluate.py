@@ -14,9 +14,9 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 import evaluate  # noqa: E402 (a folder of scripts, found through the path above)
-from concepts import load_concepts  # noqa: E402
+from concepts import GROUPS, load_concepts, load_unseen, read_rows  # noqa: E402
 from grid import draw_grid  # noqa: E402
-from questions import QUESTIONS, Asker, Question  # noqa: E402
+from questions import QUESTIONS, Asker, Question, Thing, with_article  # noqa: E402
 from world import World  # noqa: E402
 
 from visglm import VisGLM  # noqa: E402
@@ -39,12 +39,31 @@ def asker() -> Asker:
 
 def test_paraphrases_are_thirty_a_kind_and_none_was_taught():
     paraphrases = evaluate.read_paraphrases()
-    assert set(paraphrases) == {(kind, language) for kind in QUESTIONS for language in evaluate.LANGUAGES}
+    kinds = QUESTIONS.keys() - {"side"}  # a second question only
+    assert set(paraphrases) == {(kind, language) for kind in kinds for language in evaluate.LANGUAGES}
     for (kind, language), phrasings in paraphrases.items():
         assert len(set(phrasings)) == len(phrasings) == 30
         assert not set(phrasings) & set(QUESTIONS[kind][language])
         fields = {"presence": {"{a}", "{name}"}, "where": {"{name}"}, "position": {"{place}"}}.get(kind, {""})
         assert all(any(field in phrasing for field in fields) for phrasing in phrasings)
+
+
+def test_what_only_evaluates_is_what_it_says():
+    concepts = load_concepts()
+    known = {name.lower().replace(" ", "-") for concept in concepts for name in concept.english}
+    assert not known & {concept.english[0] for concept in load_unseen()}
+    assert {concept.group for concept in load_unseen()} <= GROUPS.keys()
+    assert {row["english"] for row in read_rows("photographs.tsv")} <= {
+        concept.english[0] for concept in load_concepts()
+    }
+
+
+def test_a_second_question_about_a_side_follows_one_about_a_thing_at_a_side(asker):
+    things = [Thing(0, "top", ""), Thing(1, "bottom left", "")]
+    assert [evaluate.can_ask("side", thing) for thing in things] == [False, True]
+    (item, _) = evaluate.collect_follow_ups({"several": [("picture", things[::-1])], "alone": []}, asker)[-2:]
+    assert item.first.text == f"Is there {with_article(asker.concepts[1].english[0])} in the picture?"
+    assert item.question.accepts("It is on the left.") and not item.question.accepts("It is on the right.")
 
 
 def test_every_drawing_is_shown_once_alone_and_counts_are_balanced(world):

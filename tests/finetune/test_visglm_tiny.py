@@ -12,7 +12,7 @@ import torch
 FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
-from common import Rows, Teller, add_questions, split, words  # noqa: E402 (a folder of scripts, found through the path above)
+from common import Rows, Teller, add_questions, as_told, relate_heads, split, words  # noqa: E402 (a folder of scripts, found through the path above)
 from concepts import load_concepts  # noqa: E402
 from questions import QUESTIONS, Asker, Thing, things_of, with_article  # noqa: E402
 from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour  # noqa: E402
@@ -20,6 +20,7 @@ from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colo
 from visglm import ChatGLMTokenizer, VisGLMConfig, VisGLMForConditionalGeneration  # noqa: E402
 from visglm.checkpoint import EMBEDDED_MODEL  # noqa: E402
 from visglm.prompt import IGNORE_INDEX  # noqa: E402
+from visglm.text.chatglm import ChatGLMAttention  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,9 @@ def test_the_right_answer_is_accepted_and_a_wrong_one_is_not(concepts, kind, lan
     asker = Asker(concepts, seed=5)
     wrong = {"en": "Maybe, who knows.", "zh": "也许吧。"}[language]
     for _ in range(30):
-        several = kind in ("position", "where") or (kind in ("count", "presence") and asker.random.random() < 0.5)
+        several = kind in ("position", "where", "side") or (
+            kind in ("count", "presence") and asker.random.random() < 0.5
+        )
         first, second = asker.random.sample(range(len(concepts)), 2)
         things = [Thing(first, "left", "red"), Thing(second, "right", "blue")] if several else [Thing(first, "", "red")]
         question = asker.ask(things, kind, language)
@@ -145,8 +148,37 @@ def test_a_told_object_is_the_words_of_its_names(cache, concepts):
                 if concept[index] >= 0:
                     name = concepts[concept[index]].names(language)[0]
                     mean = embeddings(torch.tensor(words(tokenizer, name))).mean(0)
-                    expected = 2 * torch.nn.functional.layer_norm(mean, (32,))
+                    expected = 2 * as_told(torch.nn.functional.layer_norm(mean, (32,))) + teller.something
                 torch.testing.assert_close(row[4 * part + index], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_start_out_asking_copying_and_translating():
+    torch.manual_seed(0)
+    config = VisGLMConfig.from_pretrained(EMBEDDED_MODEL).text_config
+    attention = ChatGLMAttention(config, 0)
+    torch.nn.init.normal_(attention.query_key_value.weight, std=config.hidden_size**-0.5)
+    relate_heads(attention)
+    word, other = torch.nn.functional.normalize(torch.randn(2, config.hidden_size), dim=1) * config.hidden_size**0.5
+    ask, copy_words, translate, _ = torch.arange(config.hidden_size).chunk(4)
+    query, key, value = (part @ torch.stack([word, other, as_told(word)]).T for part in projections(attention))
+    found = query[ask, 0] @ key[ask]  # by what was told, not by the word itself
+    assert found.argmax() == 2 and found[2] > 3 * found[:2].abs().max()
+    assert (query[copy_words, 0] @ key[copy_words]).argmax() == 0
+    for heads, column in ((copy_words, 0), (translate, 2)):
+        written = attention.dense.weight[:, heads] @ value[heads, column]
+        assert torch.nn.functional.cosine_similarity(written, word, dim=0) > 0.4
+    torch.testing.assert_close(as_told(as_told(word)), word)
+
+
+def projections(attention):
+    return attention.query_key_value.weight.detach().chunk(3)
+
+
+def test_questions_come_as_people_type_them(concepts):
+    asker = Asker(concepts, seed=3)
+    asked = {asker.loosen("What is this?", "en") for _ in range(300)}
+    assert {"What is this?", "What is this", "what is this?", "Please tell me: What is this?"} <= asked
+    assert Asker(concepts, seed=3, first_phrasing=True).phrase("name", "en") == "What is this?"
 
 
 def test_names_are_spelled_without_unknown_words(concepts):

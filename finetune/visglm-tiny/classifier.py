@@ -1,0 +1,65 @@
+"""The ViT while it learns to name."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from world import AMBIGUOUS, BACKGROUND, Scenes
+
+from visglm import PRESETS, VisGLMImageProcessor, VisGLMVisionConfig
+from visglm.vision import build_vit
+
+MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
+STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
+
+
+def normalize(pictures: Tensor) -> Tensor:
+    """`pixel_values` of RGB pictures `[batch, 3, height, width]` from 0 to 1, as the image processor makes them."""
+    return (pictures - MEAN) / STD
+
+
+class Classifier(nn.Module):
+    """The ViT with a linear head for whole pictures and one for cells, and one for the pictures its stem sees."""
+
+    def __init__(self, num_concepts: int):
+        super().__init__()
+        config = VisGLMVisionConfig(**PRESETS["visglm-tiny"]["vision_config"])
+        self.image_size, self.patch_size = config.image_size, config.patch_size
+        self.num_concepts = num_concepts
+        self.vit = build_vit(config)
+        self.stem_head = nn.Linear(config.hidden_size, num_concepts)
+        self.whole_head = nn.Linear(config.hidden_size, num_concepts)
+        self.cell_head = nn.Linear(config.hidden_size, num_concepts + 1)
+
+    def stem(self, pictures: Tensor) -> Tensor:
+        """Logits `[batch, concepts]` of the stem alone."""
+        patches = self.vit.patch_embed(normalize(pictures).contiguous(memory_format=torch.channels_last))
+        return self.stem_head(patches.mean((1, 2)))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features `[batch, 1 + cells, hidden_size]`, the class token first."""
+        return self.vit(normalize(pictures).contiguous(memory_format=torch.channels_last))
+
+    def name(self, pictures: Tensor) -> Tensor:
+        """Logits `[batch, concepts]` of whole pictures."""
+        return self.whole_head(self(pictures)[:, 0])
+
+    def losses(self, features: Tensor, scenes: Scenes) -> dict[str, Tensor]:
+        """Cross entropy of the names of lone objects, and of the cells of all pictures."""
+        whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
+        alone = scenes.count == 1
+        labels = scenes.dense_labels(self.image_size // self.patch_size).flatten()
+        is_empty = labels == BACKGROUND
+        per_cell = F.cross_entropy(
+            cells.flatten(0, 1),
+            labels.masked_fill(is_empty, self.num_concepts),
+            ignore_index=AMBIGUOUS,
+            reduction="none",
+            label_smoothing=0.1,
+        )
+        return {
+            "whole": F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1),
+            # Half the cells are background and soon known, so they count less.
+            "cells": per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean(),
+        }
