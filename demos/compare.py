@@ -9,7 +9,7 @@ import streamlit as st
 from conversation import WAITING, Exchange
 from models import load_or_tell
 from settings import Page, pick_model, sampling_controls
-from talk import as_html, draw_overlay, stream_into, timing_line
+from talk import draw_overlay, draw_text, stream_into, timing_line
 
 SIDES = ("left", "right")
 
@@ -17,23 +17,25 @@ SIDES = ("left", "right")
 def view(page: Page) -> None:
     state, say = st.session_state, page.say
     st.html(f'<p class="lead">{html.escape(say("compare_lead"))}</p>')
-    pictures.show_notices()
+    pictures.show_notices(say)
     if state.compared_picture:
         with st.container(horizontal=True, horizontal_alignment="center"):
             pictures.tray_row("compare", state.compared_picture, say, width=220)
     else:
-        pictures.gallery("compare", state.compared_picture, say)
+        pictures.gallery("compare", state.compared_picture)
         pictures.adder("compare", state.compared_picture, say, page.asked.allow_urls)
     del state.compared_picture[1:]
     choices, samplings = [], []
     for index, (column, side) in enumerate(zip(st.columns(2), SIDES, strict=True)):
         with column, st.container(border=True):
-            choices.append(pick_model(side, page.asked, say, index))
+            choices.append(pick_model(side, page.asked, say, is_second=bool(index)))
             with st.expander(say("settings"), icon=":material/tune:"):
                 samplings.append(sampling_controls(side, say))
     with st.form("compare_form", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         question = st.text_input(say("question"), say("ask_default"), key="compared_question")
         sent = st.form_submit_button(say("compare_run"), type="primary", icon=":material/compare_arrows:")
+    if choices[0] == choices[1] and samplings[0] == samplings[1]:
+        st.caption(say("compare_same"))
     if sent and not state.compared_picture:
         st.info(say("compare_need"), icon=":material/add_photo_alternate:")
     elif sent and question.strip():
@@ -44,11 +46,12 @@ def view(page: Page) -> None:
     for column, (choice, sampling, exchange) in zip(st.columns(2), state.compared, strict=False):
         with column, st.container(border=True):
             st.markdown(f"**{choice.label}**")
+            place = st.empty()
             if exchange.status == WAITING:
                 vlm = load_or_tell(choice, say)
-                stream_into(st.empty(), exchange, vlm, choice, None, page.prompt_language, sampling, say)
-            else:
-                st.html(as_html(exchange.answer))
+                stream_into(place, exchange, vlm, choice, None, page.prompt_language, sampling, say)
+            with place:
+                draw_text(exchange, say)
             if page.show_heat:
                 draw_overlay(exchange, [exchange], load_or_tell(choice, say), page, wanted=True)
             if exchange.timings is not None:

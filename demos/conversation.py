@@ -10,8 +10,10 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
+from texts import Told
 
 from visglm import Explanation, History, Reply, VisGLM, VisGLMError, load_image
 from visglm.errors import PromptError
@@ -27,8 +29,9 @@ class Exchange:
     """One question with its pictures, and its answer.
 
     Args:
-        status: `WAITING` until the model starts, `STOPPED` until it has ended, then why it ended; `FAILED` with the
-            reason as answer.
+        status: `WAITING` until the model starts, `STOPPED` until it has ended, then why it ended; `FAILED` where
+            there is no answer.
+        failure: why there is none.
         model: label of the model that answered.
         history: what `VisGLM.chat` takes to go on behind this answer; None where that has to be worked out.
         explanation: heat map over the conversation's last picture.
@@ -43,6 +46,7 @@ class Exchange:
     timings: Timings | None = None
     history: History | None = None
     explanation: Explanation | None = None
+    failure: Told | None = None
 
     def again(self, question: str | None = None) -> Exchange:
         """The same question, or another about the same pictures, waiting. A new object: a run of the page that is
@@ -53,6 +57,10 @@ class Exchange:
         """The reply is the answer."""
         self.answer, self.status, self.history = reply.text, reply.finish_reason, reply.history
         self.usage, self.timings = reply.usage, reply.timings
+
+    def fail(self, key: str, **values: Any) -> None:
+        """There is no answer, and the text `key` says why."""
+        self.answer, self.status, self.failure = "", FAILED, Told(key, values)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -89,6 +97,11 @@ def history_of(exchanges: Sequence[Exchange], vlm: VisGLM, model: str) -> Histor
 # --- saving and loading -----------------------------------------------------------------------------------------
 
 
+def answered(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """Those that can be saved: a question that failed has no answer, and a sentence of the page is none."""
+    return [item for item in exchanges if item.status != FAILED]
+
+
 def picture_url(picture: Image.Image) -> str:
     """The picture as a data URL: JPEG, at most `MAX_SAVED_SIDE` pixels a side."""
     small, buffer = picture.copy(), io.BytesIO()
@@ -100,7 +113,7 @@ def picture_url(picture: Image.Image) -> str:
 def to_json(exchanges: Sequence[Exchange]) -> str:
     """Messages as OpenAI and Hugging Face write them, pictures as data URLs: what `from_json` reads."""
     messages: list[dict] = []
-    for item in exchanges:
+    for item in answered(exchanges):
         parts: list[dict] = [{"type": "image_url", "image_url": {"url": picture_url(each)}} for each in item.pictures]
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": item.question}]})
         messages.append({"role": "assistant", "content": item.answer})
@@ -131,7 +144,7 @@ def from_json(data: bytes) -> list[Exchange]:
 def to_markdown(exchanges: Sequence[Exchange], title: str) -> str:
     """For reading: pictures inside the file, questions in bold."""
     blocks = [f"# {title}"]
-    for item in exchanges:
+    for item in answered(exchanges):
         blocks += [f"![]({picture_url(picture)})" for picture in item.pictures]
         blocks += [f"**{item.question.strip()}**", item.answer]
     return "\n\n".join(blocks) + "\n"

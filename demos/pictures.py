@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 from conversation import picture_url
 from PIL import Image
+from texts import Told
 
 from visglm import load_image
 from visglm.errors import ImageError
@@ -27,22 +28,22 @@ REASONS = {
 Say = Callable[..., str]
 
 
-def read(source: Any, name: str, say: Say, allow_urls: bool = False) -> Image.Image | None:
-    """One picture, or None and a sentence that waits in `st.session_state.notices` to be shown."""
+def read(source: Any, name: str, allow_urls: bool = False) -> Image.Image | None:
+    """One picture, or None and a `Told` that waits in `st.session_state.notices` to be shown."""
     try:
         return load_image(source, allow_urls=allow_urls)
     except ImageError as error:
         cause = str(error).partition("as an image:")[2]
         found = next((text for words, text in REASONS.items() if words in cause), "reason_other")
         reason = "reason_url" if allow_urls else found
-        st.session_state.notices.append(say("picture_refused", name=name, reason=say(reason)))
+        st.session_state.notices.append(Told("picture_refused", {"name": name, "reason": Told(reason)}))
         return None
 
 
-def show_notices(keep: bool = False) -> None:
+def show_notices(say: Say, keep: bool = False) -> None:
     """What went wrong since the last time, once; or again next time, where this run of the page will not last."""
     for notice in st.session_state.notices:
-        st.warning(notice, icon=":material/image_not_supported:")
+        st.warning(notice.said(say), icon=":material/image_not_supported:")
     if not keep:
         st.session_state.notices.clear()
 
@@ -58,7 +59,7 @@ def thumbnail_of(path: Path) -> str:
     return picture_url(image)
 
 
-def gallery(key: str, tray: MutableSequence[Image.Image], say: Say) -> None:
+def gallery(key: str, tray: MutableSequence[Image.Image]) -> None:
     """The sample pictures; a click puts one into the tray."""
     paths = sample_paths()
     if not paths:
@@ -66,15 +67,15 @@ def gallery(key: str, tray: MutableSequence[Image.Image], say: Say) -> None:
     with st.container(horizontal=True, horizontal_alignment="center", key=f"gallery_{key}"):
         for path in paths:
             if st.button(f"![{path.stem}]({thumbnail_of(path)})", key=f"sample_{key}_{path.stem}"):
-                take([path], tray, say)
+                take([path], tray)
                 st.rerun()
 
 
-def take(sources: list[Any], tray: MutableSequence[Image.Image], say: Say, allow_urls: bool = False) -> None:
+def take(sources: list[Any], tray: MutableSequence[Image.Image], allow_urls: bool = False) -> None:
     """Put what can be read into the tray."""
     for source in sources:
         name = Path(str(getattr(source, "name", source))).name
-        picture = read(source, name, say, allow_urls)
+        picture = read(source, name, allow_urls)
         if picture is not None:
             tray.append(picture)
 
@@ -86,7 +87,7 @@ def adder(key: str, tray: MutableSequence[Image.Image], say: Say, allow_urls: bo
 
     def done(sources: list[Any], allow: bool = False) -> None:
         state[f"adder_{key}"] = count + 1
-        take(sources, tray, say, allow)
+        take(sources, tray, allow)
         st.rerun()
 
     files = st.file_uploader(say("upload"), TYPES, accept_multiple_files=True, key=f"upload_{key}_{count}")

@@ -31,15 +31,22 @@ class Page:
     show_timings: bool
 
 
-def pick_model(key: str, asked: Namespace, say: Callable[..., str], index: int = 0) -> Choice:
-    """Model or adapter, and quantization; the models are those the page was started with and those taught here."""
+def pick_model(key: str, asked: Namespace, say: Callable[..., str], *, is_second: bool = False) -> Choice:
+    """Model or adapter, and quantization; the models are those the page was started with and those taught here.
+
+    Args:
+        is_second: of two to compare. It starts with another model than the first, or where there is none, with the
+            same one in other bits.
+    """
     names = [*asked.model, *st.session_state.taught]
     name = st.selectbox(
-        say("model"), names, min(index, len(names) - 1), key=f"model_{key}", help=say("model_help"),
+        say("model"), names, min(int(is_second), len(names) - 1), key=f"model_{key}", help=say("model_help"),
         format_func=lambda name: Choice(name).label,
     )  # fmt: skip
     schemes = ["none", *SCHEMES]
     start = asked.quantize if name == asked.model[0] and asked.quantize in SCHEMES else "none"
+    if is_second and len(names) == 1:
+        start = "int8" if start == "none" else "none"
     quantize = st.selectbox(
         say("quantize"), schemes, schemes.index(start), key=f"quantize_{key}", help=say("quantize_help"),
         format_func=lambda name: say(name) if name == "none" else name,

@@ -17,10 +17,10 @@ import compare
 import streamlit as st
 import talk
 import teach
-from conversation import from_json, to_json, to_markdown
+from conversation import answered, from_json, to_json, to_markdown
 from models import arguments, load_or_tell
 from settings import Page, pick_model, sampling_controls
-from texts import LANGUAGES, speak
+from texts import LANGUAGES, Told, speak
 
 from visglm import VisGLMError
 
@@ -38,6 +38,9 @@ STATE: dict[str, Any] = {
     "taught": [],
     "taught_last": None,
     "school": None,
+    "lesson": None,
+    "lesson_failed": None,
+    "num_lessons": 0,
 }
 
 
@@ -88,7 +91,7 @@ def file_menu(say: Callable[..., str]) -> None:
     if st.button(say("new"), icon=":material/add_comment:", width="stretch", key="new"):
         state.exchanges, state.tray, state.editing = [], [], None
         st.rerun()
-    if state.exchanges:
+    if answered(state.exchanges):
         st.download_button(
             say("save_markdown"), lambda: to_markdown(state.exchanges, say("title")), "visglm.md", "text/markdown",
             icon=":material/article:", width="stretch", on_click="ignore",
@@ -104,7 +107,7 @@ def file_menu(say: Callable[..., str]) -> None:
         try:
             state.exchanges = from_json(file.getvalue())
         except VisGLMError:
-            state.notices.append(say("load_refused"))
+            state.notices.append(Told("load_refused"))
         st.rerun()
 
 

@@ -61,7 +61,7 @@ def hero(page: Page) -> None:
     """What stands there before anything was said."""
     with st.container(key="hero", horizontal_alignment="center"):
         st.html(f'<div class="hero"><h1>{page.say("hero")}</h1><p>{page.say("hero_more")}</p></div>')
-        pictures.gallery("talk", st.session_state.tray, page.say)
+        pictures.gallery("talk", st.session_state.tray)
         with st.container(width=560):
             pictures.adder("hero", st.session_state.tray, page.say, page.asked.allow_urls)
         st.html(f'<div class="hero"><small>{page.say("hero_local")}</small></div>')
@@ -75,11 +75,11 @@ def bottom(page: Page) -> None:
         message = st.chat_input(say("ask"), accept_file="multiple", file_type=pictures.TYPES, key="message")
     if message:
         before = len(state.tray)
-        pictures.take(message.files, state.tray, say)
+        pictures.take(message.files, state.tray)
         if message.text.strip() or len(state.tray) > before:
             ask(message.text.strip() or say("ask_default"))
     with above:
-        pictures.show_notices(keep=any(exchange.status == WAITING for exchange in state.exchanges))
+        pictures.show_notices(say, keep=any(exchange.status == WAITING for exchange in state.exchanges))
         pictures.tray_row("talk", state.tray, say)
         if state.tray or pictures_of(state.exchanges):
             with st.container(horizontal=True, key="suggestions", gap="small", vertical_alignment="center"):
@@ -87,7 +87,7 @@ def bottom(page: Page) -> None:
                     text = say(f"suggest_{number}")
                     st.button(text, key=f"suggest_{number}", on_click=ask, args=(text,))
                 with st.popover("", icon=":material/add_photo_alternate:", type="tertiary", help=say("add_picture")):
-                    pictures.gallery("more", state.tray, say)
+                    pictures.gallery("more", state.tray)
                     pictures.adder("more", state.tray, say, page.asked.allow_urls)
 
 
@@ -139,7 +139,7 @@ def generate(page: Page, index: int, exchange: Exchange) -> None:
     try:
         history = history_of(st.session_state.exchanges[:index], page.vlm, page.choice.label)
     except VisGLMError as error:  # the model that was picked meanwhile cannot read this conversation's pictures
-        exchange.answer, exchange.status = page.say("failed", problem=error), FAILED
+        exchange.fail("failed", problem=str(error))
         st.rerun()
     st.button(page.say("stop"), icon=":material/stop_circle:", key="stop")
     stream_into(place, exchange, page.vlm, page.choice, history, page.prompt_language, page.sampling, page.say)
@@ -174,9 +174,9 @@ def stream_into(
         else:
             exchange.take(stream.reply)
     except ContextLengthError:
-        exchange.answer, exchange.status = say("too_long"), FAILED
+        exchange.fail("too_long")
     except VisGLMError as error:
-        exchange.answer, exchange.status = say("failed", problem=error), FAILED
+        exchange.fail("failed", problem=str(error))
     finally:
         if stream is not None:
             stream.close()
@@ -193,10 +193,7 @@ def visitor_left() -> bool:
 
 def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
     say, is_last = page.say, index == len(st.session_state.exchanges) - 1
-    if exchange.status == FAILED:
-        st.warning(exchange.answer, icon=":material/error:")
-    else:
-        st.html(as_html(exchange.answer))
+    draw_text(exchange, say)
     if page.show_heat and exchange.status != FAILED:
         # The model that is loaded now may not be the one that answered.
         wanted = is_last and exchange.model == page.choice.label
@@ -214,6 +211,14 @@ def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
                 say("regenerate"), icon=":material/refresh:", type="tertiary", key="regenerate",
                 on_click=ask_again, args=(index,),
             )  # fmt: skip
+
+
+def draw_text(exchange: Exchange, say: Callable[..., str]) -> None:
+    """The answer, or why there is none."""
+    if exchange.failure is not None:
+        st.warning(exchange.failure.said(say), icon=":material/error:")
+    else:
+        st.html(as_html(exchange.answer))
 
 
 def timing_line(say: Callable[..., str], exchange: Exchange) -> str:

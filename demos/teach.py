@@ -17,6 +17,7 @@ import streamlit as st
 from models import Choice, load_fresh
 from PIL import Image
 from settings import Page
+from talk import visitor_left
 
 from visglm import VisGLM
 
@@ -24,31 +25,61 @@ FEWEST = 2  # pictures
 STEPS = (20, 60, 150)  # choices of the slider between them
 # Method → settings under which a handful of pictures sticks within a minute; the defaults are for thousands.
 METHODS: dict[str, dict[str, float]] = {"lora": {"learning_rate": 3e-3, "dropout": 0.0}, "ptuning": {}, "qformer": {}}
+ANSWER_TOKENS = 48  # of the answers before and after
 POLL_SECONDS = 0.5
 
 
 class Lesson(threading.Thread):
-    """A fine-tuning run beside the page: `curve` grows while it runs, `error` says why it failed."""
+    """A fine-tuning run beside the page, which may look away and come back: `curve` grows while it runs.
 
-    def __init__(self, vlm: VisGLM, data: Path, folder: Path, method: str, num_steps: int):
+    Args:
+        rows: pictures, and what the model is to answer when asked `question` about them.
+        folder: of the run's own, empty; the adapter is in `adapter` below it.
+    """
+
+    def __init__(
+        self, model: str, rows: list[tuple[Image.Image, str]], question: str, folder: Path, method: str, num_steps: int
+    ):
         super().__init__(name="visglm-lesson", daemon=True)
-        self.vlm, self.data, self.folder, self.method, self.num_steps = vlm, data, folder, method, num_steps
+        self.model, self.rows, self.question, self.folder = model, rows, question, folder
+        self.method, self.num_steps, self.num_done = method, num_steps, 0
+        self.stopped = threading.Event()
+        self.before: list[str] = []
+        self.after: list[str] = []
         self.error: Exception | None = None
 
     def run(self) -> None:
+        """Train a model of its own, the shared one stays as it is; ask it about every picture before and after."""
         try:
-            self.vlm.finetune(
-                self.data, method=self.method, output_dir=self.folder, max_steps=self.num_steps, batch_size=4,
-                every=max(1, self.num_steps // 10), held_out=0.0, max_bad_rows=0.0, num_workers=0, report_to="none",
-                **METHODS[self.method],
+            vlm = load_fresh(Choice(self.model))
+            self.before = self.answers(vlm)
+            vlm.finetune(
+                write_rows(self.rows, self.question, self.folder / "pictures"), self.method, self.adapter, self.stop,
+                max_steps=self.num_steps, batch_size=4, every=max(1, self.num_steps // 10), held_out=0.0,
+                max_bad_rows=0.0, num_workers=0, report_to="none", **METHODS[self.method],
             )  # fmt: skip
+            self.after = self.answers(vlm)
         except Exception as error:  # shown by the page, which is another thread
             self.error = error
+
+    def stop(self) -> bool:
+        """What the run asks after every step."""
+        self.num_done += 1
+        return self.stopped.is_set()
+
+    def answers(self, vlm: VisGLM) -> list[str]:
+        requests = [(picture, self.question) for picture, _ in self.rows]
+        return [str(reply) for reply in vlm.batch(requests, progress=False, max_new_tokens=ANSWER_TOKENS)]
+
+    @property
+    def adapter(self) -> Path:
+        # The folder's name is what the list of models shows.
+        return self.folder / self.folder.name
 
     @property
     def curve(self) -> dict[int, float]:
         """Step → training loss, as the newest checkpoint has it."""
-        states = sorted(self.folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+        states = sorted(self.adapter.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
         if not states:
             return {}
         rows = json.loads(states[-1].read_text("utf-8"))["log_history"]
@@ -58,8 +89,8 @@ class Lesson(threading.Thread):
 def view(page: Page) -> None:
     state, say = st.session_state, page.say
     st.html(f'<p class="lead">{html.escape(say("teach_lead"))}</p>')
-    pictures.show_notices()
-    pictures.gallery("teach", state.lessons, say)
+    pictures.show_notices(say)
+    pictures.gallery("teach", state.lessons)
     pictures.adder("teach", state.lessons, say, page.asked.allow_urls)
     names = name_pictures(state.lessons, say)
     with st.container(border=True):
@@ -68,13 +99,20 @@ def view(page: Page) -> None:
             say("method"), list(METHODS), default="lora", required=True, key="method", help=say("method_help")
         )
         num_steps = st.slider(say("steps"), STEPS[0], STEPS[-1], STEPS[1], key="num_steps", help=say("steps_help"))
-        asked = st.button(say("teach_run"), type="primary", icon=":material/school:", key="teach")
+        asked = st.button(
+            say("teach_run"), type="primary", icon=":material/school:", key="teach", disabled=state.lesson is not None
+        )
     if asked and (len(names) < FEWEST or not all(names) or not question.strip()):
         st.info(say("teach_need", num=FEWEST), icon=":material/label:")
     elif asked:
-        teach(page, list(zip(state.lessons, names, strict=True)), question.strip(), method, num_steps)
-    if state.taught_last is not None:
-        show_result(say)
+        begin(page, list(zip(state.lessons, names, strict=True)), question.strip(), method, num_steps)
+    if state.lesson is not None:
+        attend(state.lesson, say)
+    elif state.lesson_failed is not None:
+        st.error(f"**{say('teach_failed')}**", icon=":material/error:")
+        st.code(state.lesson_failed, language=None, wrap_lines=True)
+    elif state.taught_last is not None:
+        show_result(state.taught_last, say)
 
 
 def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str]:
@@ -95,33 +133,43 @@ def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str
     return names
 
 
-def teach(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str, num_steps: int) -> None:
-    """Train a model of its own, the shared one stays as it is; then ask both about every picture."""
-    state, say = st.session_state, page.say
+def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str, num_steps: int) -> None:
+    state = st.session_state
     state.school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
-    number = len(state.taught) + 1
-    folder = Path(state.school.name) / f"lesson-{number}"
-    data = write_rows(rows, question, Path(state.school.name) / f"pictures-{number}")
-    requests = [(picture, question) for picture, _ in rows]
-    settings: dict[str, Any] = {"progress": False, "max_new_tokens": 48}
-    before = [reply.text for reply in page.vlm.batch(requests, **settings)]
-    with st.status(say("teach_loading"), expanded=True) as status:
-        lesson = Lesson(load_fresh(Choice(page.choice.model)), data, folder, method, num_steps)
-        status.update(label=say("teaching", num=num_steps))
-        lesson.start()
-        place = st.empty()
+    state.num_lessons += 1
+    folder = Path(state.school.name) / f"lesson-{state.num_lessons}"
+    folder.mkdir()
+    state.lesson, state.lesson_failed = Lesson(page.choice.model, rows, question, folder, method, num_steps), None
+    state.lesson.start()
+    st.rerun()  # the button that began it is drawn anew, and waits
+
+
+def attend(lesson: Lesson, say: Callable[..., str]) -> None:
+    """Watch a lesson until it ends. Whatever is clicked meanwhile ends this run of the page, not the lesson: the next
+    run is here again."""
+    state = st.session_state
+    with st.status(say("teaching"), expanded=True) as status:
+        st.button(
+            say("teach_stop"), icon=":material/stop_circle:", key="teach_stop", on_click=lesson.stopped.set,
+            disabled=lesson.stopped.is_set(),
+        )  # fmt: skip
+        if lesson.stopped.is_set():
+            status.update(label=say("teach_stopping"))
+        bar, place = st.empty(), st.empty()
         while lesson.is_alive():
-            lesson.join(POLL_SECONDS)
+            # Drawn every time, for only where something is drawn does Streamlit notice a click.
+            text = say("teach_progress", step=lesson.num_done, num=lesson.num_steps)
+            bar.progress(lesson.num_done / lesson.num_steps, text)
             draw_curve(place, lesson.curve, say)
-        draw_curve(place, lesson.curve, say)
-        if lesson.error is not None:
-            status.update(label=say("teach_failed"), state="error")
-            st.code(str(lesson.error), language=None, wrap_lines=True)
-            return
-        status.update(label=say("taught"), state="complete")
-    after = [reply.text for reply in lesson.vlm.batch(requests, **settings)]
-    state.taught_last = {"rows": rows, "before": before, "after": after, "folder": folder, "curve": lesson.curve}
-    state.taught.append(str(folder))
+            lesson.join(POLL_SECONDS)
+            if visitor_left():
+                lesson.stopped.set()
+    state.lesson = None
+    if lesson.error is not None:
+        state.lesson_failed = str(lesson.error)
+    else:
+        state.taught_last = lesson
+        state.taught.append(str(lesson.adapter))
     st.rerun()
 
 
@@ -142,11 +190,12 @@ def draw_curve(place: Any, curve: dict[int, float], say: Callable[..., str]) -> 
         place.line_chart(points, x=say("step"), y=say("loss"), height=200)
 
 
-def show_result(say: Callable[..., str]) -> None:
+def show_result(lesson: Lesson, say: Callable[..., str]) -> None:
     """The curve, the answers before and after, and the adapter to take home."""
-    last = st.session_state.taught_last
-    draw_curve(st, last["curve"], say)
-    for (picture, wanted), before, after in zip(last["rows"], last["before"], last["after"], strict=True):
+    if lesson.num_done < lesson.num_steps:
+        st.info(say("taught_partly", step=lesson.num_done, num=lesson.num_steps), icon=":material/stop_circle:")
+    draw_curve(st, lesson.curve, say)
+    for (picture, wanted), before, after in zip(lesson.rows, lesson.before, lesson.after, strict=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(picture, width=64)
             st.html(
@@ -155,7 +204,7 @@ def show_result(say: Callable[..., str]) -> None:
             st.html("✓" if after.strip() == wanted else "…", width="content")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            say("adapter"), lambda: zipped(last["folder"]), "visglm-adapter.zip", "application/zip",
+            say("adapter"), lambda: zipped(lesson.adapter), "visglm-adapter.zip", "application/zip",
             icon=":material/download:", on_click="ignore", type="primary",
         )  # fmt: skip
         st.caption(say("adapter_help"))

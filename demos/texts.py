@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 LANGUAGES = {"zh": "中文", "en": "English"}
 
@@ -156,6 +158,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "One picture and one question for two models, two adapters, or two settings of one model.",
     ),
     "compare_need": ("先选一张图片。", "Choose a picture first."),
+    "compare_same": (
+        "左右两边的模型与设置相同，回答也会相同：换一个模型、量化方式或设置。",
+        "Both sides are the same model with the same settings and will answer alike: change one of them.",
+    ),
     "compare_run": ("开始对比", "Compare"),
     "question": ("问题", "Question"),
     # teaching
@@ -178,10 +184,15 @@ TEXTS: dict[str, tuple[str, str]] = {
         "至少要 {num} 张图片，每张都要有答案。",
         "It takes at least {num} pictures, each with its answer.",
     ),
-    "teach_loading": ("正在准备一个新的模型…", "Getting a model of its own ready…"),
-    "teaching": ("正在学习，共 {num} 步…", "Learning, {num} steps…"),
+    "teaching": ("正在学习…", "Learning…"),
+    "teach_progress": ("第 {step} 步，共 {num} 步", "{step} of {num} steps"),
     "teach_failed": ("没学成。", "It did not learn."),
-    "taught": ("学会了。", "Learnt."),
+    "teach_stop": ("停下，保留已学到的", "Stop, and keep what it learnt"),
+    "teach_stopping": ("这一步学完就停…", "Stopping behind this step…"),
+    "taught_partly": (
+        "已停下：学了 {step} 步（共 {num} 步）。学到的都在这个适配器里。",
+        "Stopped after {step} of {num} steps. What it learnt until then is in this adapter.",
+    ),
     "step": ("步", "step"),
     "loss": ("损失", "loss"),
     "adapter": ("下载适配器", "Download the adapter"),
@@ -190,6 +201,23 @@ TEXTS: dict[str, tuple[str, str]] = {
         'Unpacked: VisGLM.from_pretrained("visglm-adapter")',
     ),
 }
+
+
+@dataclass(frozen=True)
+class Told:
+    """A sentence that is kept: which one, and what stands in it. It is said in the language of the page of the moment.
+
+    Args:
+        key: of `TEXTS`.
+        values: by name; those that are `Told` themselves are said too.
+    """
+
+    key: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def said(self, say: Callable[..., str]) -> str:
+        values = {name: each.said(say) if isinstance(each, Told) else each for name, each in self.values.items()}
+        return say(self.key, **values)
 
 
 def speak(language: str) -> Callable[..., str]:

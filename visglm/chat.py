@@ -29,7 +29,7 @@ from .tokenizer import ChatGLMTokenizer
 
 if TYPE_CHECKING:
     from .explain import Explanation
-    from .training import Evaluation, FinetuneReport
+    from .training import Evaluation, FinetuneReport, Stop
 
 
 class VisGLM:
@@ -132,7 +132,7 @@ class VisGLM:
             self.processor.save_pretrained(folder)
 
     def finetune(
-        self, data: Any, method: str = "lora", output_dir: str | Path = "finetuned", **settings: Any
+        self, data: Any, method: str = "lora", output_dir: str | Path = "finetuned", stop: Stop = None, **settings: Any
     ) -> FinetuneReport:
         """Learn from pictures and captions; this model answers with what it learnt afterwards.
 
@@ -141,6 +141,7 @@ class VisGLM:
                 `datasets` object; `visglm data check` tells whether a file can be used.
             method: "lora", "qlora", "ptuning", "qformer" or "full".
             output_dir: `from_pretrained` loads it, and report.html in it shows curves and answers.
+            stop: asked after every step; true ends the run there, with what was learnt so far as its result.
             settings: as the fields of `visglm.recipe.FinetuneArguments`.
 
         Raises:
@@ -151,7 +152,7 @@ class VisGLM:
 
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
-        return training.finetune(self.model, self.processor, data, arguments, self.batch)
+        return training.finetune(self.model, self.processor, data, arguments, self.batch, stop)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
         """Put a fine-tuning result beside those that are loaded, and use it."""

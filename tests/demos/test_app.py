@@ -12,6 +12,9 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the page's tests run with the demo extra: make test-browser")
 
+import streamlit as st
+import teach
+from compare import SIDES
 from conversation import FAILED, STOPPED, to_json
 from models import EMBEDDED, Choice, load
 from streamlit.testing.v1 import AppTest
@@ -19,6 +22,7 @@ from teach import zipped
 from texts import speak
 
 from visglm import VisGLM
+from visglm.errors import ConfigError
 
 from .samples import UPLOADS, disc, encode
 
@@ -219,6 +223,48 @@ def test_stopped_mid_answer_the_model_is_free(open_page, model, monkeypatch):
     assert say("stopped") in shown(page)
 
 
+def test_a_failure_speaks_the_language_of_the_page(open_page, model):
+    page = ask(open_page(), "cat " * model.context_length)
+    assert [warning.value for warning in page.warning] == [say("too_long")]
+    page.session_state["language"] = "zh"
+    check(page.run())
+    assert [warning.value for warning in page.warning] == [speak("zh")("too_long")]
+
+
+def test_a_photograph(open_page):
+    page = open_page()
+    check(page.toggle(key="camera_on_hero_0").set_value(True).run())
+    page.camera_input[0].set_value(("photo.jpg", encode(disc("blue"), "JPEG"), "image/jpeg"))
+    check(page.run())
+    (photo,) = page.session_state.tray
+    assert photo.size == disc().size and photo.getpixel((60, 45))[2] > 200
+    assert not page.camera_input, "it is off again: the next picture need not be a photograph"
+    ask(page, "What is this?")
+    assert page.session_state.exchanges[0].pictures == [photo]
+
+
+def test_two_to_compare_differ_from_the_start(open_page, tmp_path):
+    def choices(*arguments: str) -> list[str]:
+        page = open_page(*arguments)
+        page.segmented_control(key="view").set_value("compare")
+        check(page.run())
+        assert say("compare_same") not in [caption.value for caption in page.caption]
+        return [page.selectbox(key=f"{kind}_{side}").value for side in SIDES for kind in ("model", "quantize")]
+
+    assert choices() == [EMBEDDED, "none", EMBEDDED, "int8"]
+    assert choices("--quantize", "int4") == [EMBEDDED, "int4", EMBEDDED, "none"]
+    load(Choice(EMBEDDED)).save_pretrained(tmp_path)
+    assert choices("--model", str(tmp_path)) == [str(tmp_path), "none", EMBEDDED, "none"]
+
+
+def test_two_of_a_kind_are_told(open_page):
+    page = open_page()
+    page.segmented_control(key="view").set_value("compare")
+    check(page.run())
+    check(page.selectbox(key="quantize_right").set_value("none").run())
+    assert say("compare_same") in [caption.value for caption in page.caption]
+
+
 def test_compare(open_page):
     page = open_page()
     page.segmented_control(key="view").set_value("compare")
@@ -250,12 +296,56 @@ def test_teach(open_page, model):
     before = model.chat(disc("red"), "What is this?", max_new_tokens=4).text
     check(page.button(key="teach").click().run(timeout=300))
     last = page.session_state.taught_last
-    assert len(last["curve"]) > 3
-    losses = list(last["curve"].values())
+    assert len(last.curve) > 3
+    losses = list(last.curve.values())
     assert losses[-1] < losses[0]
-    assert len(last["before"]) == len(last["after"]) == 2
+    assert len(last.before) == len(last.after) == 2 and not page.info
     assert model.chat(disc("red"), "What is this?", max_new_tokens=4).text == before
-    with zipfile.ZipFile(io.BytesIO(zipped(last["folder"]))) as archive:
-        archive.extractall(last["folder"].parent / "home")
-    assert VisGLM.from_pretrained(last["folder"].parent / "home/visglm-adapter").chat(disc("red"), "What is this?").text
-    assert Choice(str(last["folder"])).label in page.selectbox(key="model_main").options
+    with zipfile.ZipFile(io.BytesIO(zipped(last.adapter))) as archive:
+        archive.extractall(last.folder / "home")
+    assert VisGLM.from_pretrained(last.folder / "home/visglm-adapter").chat(disc("red"), "What is this?").text
+    assert Choice(str(last.adapter)).label in page.selectbox(key="model_main").options
+
+
+def test_a_lesson_can_be_left_stopped_and_kept(open_page, monkeypatch):
+    """The run of the page that began it ends mid-lesson, as a click ends it; the next one finds it and stops it."""
+    pytest.importorskip("peft", reason="teaching needs the finetune extra")
+    page = open_page()
+    page.segmented_control(key="view").set_value("teach")
+    page.session_state["lessons"] = [disc("red"), disc("blue")]
+    check(page.run())
+    for picture in page.session_state["lessons"]:
+        page.text_input(key=f"name_{id(picture)}").set_value("It is a wug.")
+    page.slider(key="num_steps").set_value(150)
+    with monkeypatch.context() as patch:
+        patch.setattr(teach, "visitor_left", st.stop)
+        check(page.button(key="teach").click().run(timeout=300))
+    lesson = page.session_state.lesson
+    assert lesson.is_alive() and page.button(key="teach").disabled
+    assert page.session_state.taught_last is None
+    check(page.button(key="teach_stop").click().run(timeout=300))
+    assert page.session_state.lesson is None and not lesson.is_alive()
+    assert 1 <= lesson.num_done < 150
+    told = say("taught_partly", step=lesson.num_done, num=150)
+    assert [info.value for info in page.info] == [told]
+    assert VisGLM.from_pretrained(lesson.adapter).chat(disc("red"), "What is this?").text == lesson.after[0]
+    assert not page.button(key="teach").disabled
+
+
+def test_a_lesson_that_failed_says_so_in_the_language_of_the_page(open_page, monkeypatch):
+    def fail(choice):
+        raise ConfigError("there is no such model.")
+
+    monkeypatch.setattr(teach, "load_fresh", fail)
+    page = open_page()
+    page.segmented_control(key="view").set_value("teach")
+    page.session_state["lessons"] = [disc("red"), disc("blue")]
+    check(page.run())
+    for picture in page.session_state["lessons"]:
+        page.text_input(key=f"name_{id(picture)}").set_value("It is a wug.")
+    check(page.button(key="teach").click().run())
+    assert say("teach_failed") in page.error[0].value and page.code[0].value == "there is no such model."
+    page.session_state["language"] = "zh"
+    check(page.run())
+    assert speak("zh")("teach_failed") in page.error[0].value
+    assert page.session_state.taught == [] and not page.button(key="teach").disabled

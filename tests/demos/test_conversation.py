@@ -77,6 +77,14 @@ def test_markdown_holds_everything():
     assert "**这是什么？**" in text and "Still two." in text
 
 
+def test_a_failure_is_no_answer_to_keep():
+    failed = Exchange("And?", [disc()])
+    failed.fail("failed", problem="no room")
+    assert failed.failure.said(speak("zh")) == speak("zh")("failed", problem="no room")
+    assert len(from_json(to_json([*exchanges(), failed]).encode())) == 2
+    assert "And?" not in to_markdown([*exchanges(), failed], "Title")
+
+
 def test_the_models_own_history_is_used_again(vlm):
     reply = vlm.chat(disc(), "What is this?", max_new_tokens=4)
     said = Exchange("What is this?", [disc()], model="this")

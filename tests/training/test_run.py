@@ -60,6 +60,20 @@ def test_a_run_from_captions_to_a_model_that_answers(tmp_path):
     assert "from_pretrained" in (tmp_path / "out/README.md").read_text("utf-8")
 
 
+def test_a_run_that_is_told_to_stop_keeps_what_it_learnt(tmp_path):
+    vlm = VisGLM.from_pretrained()
+    say_stop = iter([False, False, True])
+    settings = {**FAST, "held_out": 0.0, "max_steps": 100}
+    report = vlm.finetune(captions(tmp_path, 8), output_dir=tmp_path / "out", stop=lambda: next(say_stop), **settings)
+    assert [step for step, _ in losses(report)] == [1, 2, 3]
+    assert (tmp_path / "out/checkpoint-3").is_dir()
+    answer = vlm.chat(picture(1), "Describe this image.", max_new_tokens=8).text
+    assert (
+        VisGLM.from_pretrained(tmp_path / "out").chat(picture(1), "Describe this image.", max_new_tokens=8).text
+        == answer
+    )
+
+
 def test_three_doors_lead_to_the_same_run(tmp_path, capsys):
     path = captions(tmp_path, 8)
     settings = {**FAST, "max_steps": 2}

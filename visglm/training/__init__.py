@@ -8,9 +8,9 @@ from .evaluate import Evaluation, evaluate
 from .formats import CAPTION_QUESTIONS, FORMATS
 from .hub import push
 from .report import FinetuneReport
-from .run import finetune
+from .run import Stop, finetune
 
 __all__ = [
-    "CAPTION_QUESTIONS", "FORMATS", "METHODS", "DataReport", "Evaluation", "FinetuneReport", "check_data",
-    "convert_data", "evaluate", "finetune", "push",
+    "CAPTION_QUESTIONS", "FORMATS", "METHODS", "DataReport", "Evaluation", "FinetuneReport", "Stop",
+    "check_data", "convert_data", "evaluate", "finetune", "push",
 ]  # fmt: skip

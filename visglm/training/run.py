@@ -41,12 +41,14 @@ from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .preflight import available_memory, check_memory, estimate_memory, scan, try_longest
 from .report import FinetuneReport, Sample
 from .saving import MARKER_NAME, checkpoints, copy_result
-from .trainer import VisGLMTrainer, training_arguments
+from .trainer import Brake, VisGLMTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 
 # (pictures, question, [(earlier question, answer), …]) → an answer for each, greedy.
 Answer = Callable[[Sequence[tuple[list[Any], str, list[tuple[str, str]]]]], list[str]]
+# Whether to end the run here; with several processes all must say the same. None: nobody is asked.
+Stop = Callable[[], bool] | None
 
 EVALUATIONS_PER_EPOCH = 5
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
@@ -62,12 +64,14 @@ def finetune(
     data: Any,
     settings: FinetuneArguments,
     answerer: Callable[..., Sequence[Any]],
+    stop: Stop = None,
 ) -> FinetuneReport:
     """Fine-tune a model in place; it answers with what it learnt afterwards.
 
     Args:
         data: a path, a list of rows, or a `datasets` object; see `FORMATS` and `CONTAINERS`.
         answerer: how the model answers, for the report and for replay: `VisGLM.batch`.
+        stop: asked after every step; true ends the run there, with what was learnt so far as its result.
 
     Raises:
         DataError: too much of the data is unusable. ConfigError: settings contradict each other.
@@ -130,6 +134,8 @@ def finetune(
         trainer = VisGLMTrainer(
             model, settings, processor, schedule, data_collator=collator, train_dataset=train, eval_dataset=held_out
         )
+        if stop is not None:
+            trainer.add_callback(Brake(stop))
         if resumed is not None:
             load_trained(resumed, model, settings.method)
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ class Patience(EarlyStoppingCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Nothing: the base class would warn that nobody loads it."""
+
+
+class Brake(TrainerCallback):
+    """Ends training behind the step after which `stop` is true."""
+
+    def __init__(self, stop: Callable[[], bool]):
+        self.stop = stop
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stop():
+            control.should_training_stop = True
 
 
 class Meter(TrainerCallback):
