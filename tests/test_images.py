@@ -355,7 +355,7 @@ def peak_memory(action) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize(("width", "height"), [(8001, 8000), (12000, 12000), (15000, 15000)])
 def test_pixel_bombs_are_refused_before_decoding(format, width, height):

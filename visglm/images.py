@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -136,8 +137,10 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         raise ImageError("it is empty. If it was read before, go back to its start.")
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        with warnings.catch_warnings():  # of many pixels: the limits say it, in one voice
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
         raise ImageError("it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows. Make it smaller.") from None
     except Exception:  # Pillow's readers raise a dozen unrelated types
         names = ", ".join(FORMATS)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.test_init import run_module
 from visglm.cli import chat, main
-from visglm.cli.chat import COMMANDS
+from visglm.cli.chat import COMMANDS, FAILED
 
 
 @pytest.fixture
@@ -54,6 +54,14 @@ def test_a_setting_out_of_range_is_an_error(loaded, capsys):
 def test_urls_are_refused_unless_allowed(loaded, capsys):
     assert main(["chat", "https://example.com/cat.png", "-q", "What?"]) == 1
     assert "allow_urls" in capsys.readouterr().err
+
+
+def test_a_line_that_is_no_text_is_told_and_the_next_is_asked(loaded, vlm, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?\nHello\n"), "utf-8"))
+    assert main(["chat", "--max-new-tokens", "4"]) == FAILED
+    captured = capsys.readouterr()
+    assert captured.err == "This line is not utf-8 text and was not asked: 'caf\\udce9?'\n"
+    assert captured.out == f"{vlm.chat(None, 'Hello', max_new_tokens=4)}\n"
 
 
 def test_a_piped_conversation_has_a_history(talk, vlm, pictures):
@@ -113,7 +121,7 @@ def test_quit_leaves(talk):
 )
 def test_a_mistake_is_told_and_the_conversation_goes_on(talk, vlm, line, message):
     status, out, err = talk(f"{line}\nHello\n")
-    assert status == 0
+    assert status == FAILED
     assert message in err
     assert out == f"{vlm.chat(None, 'Hello', max_new_tokens=4)}\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -29,6 +30,22 @@ def test_a_single_picture_needs_no_name(loaded, pictures, capsys):
 def test_the_prompt_can_be_another(loaded, pictures, capsys):
     assert main(["describe", str(pictures[0]), "--prompt", "图中有猫吗？", *SHORT]) == 0
     assert capsys.readouterr().out == f"{loaded.chat(pictures[0], '图中有猫吗？', max_new_tokens=4)}\n"
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt_is_refused_before_the_model_is_loaded(monkeypatch, pictures, capsys, prompt):
+    monkeypatch.setattr(describe, "load_model", lambda arguments: pytest.fail("the model was loaded"))
+    assert main(["describe", str(pictures[0]), "--prompt", prompt]) == 1
+    assert "--prompt must not be empty" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text_is_told_as_one(loaded, monkeypatch):
+    """On Linux a file's name may be any bytes; Python holds those that are no text as surrogates."""
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["describe", "caf\udce9.png", "--json"]) == FAILED
+    out.seek(0)
+    assert json.loads(out.read())["image"] == "caf\udce9.png"
 
 
 @pytest.mark.parametrize("batch_size", ["1", "2", "8"])

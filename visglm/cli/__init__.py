@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,9 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Status 0: done; 1: an error, told in one paragraph on stderr; 2: wrong usage; 130: Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: a name or an answer that the terminal's encoding lacks is no reason to stop half-way.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parsed = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
     try:
         return importlib.import_module(f".{parsed.command}", __name__).run(parsed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import sys
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
     from ..reply import History
 
 
+FAILED = 3  # exit status when some lines of a pipe went wrong, as of `visglm describe`
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="picture files, shown with the first question")
     parser.add_argument(
         "-q", "--question", metavar="TEXT", help="ask this, print the answer and leave; else a conversation starts"
+    )
+    parser.epilog = (
+        f"Exit status: 0 when all went well, 1 when nothing was answered because of an error, {FAILED} when questions "
+        "came from a pipe and some of them could not be answered."
     )
     add_language(parser)
     add_settings(parser, Sampling, "answers")
@@ -34,9 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     pictures = load_pictures(arguments.images, arguments.allow_urls)  # before the model: a wrong name is told at once
     conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
     if arguments.question is None:
-        converse(conversation)
-    else:
-        conversation.ask(arguments.question)
+        return converse(conversation)
+    conversation.ask(arguments.question)
     return 0
 
 
@@ -138,9 +145,12 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def converse(conversation: Conversation) -> None:
-    """Read questions and commands, from a person or from a pipe, until there are no more."""
-    prompt = "> " if sys.stdin.isatty() else ""
+def converse(conversation: Conversation) -> int:
+    """Read questions and commands, from a person or from a pipe, until there are no more. A person has seen what went
+    wrong and put it right; of a pipe, the exit status tells."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not text is told, and the next one is read
+    prompt, num_failed = "> " if sys.stdin.isatty() else "", 0
     if prompt:
         show_status(
             "Ask about the picture. /help lists the commands." if conversation.waiting else show_help(conversation)
@@ -149,21 +159,27 @@ def converse(conversation: Conversation) -> None:
         try:
             line = input(prompt).strip()
         except EOFError:
-            return
+            break
         except KeyboardInterrupt:  # Ctrl-C throws away the line that was begun
             show_status("")
             continue
         try:
             respond(conversation, line)
         except Leave:
-            return
+            break
         except (VisGLMError, OSError) as error:
+            num_failed += 1
             show_status(str(error))
         except KeyboardInterrupt:
             show_status("\n(stopped)")
+    return FAILED if num_failed and not prompt else 0
 
 
 def respond(conversation: Conversation, line: str) -> None:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise VisGLMError(f"This line is not {sys.stdin.encoding} text and was not asked: {ascii(line)}") from None
     if not line.startswith("/"):
         if line:
             conversation.ask(line)

@@ -46,8 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = read_settings(arguments, Sampling)
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1; got {arguments.batch_size}.")
+    prompt = PROMPTS["zh" if arguments.language == "zh" else "en"] if arguments.prompt is None else arguments.prompt
+    if not prompt.strip():
+        raise ConfigError(f"--prompt must not be empty; got {prompt!r}. Leave it out for a description.")
     vlm = load_model(arguments)
-    prompt = arguments.prompt or PROMPTS["zh" if arguments.language == "zh" else "en"]
     settings = {"batch_size": arguments.batch_size, "language": arguments.language, **vars(sampling)}
     num_failed = 0
     for path, reply in describe(vlm, arguments.images, prompt, settings):
