@@ -45,7 +45,7 @@ class LegacyChat(VisGLMForConditionalGeneration):
             CheckpointError: it cannot be used; all problems are listed.
             ConfigError: an argument is not supported here.
         """
-        from .checkpoint import assemble, open_source, torch_dtype
+        from .checkpoint import assemble, assemble_quantized, choose_quantization, open_source, torch_dtype
 
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         unknown = [name for name in kwargs if name not in ACCEPTED and not name.startswith("_")]
@@ -54,7 +54,12 @@ class LegacyChat(VisGLMForConditionalGeneration):
                 f"AutoModel for ChatGLM takes dtype only; got {unknown or args}. Use VisGLM.from_pretrained."
             )
         stored = None if dtype in (None, "auto") else torch_dtype(dtype)
-        network = assemble(open_source(name_or_path), device=torch.device("cpu"), dtype=stored)
+        source, cpu = open_source(name_or_path), torch.device("cpu")
+        quantization = choose_quantization(source.config, None, False)
+        if quantization is not None:
+            network = assemble_quantized(source, quantization, device=cpu, dtype=stored or torch.float16)
+        else:
+            network = assemble(source, device=cpu, dtype=stored)
         network.__class__ = cls
         return network
 
@@ -62,7 +67,7 @@ class LegacyChat(VisGLMForConditionalGeneration):
         """Quantize the text model to 8 or 4 bits in place.
 
         Raises:
-            ConfigError: another number of bits, or it is quantized already.
+            ConfigError: another number of bits, or it is quantized already to another number.
         """
         from .quant import Quantization, quantize_network
 

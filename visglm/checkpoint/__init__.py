@@ -44,9 +44,10 @@ LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs mor
 
 __all__ = [
     "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Check", "Estimate", "PartsSource", "Prepare", "QuantizedSource",
-    "RandomSource", "Source", "TensorInfo", "activate", "active", "assemble", "attach", "attached", "build", "check",
-    "choose_quantization", "convert", "count_parameters", "disabled", "estimate", "fill", "inspect", "is_adapter",
-    "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save", "save_adapter", "torch_dtype",
+    "RandomSource", "Source", "TensorInfo", "activate", "active", "assemble", "assemble_quantized", "attach",
+    "attached", "build", "check", "choose_quantization", "convert", "count_parameters", "disabled", "estimate", "fill",
+    "inspect", "is_adapter", "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save",
+    "save_adapter", "torch_dtype",
 ]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def load(
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already.
+        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already to another one.
     """
     adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
     base = read_metadata(adapter)["base"] if adapter is not None else HERE

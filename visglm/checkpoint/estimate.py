@@ -51,10 +51,9 @@ def estimate(source: Source, quantization: Quantization | None, device: torch.de
     network = build(source.config)
     stored = dict(source.keys())
     if quantization is not None:
-        if source.config.quantization is None:
-            record = source.config.quantization
-            replace_modules(network, quantization, dtype)
-            source.config.quantization = record
+        record = source.config.quantization
+        replace_modules(network, quantization, dtype)
+        source.config.quantization = record
         if dtype == torch.float32:
             store_vision(network)
     modules = dict(network.named_modules())

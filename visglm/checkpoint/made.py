@@ -96,7 +96,7 @@ class QuantizedSource(Source):
     """Another source whose weights are packed as they pass.
 
     Raises:
-        ConfigError: no such scheme, or the source is quantized already.
+        ConfigError: no such scheme, or the source is quantized already to another one.
     """
 
     def __init__(self, source: Source, scheme: str, vision: bool = False):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..config import VisGLMConfig
 from ..errors import CheckpointError
 from ..processor import VisGLMProcessor
+from ..quant import Quantization
 from .files import TensorInfo
 from .source import Source
 
@@ -20,7 +21,8 @@ class PartsSource(Source):
     """ViT, Q-Former and queries of `vision`, text model and head of `text`; the projection is random and to be trained.
 
     Raises:
-        CheckpointError: `vision` has no vision tower, or the text model's vocabulary has no id left for image slots.
+        CheckpointError: `vision` has no vision tower or a quantized one, or the text model's vocabulary has no id left
+            for image slots.
     """
 
     format = "parts"
@@ -28,6 +30,11 @@ class PartsSource(Source):
     def __init__(self, vision: Source, text: Source):
         if vision.config.vision_config is None:
             raise CheckpointError(vision.path, ["it has no vision tower"], "Name a checkpoint that looks at pictures.")
+        packed = {kind: Quantization.of(source.config) for kind, source in (("vision", vision), ("text", text))}
+        if packed["vision"] is not None and "vision" in packed["vision"].parts:
+            raise CheckpointError(
+                vision.path, ["its vision tower is quantized"], "Take the tower of a checkpoint that has it in 16 bits."
+            )
         self._vision, self._text = vision, text
         tokenizer = text.processor().tokenizer
         slot, size = tokenizer.image_token_id, text.config.text_config.vocab_size
@@ -45,6 +52,9 @@ class PartsSource(Source):
             image_token_id=slot,
             prompt_style=text.config.prompt_style,
         )
+        if packed["text"] is not None:
+            record = packed["text"].record()
+            config.quantization = record | {"parts": [part for part in record["parts"] if part != "vision"]}
         super().__init__(text.path, config)
         self.problems += [*vision.problems, *text.problems]
         self._processor = VisGLMProcessor(

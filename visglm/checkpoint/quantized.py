@@ -16,7 +16,8 @@ def choose_quantization(config: VisGLMConfig, scheme: str | None, vision: bool) 
     """What to quantize to, or what the checkpoint is quantized to, or None.
 
     Raises:
-        ConfigError: the scheme is unknown, the checkpoint is quantized already, or `vision` comes without a scheme.
+        ConfigError: the scheme is unknown, the checkpoint is quantized to another one already, or `vision` comes
+            without a scheme.
     """
     if scheme is not None:
         return Quantization.choose(scheme, config, vision)
@@ -35,8 +36,7 @@ def assemble_quantized(
     """
     network = build(source.config)
     check(source, network)
-    if source.config.quantization is None:
-        replace_modules(network, quantization, dtype)
+    replace_modules(network, quantization, dtype)
     set_output_dtype(network, dtype)
     if dtype == torch.float32:
         store_vision(network)

@@ -23,7 +23,7 @@ LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a
 __all__ = [
     "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
     "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
-    "store_vision",
+    "store_vision", "usual_group_size",
 ]  # fmt: skip
 
 
@@ -51,20 +51,23 @@ class Quantization:
     def choose(cls, scheme: str, config: VisGLMConfig, vision: bool = False) -> Quantization:
         """The usual choices for a network.
 
+        What is packed already stays as it is, to the bit; the same scheme may be put on the parts that are left.
+
         Args:
             vision: quantize the ViT and the Q-Former too.
 
         Raises:
-            ConfigError: no such scheme, or the network is quantized already.
+            ConfigError: no such scheme, or the network is quantized already to another one.
         """
-        if config.quantization is not None:
+        chosen = cls(scheme, usual_group_size(config), SCHEMES[scheme].parts if scheme in SCHEMES else ())
+        there = cls.of(config)
+        if there is not None and there.scheme != scheme:
             raise ConfigError(
-                f"this checkpoint is quantized to {config.quantization.get('scheme')} already, and quantizing twice "
-                f"would add up the errors. Leave `quantize` out, or start from the 16-bit checkpoint."
+                f"this checkpoint is quantized to {there.scheme} already, and quantizing it to {scheme} as well would "
+                "add up the errors. Leave `quantize` out, or start from the 16-bit checkpoint."
             )
-        group_size = 128 if config.text_config.hidden_size >= LARGE_HIDDEN_SIZE else 32
-        chosen = cls(scheme, group_size, SCHEMES[scheme].parts if scheme in SCHEMES else ())
-        return dataclasses.replace(chosen, parts=(*chosen.parts, "vision")) if vision else chosen
+        wanted = {*chosen.parts, *(("vision",) if vision else ()), *(there.parts if there is not None else ())}
+        return dataclasses.replace(there or chosen, parts=tuple(part for part in PARTS if part in wanted))
 
     @classmethod
     def of(cls, config: VisGLMConfig) -> Quantization | None:
@@ -94,6 +97,11 @@ class Quantization:
         return {"scheme": self.scheme, "group_size": self.group_size, "parts": list(self.parts)}
 
 
+def usual_group_size(config: VisGLMConfig) -> int:
+    """Columns that share a scale in a network of this size."""
+    return 128 if config.text_config.hidden_size >= LARGE_HIDDEN_SIZE else 32
+
+
 def part_of(name: str, module: nn.Module) -> str | None:
     """The part of `PARTS` that a module belongs to, if it is one that can be quantized."""
     if isinstance(module, nn.Embedding):
@@ -106,12 +114,15 @@ def part_of(name: str, module: nn.Module) -> str | None:
 
 
 def modules_of(network: PreTrainedModel, parts: tuple[str, ...]) -> dict[str, Any]:
-    """The modules that quantizing these parts replaces. Tied embeddings and head, one tensor, are left alone."""
+    """The modules that quantizing these parts replaces: not those that are packed already, nor tied embeddings and
+    head, one tensor."""
     tied = ("embeddings", "head") if network.config.tie_word_embeddings else ()
     return {
         name: module
         for name, module in network.named_modules()
-        if (part := part_of(name, module)) in parts and part not in tied
+        if not isinstance(module, QuantizedLinear | QuantizedEmbedding)
+        and (part := part_of(name, module)) in parts
+        and part not in tied
     }
 
 
