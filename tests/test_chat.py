@@ -381,6 +381,36 @@ def test_a_batch_answers_as_one_by_one(vlm, requests, batch_size):
     assert [reply.finish_reason for reply in replies] == [reply.finish_reason for reply in singles]
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_a_batch_encodes_its_pictures_together(vlm, requests, batch_size, monkeypatch):
+    """Few at a time, no picture twice, and each reply keeps the visual tokens of its own pictures only."""
+    singles = [vlm.chat(*request, max_new_tokens=1) for request in requests]
+    sizes, encode = [], vlm.model.get_image_features
+
+    def watched(pixel_values):
+        sizes.append(len(pixel_values))
+        return encode(pixel_values)
+
+    monkeypatch.setattr(vlm.model, "get_image_features", watched)
+    replies = vlm.batch(requests, batch_size=batch_size, progress=False, max_new_tokens=1)
+    assert sizes == {2: [1, 2, 1], 8: [4]}[batch_size]
+    for reply, single in zip(replies, singles, strict=True):
+        found, wanted = reply.history.image_embeds, single.history.image_embeds
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+            assert found.untyped_storage().nbytes() == found.nbytes
+    assert [reply.timings.encode > 0 for reply in replies] == [bool(reply.images) for reply in replies]
+
+
+def test_many_pictures_of_one_question_are_encoded_few_at_a_time(vlm, monkeypatch):
+    sizes, encode = [], vlm.model.get_image_features
+    monkeypatch.setattr("visglm.chat.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr(vlm.model, "get_image_features", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    vlm.chat([disc("red"), disc("blue"), disc("green")], "What is this?", max_new_tokens=1)
+    assert sizes == [2, 1]
+
+
 def test_one_bad_picture_does_not_lose_the_others(vlm, requests):
     requests = [*requests[:1], (b"no picture", "What?"), (disc(), ""), "What?", *requests[1:2]]
     replies = vlm.batch(requests, on_error="return", progress=False, max_new_tokens=2)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .explain import Explanation
     from .training import Evaluation, FinetuneReport, Stop
 
+PICTURES_AT_ONCE = 8  # of one question that are encoded together; memory grows with them
+
 
 class VisGLM:
     """Chat about pictures in Chinese and English.
@@ -86,13 +88,14 @@ class VisGLM:
                 reached by interpolating its position embedding.
             tokenizer: folder to take the tokenizer from, for checkpoints that come without (SwissArmyTransformer's).
             quantize: "int8", "int4" or "nf4": pack the text model's weights as they are read (`visglm.quant`). A
-                quantized checkpoint is loaded as it is, without this.
+                quantized checkpoint, THUDM's own among them, is loaded as it is, without this; with its own scheme
+                here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-            ConfigError: an unknown scheme, or a checkpoint that is quantized already.
+            ConfigError: an unknown scheme, or a checkpoint that is quantized to another one already.
         """
         model, processor = checkpoint.load(
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
@@ -280,14 +283,17 @@ class VisGLM:
 
         Args:
             requests: `(images, prompt)` or `(images, prompt, history)` each.
-            batch_size: questions that share a pass through the model.
+            batch_size: questions that share a pass through the model, and pictures that are encoded together.
             on_error: "raise" stops at the first bad request; "return" puts its error in its place.
             progress: show a progress bar on stderr.
             settings: as the keyword arguments of `chat`.
         """
         sampling = Sampling(**settings)
-        prepare = partial(self._prepare, language=language, sampling=sampling)
-        answer = partial(self._answer, sampling=sampling)
+        prepare = partial(self._compose, language=language, sampling=sampling)
+
+        def answer(prompts: Sequence[request.Prompt]) -> list[Reply]:
+            return self._answer(request.look(prompts, self.encode, batch_size), sampling)
+
         return answer_all(requests, prepare, answer, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
@@ -328,11 +334,15 @@ class VisGLM:
         prompt = request.prepare_blank(text, max_new_tokens or 1, config=self.model.config, tokenizer=self.tokenizer)
         return replace(self._answer([prompt], sampling)[0], history=History())
 
-    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+    def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls, encode=self.encode,
+            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls,
         )  # fmt: skip
+
+    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+        prompt = self._compose(images, prompt, history, language, sampling)
+        return request.look([prompt], self.encode, PICTURES_AT_ONCE)[0]
 
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:

@@ -1,10 +1,10 @@
-"""A question made ready to generate from: checked, its pictures loaded and encoded, the conversation rendered."""
+"""A question made ready to generate from: checked, its pictures loaded, the conversation rendered; then encoded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class Prompt:
     """A request ready to generate from.
 
     Args:
-        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order.
+        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order; before `look`,
+            those of the history only.
         images: the pictures of the last turn.
     """
 
@@ -46,13 +47,11 @@ def prepare(
     config: VisGLMConfig,
     tokenizer: ChatGLMTokenizer,
     allow_urls: bool,
-    encode: Callable[[tuple[Image.Image, ...]], Tensor],
 ) -> Prompt:
-    """Load and encode the new pictures, and render the conversation.
+    """Load the new pictures, which `look` encodes, and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
-        encode: pictures to visual tokens; called last, when everything else is known to be right.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -77,12 +76,31 @@ def prepare(
         language=language,
     )
     fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
+    return Prompt(turns, rendered, past.image_embeds, pictures, language, 0.0)
+
+
+def look(prompts: Sequence[Prompt], encode: Callable[[Sequence[Image.Image]], Tensor], at_once: int) -> list[Prompt]:
+    """Encode the new pictures of all prompts together.
+
+    Args:
+        encode: pictures to visual tokens `[num_images, num_query_tokens, hidden_size]`.
+        at_once: how many pictures `encode` is given at a time, at most; memory grows with them.
+    """
+    pictures = [picture for prompt in prompts for picture in prompt.images]
+    if not pictures:
+        return list(prompts)
     started = time.perf_counter()
-    embeds = past.image_embeds
-    if pictures:
-        new = encode(pictures)
-        embeds = new if embeds is None else torch.cat([embeds.to(new), new])
-    return Prompt(turns, rendered, embeds, pictures, language, time.perf_counter() - started)
+    new = torch.cat([encode(pictures[start : start + at_once]) for start in range(0, len(pictures), at_once)])
+    seconds = time.perf_counter() - started
+    ready = []
+    for prompt, own in zip(prompts, new.split([len(prompt.images) for prompt in prompts]), strict=True):
+        if prompt.images:
+            past = prompt.image_embeds
+            # A copy: the history keeps it, and must not keep those of all others with it.
+            embeds = own.clone() if past is None else torch.cat([past.to(own), own])
+            prompt = replace(prompt, image_embeds=embeds, encode_seconds=seconds)
+        ready.append(prompt)
+    return ready
 
 
 def prepare_blank(text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: ChatGLMTokenizer) -> Prompt:
