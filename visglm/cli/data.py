@@ -58,11 +58,14 @@ def describe(report: DataReport, max_shown: int | None) -> list[str]:
     by_kind: dict[str, list[str]] = {}
     for kind, where, what in report.problems:
         by_kind.setdefault(kind, []).append(f"  {where}: {what}")
-    by_kind["duplicate"] = [f"  {where}: the same as {first}" for where, first in report.duplicates]
-    for kind, found in by_kind.items():
-        if found:
-            lines += [f"{kind}: {len(found)}", *found[:max_shown]]
-            lines += [f"  … and {len(found) - max_shown} more"] if max_shown and len(found) > max_shown else []
+    counts = {kind: len(found) for kind, found in by_kind.items()} | {"duplicate": len(report.duplicates)}
+    by_kind["duplicate"] = [
+        f"  {report.where(row)}: the same as {report.where(first)}" for row, first in report.duplicates[:max_shown]
+    ]
+    for kind, count in counts.items():
+        if count:
+            lines += [f"{kind}: {count}", *by_kind[kind][:max_shown]]
+            lines += [f"  … and {count - max_shown} more"] if max_shown and count > max_shown else []
     lines.append(f"{report.num_cut} answers are longer than {report.max_length} tokens and would be cut.")
     if bins := report.histogram():
         lines.append("tokens per example, image slots included:")

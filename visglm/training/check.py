@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import DataError, ImageError, VisGLMError
 from ..processor import VisGLMProcessor
@@ -28,17 +32,19 @@ class DataReport:
         formats: rows by the name of their format. languages: answers by language.
         problems: `(kind, where, what)` for each row that cannot be used; kinds are "row", "missing file",
             "unreadable image", "empty answer" and "too long".
-        duplicates: `(where, where it was first)` of rows that say the same of the same picture.
+        duplicates: `[how many, 2]`, rows that say the same of the same picture, and the row that said it first.
         lengths: tokens of every example, image slots included. num_cut: examples longer than `max_length`.
+        where: tells file and line of a row.
     """
 
     max_length: int
+    where: Callable[[int], str]
     num_rows: int = 0
     num_answers: int = 0
     num_images: int = 0
     formats: Counter = field(default_factory=Counter)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
-    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
     lengths: Counter = field(default_factory=Counter)
     num_cut: int = 0
 
@@ -71,18 +77,18 @@ def check_data(source: Any, processor: VisGLMProcessor, *, max_length: int, ques
         max_length: longest prompt and answer, in tokens. question: asked of captions.
     """
     rows, renderer = open_whole(source), Renderer(processor, max_length)
-    report = DataReport(max_length)
-    seen: dict[bytes, int] = {}
+    report = DataReport(max_length, rows.where)
+    usable, digests = array("q"), array("Q")  # 16 bytes a row, whatever it holds
     for number in range(len(rows)):
-        where = rows.where(number)
         try:
             row = rows[number]
             conversation = read_row(row, question)
         except VisGLMError as error:
-            report.problems.append(("empty answer" if "is empty" in str(error) else "row", where, str(error)))
+            kind = "empty answer" if "is empty" in str(error) else "row"
+            report.problems.append((kind, rows.where(number), str(error)))
             continue
         if problem := _check_images(conversation, rows.folder):
-            report.problems.append((problem[0], where, problem[1]))
+            report.problems.append((problem[0], rows.where(number), problem[1]))
             continue
         try:
             for turn, _ in answered(conversation):
@@ -91,16 +97,22 @@ def check_data(source: Any, processor: VisGLMProcessor, *, max_length: int, ques
                 report.num_cut += is_cut
                 report.num_answers += 1
         except DataError as error:
-            report.problems.append(("too long", where, str(error)))
+            report.problems.append(("too long", rows.where(number), str(error)))
             continue
         report.num_rows += 1
         report.num_images += len(conversation.images)
         report.formats[format_of(row)] += 1
-        digest = _digest(conversation)
-        if digest in seen:
-            report.duplicates.append((where, rows.where(seen[digest])))
-        seen.setdefault(digest, number)
+        usable.append(number)
+        digests.append(_digest(conversation))
+    report.duplicates = _repeated(np.array(usable, dtype=np.int64), np.array(digests, dtype=np.uint64))
     return report
+
+
+def _repeated(rows: np.ndarray, digests: np.ndarray) -> np.ndarray:
+    """Rows whose digest an earlier one has, each beside the first that has it: `[how many, 2]`, in order."""
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    pairs = np.stack([rows, rows[first[group]]], axis=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _check_images(conversation: Conversation, folder: Path) -> tuple[str, str] | None:
@@ -115,9 +127,10 @@ def _check_images(conversation: Conversation, folder: Path) -> tuple[str, str] |
     return None
 
 
-def _digest(conversation: Conversation) -> bytes:
+def _digest(conversation: Conversation) -> int:
     images = [image if isinstance(image, str) else repr(image) for image in conversation.images]
-    return hashlib.blake2b(repr((images, conversation.turns)).encode(), digest_size=8).digest()
+    text = repr((images, conversation.turns)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def convert_data(source: Any, target: str | Path, *, question: str | None = None) -> tuple[int, list[str]]:

@@ -14,12 +14,14 @@ import re
 import tarfile
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+LINE_BLOCK = 1 << 16  # bytes of a file whose lines are counted together
 # The structure of JSON: a whole string, or a bracket outside of strings.
 JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
@@ -58,11 +60,20 @@ class FileRows:
             file.seek(self.starts[index])
             return file.read(self.ends[index] - self.starts[index])
 
+    @cached_property
+    def lines_before(self) -> array:
+        """Lines that end before each block of the file: a number per row would cost memory, none would cost time."""
+        counts = array("q", [0])
+        with self.path.open("rb") as file:
+            while block := file.read(LINE_BLOCK):
+                counts.append(counts[-1] + block.count(b"\n"))
+        return counts
+
     def where(self, index: int) -> str:
-        with self.path.open("rb") as file:  # counted when it is asked for: a number per row would cost memory
-            line, left = 1, self.starts[index]
-            while left > 0 and (block := file.read(min(left, 1 << 20))):
-                line, left = line + block.count(b"\n"), left - len(block)
+        block, left = divmod(self.starts[index], LINE_BLOCK)
+        with self.path.open("rb") as file:
+            file.seek(block * LINE_BLOCK)
+            line = 1 + self.lines_before[block] + file.read(left).count(b"\n")
         return f"{self.path}:{line}"
 
     def __getitem__(self, index: int) -> Any:
