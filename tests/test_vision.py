@@ -54,6 +54,17 @@ def test_a_stem_takes_the_place_of_patches_and_keeps_its_statistics():
     assert torch.equal(norms[0].running_mean, before)
 
 
+def test_no_picture_gives_no_tokens_and_still_runs_every_module():
+    """As in a batch of texts; with sharded weights, a process that left modules out would stop all others."""
+    config = VisGLMConfig(**PRESETS["visglm-tiny"] | {"image_token_id": 9})
+    vision = VisionEncoder(config)
+    size = config.vision_config.image_size
+    tokens = vision(torch.zeros(0, 3, size, size))
+    assert tokens.shape == (0, config.num_query_tokens, config.text_config.hidden_size)
+    tokens.sum().backward()
+    assert all(parameter.grad is not None for parameter in vision.projection.parameters())
+
+
 @pytest.mark.parametrize(
     "change, message", [({"patch_size": 5}, "stride"), ({"stem": "resnet_of_dreams"}, "resnet_of_dreams")]
 )

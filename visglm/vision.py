@@ -90,5 +90,10 @@ class VisionEncoder(nn.Module):
         return self.projection(qformer_out.last_hidden_state)
 
     def forward(self, pixel_values: Tensor, **kwargs) -> Tensor:
-        """Visual tokens of each picture; `kwargs` go to the Q-Former (`output_attentions=True`, say)."""
+        """Visual tokens of each picture; `kwargs` go to the Q-Former (`output_attentions=True`, say).
+
+        Without any picture every module runs all the same, on a blank one: in sharded training every process must.
+        """
+        if not len(pixel_values):
+            return self(pixel_values.new_zeros(1, *pixel_values.shape[1:]), **kwargs)[:0]
         return self.bridge(self.vit(pixel_values.to(self.projection.weight.dtype)), **kwargs)
