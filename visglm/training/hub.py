@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError  # of the HTTP library it uses: no connection, no answer in time
 
 from ..errors import VisGLMError
 
@@ -29,7 +30,7 @@ def push(folder: str | Path, repository: str, *, private: bool = True, token: st
         commit = api.upload_folder(
             repo_id=repository, folder_path=str(folder), ignore_patterns=LEFT_OUT, commit_message="visglm"
         )
-    except (OSError, ValueError) as error:  # huggingface_hub's errors are one or the other
+    except (HTTPError, OSError, ValueError) as error:  # huggingface_hub's errors are one of these
         raise VisGLMError(
             f"{repository} cannot be written: {error} Check the network, and that you are logged in (hf auth login)."
         ) from error
