@@ -23,7 +23,7 @@ from ..reply import History, Reply, thumbnail_url
 from .containers import is_stream, open_rows, undecoded
 from .data import locate
 from .formats import Conversation, read_row
-from .metrics import METRICS, Answer, Scores, contains, token_f1
+from .metrics import METRICS, Answer, Scores, contains, token_f1, with_interval
 from .page import Html, escape, heading, page, paragraph, pictures, table
 
 NUM_WORST = 40  # answers shown with their pictures
@@ -139,7 +139,7 @@ class Evaluation:
         yield paragraph(self.summary())
         shown = [name for name in METRICS if self.metrics["all"][name] is not None]
         rows = [
-            [group, values["num_answers"], *(_interval(values[name]) for name in shown)]
+            [group, values["num_answers"], *(with_interval(values[name]) for name in shown)]
             for group, values in self.groups()
         ]
         yield table(["", "answers", *(METRICS[name].title for name in shown)], rows)
@@ -312,10 +312,6 @@ def score(predictions: list[dict[str, Any]], worst: list[tuple[int, tuple[str, .
         "type": breakdown("type"),
     }
     return Evaluation(metrics, predictions, worst)
-
-
-def _interval(value: Mapping[str, float] | None) -> str:
-    return "–" if value is None else f"{value['value']:.1f} ({value['low']:.1f}–{value['high']:.1f})"
 
 
 def _plus_minus(value: Mapping[str, float] | None) -> str:

@@ -278,6 +278,11 @@ class Scores:
         return {name: _interval(metric.combine(sums[name].sum(0)), resampled[name]) for name, metric in METRICS.items()}
 
 
+def with_interval(value: Mapping[str, float] | None) -> str:
+    """A value of `Scores.values` as people read it."""
+    return "–" if value is None else f"{value['value']:.1f} ({value['low']:.1f}–{value['high']:.1f})"
+
+
 def _with_counts(rows: np.ndarray) -> np.ndarray:
     """Single scores get a column that counts them; what is nan is neither added nor counted."""
     if rows.shape[1] > 1:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..reply import thumbnail_url
+from .metrics import METRICS, with_interval
 from .page import Html, heading, line_chart, page, paragraph, pictures, preformatted, table
 
 VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
@@ -37,7 +38,8 @@ class FinetuneReport:
         output_dir: where everything lies. command: that repeats the run. settings: all of them, defaults included.
         data: counts of rows, answers, tokens. memory: the estimate in bytes, and the measured peak.
         history: points of the curves, `{"step", "loss", …}`. best: step and held-out loss of what was kept.
-        metrics: of the held-out answers, before and after, in percent.
+        metrics: of the held-out answers, before and after: by metric `{"value", "low", "high"}` in percent, with the
+            95 % bootstrap interval, or None where it says nothing about these rows.
         samples: held-out questions with their answers.
     """
 
@@ -49,7 +51,7 @@ class FinetuneReport:
     history: list[dict[str, Any]]
     best: dict[str, Any]
     speed: dict[str, float]
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, Any]]
     samples: list[Sample]
     seconds: float
     versions: dict[str, str] = field(default_factory=lambda: read_versions())
@@ -59,7 +61,7 @@ class FinetuneReport:
         losses = [(row["step"], row["loss"]) for row in self.history if "loss" in row]
         held_out = [(row["step"], row["eval_loss"]) for row in self.history if "eval_loss" in row]
         rates = [(row["step"], row["learning_rate"]) for row in self.history if "learning_rate" in row]
-        names = sorted({name for values in self.metrics.values() for name in values})
+        scores = self.scores()
         return page(
             f"visglm finetune: {self.settings['method']}",
             paragraph(self.summary()),
@@ -67,12 +69,9 @@ class FinetuneReport:
             line_chart({"training": losses, "held-out": held_out}, "step", "loss"),
             line_chart({"learning rate": rates}, "step", "learning rate"),
             heading("Held-out answers"),
-            table(
-                ("", *self.metrics),
-                [(name.replace("_", " "), *(values.get(name) for values in self.metrics.values())) for name in names],
-            )
-            if names
-            else paragraph("Nothing was kept apart, so there is nothing to compare."),
+            table(("percent, with 95 % interval", *self.metrics), scores)
+            if scores
+            else paragraph("No answer was kept apart to compare."),
             table(
                 ("picture", "question", "expected", "before", "after"),
                 [
@@ -97,6 +96,13 @@ class FinetuneReport:
             preformatted("\n".join(f"{name} {number}" for name, number in self.versions.items())),
             preformatted(json.dumps(self.settings, indent=2, ensure_ascii=False)),
         )
+
+    def scores(self) -> list[tuple[str, ...]]:
+        """The metrics as a table: its title, then the value and interval before and after."""
+        known = [name for name in METRICS if any(values[name] is not None for values in self.metrics.values())]
+        return [
+            (METRICS[name].title, *(with_interval(values[name]) for values in self.metrics.values())) for name in known
+        ]
 
     def summary(self) -> str:
         kept = (
@@ -145,14 +151,8 @@ class FinetuneReport:
             "```",
         ]
         if self.metrics:
-            names = sorted({name for values in self.metrics.values() for name in values})
             lines += ["", f"| held-out, percent | {' | '.join(self.metrics)} |", "|---|" + "---|" * len(self.metrics)]
-            lines += [
-                f"| {name.replace('_', ' ')} | "
-                + " | ".join(f"{values[name]:.1f}" for values in self.metrics.values())
-                + " |"
-                for name in names
-            ]
+            lines += [f"| {' | '.join(row)} |" for row in self.scores()]
         lines += ["", "```", self.command, "```", ""]
         return "\n".join(lines)
 

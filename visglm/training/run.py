@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, require
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..prompt import detect_language
@@ -38,6 +38,8 @@ from .data import (
     split_held_out,
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
+from .metrics import Answer as Answered
+from .metrics import Scores
 from .preflight import available_memory, check_memory, estimate_memory, scan, try_longest
 from .report import FinetuneReport, Sample
 from .saving import MARKER_NAME, checkpoints, copy_result
@@ -76,10 +78,12 @@ def finetune(
     Raises:
         DataError: too much of the data is unusable. ConfigError: settings contradict each other.
         TrainingError: it does not fit, or the loss is zero or not a number; the message names the rows.
+        MissingDependencyError: the extra "finetune" is not installed.
     """
     started = time.perf_counter()
     check_settings(settings)
     answer = partial(answer_briefly, answerer)
+    require("evaluate", "sacrebleu")  # rather now than after training
     output_dir = Path(settings.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     resumed = find_resumed(output_dir, settings)
@@ -168,7 +172,7 @@ def finetune(
         else {},
         speed=trainer.meter.rates(),
         metrics=score(samples),
-        samples=samples[: settings.num_samples],
+        samples=choose(samples, settings.num_samples),
         seconds=time.perf_counter() - started,
     )
     if is_main:
@@ -332,20 +336,28 @@ def ask_again(samples: Sequence[Sample], answer: Answer) -> list[str]:
     return answer([(sample.images, sample.question, []) for sample in samples]) if samples else []
 
 
-def score(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Exact match and token F1 of the answers before and after, in percent."""
-    from .metrics import exact_match, token_f1
-
+def score(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+    """Every metric of the answers before and after, as `Scores.values` gives them."""
     answered = [sample for sample in samples if sample.after is not None]
     if not answered:
         return {}
+
+    def values(predictions: list[str]) -> dict[str, Any]:
+        answers = [
+            Answered(text, (sample.expected,), detect_language(sample.question))
+            for text, sample in zip(predictions, answered, strict=True)
+        ]
+        return Scores(answers, range(len(answers))).values(range(len(answers)))
+
     return {
-        when: {
-            name: 100 * sum(metric(getattr(sample, when), sample.expected) for sample in answered) / len(answered)
-            for name, metric in (("exact_match", exact_match), ("token_f1", token_f1))
-        }
-        for when in ("before", "after")
+        "before": values([sample.before for sample in answered]),
+        "after": values([str(sample.after) for sample in answered]),
     }
+
+
+def choose(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Some of them, from everywhere: rows beside each other are often of one kind."""
+    return [samples[place * len(samples) // count] for place in range(count)] if count < len(samples) else [*samples]
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
