@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -189,7 +190,7 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         Args:
             labels: `[batch, length]`, token ids, -100 where nothing is learnt. Only answers may be supervised: prefix
                 tokens see the future.
-            logits_to_keep: how many last positions get logits (0: all), or their indices.
+            logits_to_keep: how many last positions get logits (0: all), or their indices. The loss is over these too.
 
         Raises:
             PromptError: image slots and pictures do not match, or nothing says where the prefix ends.
@@ -209,9 +210,12 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         outputs.logits = self.lm_head(outputs.logits[:, kept])
         if labels is not None:
+            # Each position tells the next token. Shifted here, because the loss function would shift what was kept.
+            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept].contiguous()
             outputs.loss = self.loss_function(
-                logits=outputs.logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
+                logits=outputs.logits, labels=labels, vocab_size=self.config.text_config.vocab_size,
+                **{**kwargs, "shift_labels": next_tokens},
+            )  # fmt: skip
         return outputs if return_dict is not False else outputs.to_tuple()
 
     # What generate() needs. Positions and token types are worked out once, from the whole prompt, and carried along.

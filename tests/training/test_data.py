@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from visglm import VisGLMProcessor, checkpoint
+from visglm import VisGLM, VisGLMProcessor, checkpoint
 from visglm.errors import DataError
 from visglm.prompt import IGNORE_INDEX, Turn, render
-from visglm.training.containers import is_stream, open_rows
+from visglm.training.containers import LINE_BLOCK, is_stream, open_rows
 from visglm.training.data import (
+    MAX_HELD_OUT,
     Collator,
+    Index,
     Renderer,
     StreamData,
     TrainingData,
@@ -194,6 +196,16 @@ def test_lines_are_numbered_as_editors_do(tmp_path):
     assert [rows.where(number).rsplit(":", 1)[1] for number in range(3)] == ["1", "3", "5"]
 
 
+def test_a_line_far_down_is_told_without_counting_all_before_it(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [{"image": "a.png", "caption": "A cat. " * 9}] * 3000)
+    rows = open_rows(path)
+    assert path.stat().st_size > 3 * LINE_BLOCK
+    assert [rows.where(number).rsplit(":", 1)[1] for number in (0, 1234, 2999)] == ["1", "1235", "3000"]
+    with path.open("r+b") as file:  # what has been counted is not read again
+        file.write(b" " * LINE_BLOCK)
+    assert rows.where(2999) == f"{path}:3000"
+
+
 @pytest.mark.parametrize(
     "name, content, problem",
     [
@@ -316,6 +328,16 @@ def test_the_split_is_stable_and_keeps_pictures_apart(tmp_path):
     assert np.array_equal(split_held_out(index, 0.1)[1], held_out)
 
 
+def test_one_picture_of_very_many_rows_does_not_make_the_held_out_part_endless():
+    index = Index()
+    for row in range(4000):
+        index.rows.append(row)
+        index.groups.append(row % 2)
+    train, held_out = split_held_out(index, 0.5)
+    assert len(train) == 2000 and 250 <= len(held_out) <= MAX_HELD_OUT
+    assert len({row % 2 for row in train}) == 1 and not set(train % 2) & set(held_out % 2)
+
+
 @pytest.mark.parametrize("fraction, count", [(0.0, 0), (0.001, 1), (1.0, 3)])
 def test_the_split_leaves_something_on_both_sides(tmp_path, fraction, count):
     train, held_out = split_held_out(build_index(open_rows(captions(tmp_path, 4))), fraction)
@@ -344,6 +366,26 @@ def test_a_batch_without_anything_to_learn_is_an_error(tmp_path, processor):
     item["labels"] = torch.full_like(item["labels"], IGNORE_INDEX)
     with pytest.raises(DataError, match=r"no token to learn.*train\.jsonl:1"):
         Collator(3, (80, 80))([item])
+
+
+def test_logits_are_asked_for_where_an_answer_goes_on_and_the_loss_is_that_of_all(tmp_path, processor):
+    vlm = VisGLM.from_pretrained()
+    data = dataset(write_lines(tmp_path / "rows.jsonl", [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (("What is a cat?", "An animal."), ("Why?", "Nobody knows why that is."))
+    ]), processor)  # fmt: skip
+    batch = Collator(processor.tokenizer.pad_token_id, (80, 80))([data[0], data[1]])
+    inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    whole = vlm.model(**{name: value for name, value in inputs.items() if name != "logits_to_keep"})
+    part = vlm.model(**inputs)
+    assert part.logits.shape[1] < whole.logits.shape[1]
+    assert torch.allclose(part.logits, whole.logits[:, batch["logits_to_keep"]], atol=1e-5)
+    assert float(part.loss) == pytest.approx(float(whole.loss), abs=1e-6)
+    last = vlm.model(**{**inputs, "logits_to_keep": 3, "num_items_in_batch": 1}).loss
+    wanted = torch.nn.functional.cross_entropy(
+        whole.logits[:, -3:-1].flatten(0, 1), inputs["labels"][:, -2:].flatten(), reduction="sum"
+    )
+    assert float(last) == pytest.approx(float(wanted), abs=1e-4)
 
 
 def test_streams_are_read_row_by_row(tmp_path, processor):

@@ -108,7 +108,9 @@ def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarra
     # A second hash: the first may be in the order of file names.
     mixed = (usable * 2654435761) % (1 << 32)
     held_out = np.isin(groups[np.frombuffer(index.rows, dtype=np.int64)], usable[np.argsort(mixed)[:count]])
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    apart = np.flatnonzero(held_out)
+    # Few pictures may have very many rows; those that are too many to measure on are not to train on either.
+    return np.flatnonzero(~held_out), apart[:: max(1, -(-len(apart) // MAX_HELD_OUT))]
 
 
 def open_image(image: Any, folder: Path) -> Image.Image:
@@ -277,6 +279,8 @@ class StreamData(IterableDataset):
 class Collator:
     """Items → a batch: ids and labels padded on the right, all pictures in order of appearance.
 
+    Logits are asked for where some answer goes on, and nowhere else.
+
     Without a picture in the batch, `pixel_values` has no rows but is there: with sharded weights every process must
     run every module.
 
@@ -298,8 +302,11 @@ class Collator:
             "skipped": [where for item in items for where in item["skipped"]],
             "num_cut": sum(item["is_cut"] for item in items),
         }
-        if not bool((batch["labels"] != IGNORE_INDEX).any()):
+        is_learnt = (batch["labels"] != IGNORE_INDEX).any(0)
+        if not bool(is_learnt.any()):
             raise DataError(f"no token to learn in a whole batch: {', '.join(batch['where'])}. Check these answers.")
+        # Over a whole vocabulary, logits of a long prompt would take more time and memory than all else around them.
+        batch["logits_to_keep"] = is_learnt.nonzero().flatten() - 1
         pictures = [item["pixel_values"] for item in items if "pixel_values" in item]
         if self.image_size is not None:
             batch["pixel_values"] = torch.cat(pictures) if pictures else torch.zeros(0, 3, *self.image_size)
