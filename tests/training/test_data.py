@@ -368,6 +368,7 @@ def test_a_batch_without_anything_to_learn_is_an_error(tmp_path, processor):
         Collator(3, (80, 80))([item])
 
 
+@torch.no_grad()
 def test_logits_are_asked_for_where_an_answer_goes_on_and_the_loss_is_that_of_all(tmp_path, processor):
     vlm = VisGLM.from_pretrained()
     data = dataset(write_lines(tmp_path / "rows.jsonl", [

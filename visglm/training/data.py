@@ -301,6 +301,7 @@ class Collator:
             "where": [item["where"] for item in items],
             "skipped": [where for item in items for where in item["skipped"]],
             "num_cut": sum(item["is_cut"] for item in items),
+            "num_tokens": sum(map(len, input_ids)),  # counted here: a GPU would have to be waited for
         }
         is_learnt = (batch["labels"] != IGNORE_INDEX).any(0)
         if not bool(is_learnt.any()):

@@ -23,7 +23,6 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..prompt import detect_language
 from ..recipe import FinetuneArguments
-from ..reply import Reply
 from .adapters import check_settings, load_trained, prepare, settle, withdraw
 from .containers import ObjectRows, is_stream, open_rows
 from .data import (
@@ -38,24 +37,19 @@ from .data import (
     split_held_out,
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
-from .metrics import Answer as Answered
-from .metrics import Scores
 from .preflight import available_memory, check_memory, estimate_memory, scan, try_longest
-from .report import FinetuneReport, Sample
+from .report import FinetuneReport
+from .samples import Answer, answer_briefly, answer_samples, choose, sample_rows, score
 from .saving import MARKER_NAME, checkpoints, copy_result
 from .trainer import Brake, VisGLMTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 
-# (pictures, question, [(earlier question, answer), …]) → an answer for each, greedy.
-Answer = Callable[[Sequence[tuple[list[Any], str, list[tuple[str, str]]]]], list[str]]
 # Whether to end the run here; with several processes all must say the same. None: nobody is asked.
 Stop = Callable[[], bool] | None
 
 EVALUATIONS_PER_EPOCH = 5
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
-ANSWER_TOKENS = 128  # of an answer that is compared with a caption
-NUM_METRIC_ROWS = 100  # held-out rows that are answered before and after
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
 SKIPPED_IN_RESULT = ("trainer_state.json", "training_args.bin", "optimizer", "scheduler", "rng_state", "scaler")
 
@@ -92,7 +86,7 @@ def finetune(
     train, held_out, counts = read_data(data, settings, renderer)
     is_main = int(os.environ.get("RANK", 0)) == 0
     is_many = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    samples = ask(held_out, answer) if is_main else []
+    samples = sample_rows(held_out, answer) if is_main else []
     if settings.replay:
         train = add_replay(train, settings, renderer, answer)
     precision = pick_precision(settings.precision, model.device)
@@ -157,7 +151,7 @@ def finetune(
         load_trained(chosen, model, settings.method)
     settle(model)
     if is_main and not is_sharded:
-        for sample, after in zip(samples, ask_again(samples, answer), strict=True):
+        for sample, after in zip(samples, answer_samples(samples, answer), strict=True):
             sample.after = after
     history = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
     report = FinetuneReport(
@@ -306,58 +300,6 @@ def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[
         for (_, question, _), images, reply in zip(requests, pictures, replies, strict=True)
         if reply.strip()
     ]
-
-
-def answer_briefly(answerer: Callable[..., Sequence[Any]], requests: Sequence[Sequence[Any]]) -> list[str]:
-    """Short greedy answers; an empty one where a question does not fit."""
-    replies = answerer(requests, on_error="return", progress=False, max_new_tokens=ANSWER_TOKENS)
-    return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
-
-
-def ask(held_out: TrainingData | None, answer: Answer) -> list[Sample]:
-    """Held-out rows and what the model says before it has learnt anything."""
-    if held_out is None:
-        return []
-    step = max(1, len(held_out) // NUM_METRIC_ROWS)
-    samples = []
-    for place in range(0, len(held_out), step):
-        conversation, turn = held_out.conversation(place), int(held_out.turn_of[place])
-        if turn or not all(part.num_images == 0 for part in conversation.turns[1:]):
-            continue  # answers to first questions compare most plainly
-        first = conversation.turns[0]
-        images = [open_image(image, held_out.rows.folder) for image in conversation.images[: first.num_images]]
-        samples.append(Sample(held_out.where(place), first.question, first.answer or "", "", None, images))
-    for sample, before in zip(samples, ask_again(samples, answer), strict=True):
-        sample.before = before
-    return samples
-
-
-def ask_again(samples: Sequence[Sample], answer: Answer) -> list[str]:
-    return answer([(sample.images, sample.question, []) for sample in samples]) if samples else []
-
-
-def score(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """Every metric of the answers before and after, as `Scores.values` gives them."""
-    answered = [sample for sample in samples if sample.after is not None]
-    if not answered:
-        return {}
-
-    def values(predictions: list[str]) -> dict[str, Any]:
-        answers = [
-            Answered(text, (sample.expected,), detect_language(sample.question))
-            for text, sample in zip(predictions, answered, strict=True)
-        ]
-        return Scores(answers, range(len(answers))).values(range(len(answers)))
-
-    return {
-        "before": values([sample.before for sample in answered]),
-        "after": values([str(sample.after) for sample in answered]),
-    }
-
-
-def choose(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Some of them, from everywhere: rows beside each other are often of one kind."""
-    return [samples[place * len(samples) // count] for place in range(count)] if count < len(samples) else [*samples]
 
 
 def pick_precision(precision: str, device: torch.device) -> str:

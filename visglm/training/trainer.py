@@ -71,7 +71,8 @@ class VisGLMTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        where, skipped, num_cut = inputs.pop("where"), inputs.pop("skipped"), inputs.pop("num_cut")
+        where, skipped = inputs.pop("where"), inputs.pop("skipped")
+        num_cut, num_tokens = inputs.pop("num_cut"), inputs.pop("num_tokens")
         # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
         outputs = super().compute_loss(
             model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
@@ -79,7 +80,7 @@ class VisGLMTrainer(Trainer):
         loss = outputs[0]
         if model.training:
             self.check_rows(where, skipped, num_cut)
-            self.meter.count(inputs)
+            self.meter.count(inputs, num_tokens)
         self.check_loss(loss, where, model.training)
         return outputs if return_outputs else loss
 
@@ -180,9 +181,9 @@ class Meter(TrainerCallback):
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
-    def count(self, inputs: dict[str, Any]) -> None:
+    def count(self, inputs: dict[str, Any], num_tokens: int) -> None:
         self.num_examples += len(inputs["input_ids"])
-        self.num_tokens += int(inputs["attention_mask"].sum())
+        self.num_tokens += num_tokens
         self.num_images += len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
 
     def rates(self) -> dict[str, float]:
