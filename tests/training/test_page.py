@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from visglm.training.page import Html, escape, line_chart, page, pictures, table, ticks
+from visglm.training.page import Html, escape, folded, line_chart, page, pictures, table, ticks
 
 
 def test_text_is_escaped_and_html_is_not() -> None:
@@ -21,6 +21,10 @@ def test_page_is_whole_and_needs_nothing_beside_it() -> None:
     text = page("猫 & dog", escape("1 < 2"), pictures(["data:image/png;base64,AA=="]))
     assert "<title>猫 &amp; dog</title>" in text and "1 &lt; 2" in text
     assert re.findall(r'(?:src|href)="(.{5})', text) == ["data:"]
+
+
+def test_what_is_folded_keeps_its_content() -> None:
+    assert folded("a & b", Html("<pre>c</pre>")) == ("<details><summary>a &amp; b</summary><pre>c</pre></details>")
 
 
 def test_picture_urls_cannot_leave_their_attribute() -> None:

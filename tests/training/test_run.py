@@ -66,6 +66,7 @@ def test_a_run_from_captions_to_a_model_that_answers(tmp_path):
         assert f"<td>{title}</td>" in page
     after = stored["metrics"]["after"]
     assert after["token_f1"]["low"] <= after["token_f1"]["value"] <= after["token_f1"]["high"]
+    assert "train.jsonl:" in page and "<details>" in page and "<td>measured</td>" in page
     assert after["vqa_accuracy"] is None and "VQA" not in page
     assert "from_pretrained" in (tmp_path / "out/README.md").read_text("utf-8")
 

@@ -16,6 +16,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #8886 }
 td { font-variant-numeric: tabular-nums }
+summary { cursor: pointer; margin: .6rem 0 }
 img { image-rendering: auto; max-width: 16rem; margin-right: .4rem }
 pre { white-space: pre-wrap; background: #8882; padding: .6rem; border-radius: .3rem }
 svg { max-width: 100%; height: auto } svg text { fill: currentColor; font: 12px system-ui, sans-serif }
@@ -55,6 +56,11 @@ def paragraph(text: Any) -> Html:
 def preformatted(text: Any) -> Html:
     """Commands, versions: every space and line as it is."""
     return Html(f"<pre>{html.escape(str(text))}</pre>")
+
+
+def folded(title: Any, content: Html) -> Html:
+    """What few want to read: shown when its title is clicked."""
+    return Html(f"<details><summary>{escape(title)}</summary>{content}</details>")
 
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
-from .page import Html, heading, line_chart, page, paragraph, pictures, preformatted, table
+from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
 
+MEASURED = "peak_of_the_process"  # among the memory; the rest of it is what was expected
 VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
 
 
@@ -76,7 +77,10 @@ class FinetuneReport:
                 ("picture", "question", "expected", "before", "after"),
                 [
                     (
-                        pictures(thumbnail_url(image, 128) for image in sample.images),
+                        Html(
+                            pictures(thumbnail_url(image, 128) for image in sample.images)
+                            + escape("\n" + Path(sample.where).name)
+                        ),
                         sample.question,
                         sample.expected,
                         sample.before,
@@ -88,13 +92,17 @@ class FinetuneReport:
             heading("Data, memory, speed"),
             table(("", ""), [(name.replace("_", " "), value) for name, value in self.data.items()]),
             table(
-                ("", "MiB"), [(name.replace("_", " "), round(size / 2**20, 1)) for name, size in self.memory.items()]
+                ("", "MiB", ""),
+                [
+                    (name.replace("_", " "), round(size / 2**20, 1), "measured" if name == MEASURED else "estimated")
+                    for name, size in self.memory.items()
+                ],
             ),
             table(("", "per second"), [(name.replace("_per_second", ""), value) for name, value in self.speed.items()]),
             heading("To repeat it"),
             preformatted(self.command),
             preformatted("\n".join(f"{name} {number}" for name, number in self.versions.items())),
-            preformatted(json.dumps(self.settings, indent=2, ensure_ascii=False)),
+            folded("All settings", preformatted(json.dumps(self.settings, indent=2, ensure_ascii=False))),
         )
 
     def scores(self) -> list[tuple[str, ...]]:

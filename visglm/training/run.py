@@ -38,7 +38,7 @@ from .data import (
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .preflight import available_memory, check_memory, estimate_memory, scan, try_longest
-from .report import FinetuneReport
+from .report import MEASURED, FinetuneReport
 from .samples import Answer, answer_briefly, answer_samples, choose, sample_rows, score
 from .saving import MARKER_NAME, checkpoints, copy_result
 from .trainer import Brake, VisGLMTrainer, training_arguments
@@ -159,7 +159,7 @@ def finetune(
         command=command_of(data, settings),
         settings=asdict(settings),
         data=counts | {"rows_left_out_while_training": len(trainer.problems), "cut_while_training": trainer.num_cut},
-        memory=memory | {"peak_of_the_process": peak_memory(model.device)},
+        memory=memory | {MEASURED: peak_memory(model.device)},
         history=history,
         best={"step": trainer.state.best_global_step, "loss": trainer.state.best_metric}
         if trainer.state.best_global_step
