@@ -18,8 +18,8 @@ from ..model import VisGLMForConditionalGeneration
 from ..quant import Quantization, replace_modules
 from .source import Source
 
-# `prepare(name, module, tensor)` sees each tensor, on its device and in its dtype, with the module that owns it, and
-# returns True if it has put it there in its own way (a packed weight, say).
+# `prepare(name, module, tensor)` sees each tensor, on its device and as it is stored, with the module that owns it, and
+# returns True if it has put it there in its own way (a packed weight, say). It may be a view of a file: keep a copy.
 Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
@@ -75,12 +75,11 @@ def fill(
     for name, tensor in source.tensors():
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
+        if prepare is not None and prepare(name, module, tensor.to(device)):
+            continue
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         # Even where nothing changes it is copied: a view of a file would die with the file.
-        tensor = tensor.to(device, wanted, copy=True, memory_format=torch.contiguous_format)
-        if prepare is not None and prepare(name, module, tensor):
-            continue
-        put(module, attribute, tensor)
+        put(module, attribute, tensor.to(device, wanted, copy=True, memory_format=torch.contiguous_format))
     network.tie_weights()
     compute_buffers(network, device)
     left = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if tensor.is_meta]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..config import VisGLMConfig
 from ..errors import ConfigError
-from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
+from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, give_back_memory, pack, pack_matrix
 from .schemes import PARTS, SCHEMES
 
 LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32
@@ -164,7 +164,7 @@ class Writer:
     """The `prepare` of `checkpoint.assemble` for a network that is quantized or becomes so.
 
     Tensors must come in the dtype they are stored in. Packed modules take theirs, quantizing them if they are not yet;
-    everything else is converted to `dtype`, but for the linears that `store_vision` chose, which stay as they are.
+    everything else is copied in `dtype`, but for the linears that `store_vision` chose, which stay as they are.
     """
 
     def __init__(self, dtype: torch.dtype):
@@ -176,12 +176,13 @@ class Writer:
             if attribute == "weight" and tensor.is_floating_point():
                 pack(module, tensor)
             else:
-                module._buffers[attribute] = tensor
+                module._buffers[attribute] = tensor.clone(memory_format=torch.contiguous_format)
             if not (module.weight.is_meta or module.weight_scale.is_meta):
                 module.settle()
+                give_back_memory()
             return True
-        if tensor.is_floating_point():
-            tensor = tensor if isinstance(module, StoredLinear) else tensor.to(self.dtype)
+        kept = not tensor.is_floating_point() or isinstance(module, StoredLinear)
+        tensor = tensor.to(tensor.dtype if kept else self.dtype, copy=True, memory_format=torch.contiguous_format)
         if attribute in module._buffers:
             module._buffers[attribute] = tensor
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import mmap
 import tempfile
 from typing import Any
@@ -155,10 +157,30 @@ def pack(module: QuantizedLinear | QuantizedEmbedding, matrix: Tensor) -> None:
 
 def pack_matrix(matrix: Tensor, scheme: str, group_size: int) -> tuple[Tensor, Tensor]:
     """`weight, weight_scale` of a scheme, some rows at a time."""
+    layout = SCHEMES[scheme].layout(matrix.shape[0], matrix.shape[1], group_size)
+    weight, scale = (torch.empty(shape, dtype=dtype, device=matrix.device) for shape, dtype in layout.values())
     step = max(BLOCK_SIZE // matrix.shape[1], 1)
-    parts = [SCHEMES[scheme].pack(block.float(), group_size) for block in matrix.split(step)]
-    weights, scales = zip(*parts, strict=True)
-    return torch.cat(weights), torch.cat(scales)
+    for start in range(0, matrix.shape[0], step):
+        rows = slice(start, start + step)
+        weight[rows], scale[rows] = SCHEMES[scheme].pack(matrix[rows].float(), group_size)
+    return weight, scale
+
+
+@functools.cache
+def c_library() -> Any:
+    """glibc, or None on other systems."""
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        return library if hasattr(library, "malloc_trim") else None
+    except OSError:
+        return None
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed. glibc keeps it where it lies between what is still in use, and packing one
+    weight after the other leaves more of it than there is of packed weights."""
+    if (library := c_library()) is not None:
+        library.malloc_trim(0)
 
 
 def to_file(tensor: Tensor) -> Tensor:
