@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the memory of a process there")
-@pytest.mark.parametrize(("scheme", "dtype"), [(None, "float16"), ("int8", "float32")])
+@pytest.mark.parametrize(("scheme", "dtype"), [(None, "float16"), ("int8", "float32"), ("int4", "float32")])
 def test_loading_takes_what_is_estimated(folder, scheme, dtype):
     source = checkpoint.open_source(folder)
     assert len(list(folder.glob("*.safetensors"))) > 4

@@ -66,10 +66,10 @@ def estimate(source: Source, quantization: Quantization | None, device: torch.de
         module = modules[name.rpartition(".")[0]]
         size = tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
         if isinstance(module, QuantizedLinear) and name.endswith("weight") and module.scheme == "int4":
-            # ONNX Runtime keeps the numbers, and float32 scales and sums of each group; ours go to a file.
+            # ONNX Runtime keeps the numbers, and three float32 numbers for each group; ours go to a file.
             groups = module.weight_scale.numel()
-            size = (tensor.nbytes + groups * 2 * FLOAT32) if device.type == "cpu" else tensor.nbytes
-            passing = max(passing, 4 * tensor.nbytes)  # the model of the product, as bytes, and its parsed copies
+            size = (tensor.nbytes + groups * 3 * FLOAT32) if device.type == "cpu" else tensor.nbytes
+            passing = max(passing, 2 * tensor.nbytes)  # the weight on its way to the file, and the copy being made
         elif name.endswith("weight_scale"):
             size = tensor.nbytes
         elif isinstance(module, StoredLinear) and name in stored:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import mmap
-import tempfile
 from typing import Any
 
 import torch
@@ -74,8 +72,6 @@ class QuantizedLinear(nn.Linear):
         """Called when the weight is in place: get ready for fast products, where this device has any."""
         make = PRODUCTS.get((self.scheme, self.weight.device.type))
         self.product = make(self) if make is not None else None
-        if self.product is not None and self.product.keeps_a_copy:
-            self.weight = to_file(self.weight)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         needs_gradient = torch.is_grad_enabled() and hidden_states.requires_grad
@@ -181,17 +177,3 @@ def give_back_memory() -> None:
     weight after the other leaves more of it than there is of packed weights."""
     if (library := c_library()) is not None:
         library.malloc_trim(0)
-
-
-def to_file(tensor: Tensor) -> Tensor:
-    """The same numbers in a temporary file, mapped: they take memory only while something reads them.
-
-    The file has no name, and its space is free again when the tensor is gone or the process ends.
-    """
-    if tensor.nbytes < mmap.PAGESIZE:
-        return tensor
-    with tempfile.TemporaryFile(prefix="visglm-") as file:
-        file.write(tensor.contiguous().numpy().data)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), tensor.nbytes, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape)

@@ -16,6 +16,8 @@ and at 64 rows ONNX Runtime does 85–95 GFLOP/s, float32 of torch 60.
 from __future__ import annotations
 
 import functools
+import mmap
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -29,8 +31,6 @@ from ..errors import MissingDependencyError, require
 
 class Product(ABC):
     """`hidden_states [..., in_features]` → `[..., out_features]` without bias, in the dtype that came in."""
-
-    keeps_a_copy = False  # of the weight, in an order of its own
 
     @abstractmethod
     def suits(self, hidden_states: Tensor) -> bool:
@@ -60,14 +60,28 @@ class Int8Product(Product):
 
 
 class OnnxProduct(Product):
-    """ONNX Runtime's `MatMulNBits`. One session per weight, all on one pool of threads."""
+    """ONNX Runtime's `MatMulNBits`. One session per weight, all on one pool of threads.
 
-    keeps_a_copy = True
+    The session keeps the numbers in an order of its own. Weight and scales themselves go to files and are handed over
+    from there: as parts of the ONNX model they would stay in memory once more.
+    """
 
     def __init__(self, linear: Any):
-        session, value_type = onnx_runtime().InferenceSession, onnx_runtime().OrtValue
-        self.session = session(matmul_nbits(linear), session_options(), providers=["CPUExecutionProvider"])
-        self.value_type = value_type
+        runtime, options = onnx_runtime(), session_options()
+        linear.weight, weight_file = to_file(linear.weight)
+        scale, scale_file = to_file(linear.weight_scale.float())
+        # Which the session may read as long as it lives.
+        self.arrays = {
+            "weight": linear.weight.numpy().reshape(linear.out_features, scale.shape[1], -1),
+            "scale": scale.numpy().reshape(-1),
+        }
+        values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in self.arrays.values()]
+        options.add_external_initializers(list(self.arrays), values)
+        model = matmul_nbits(linear, self.arrays)
+        self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for mapping in (weight_file, scale_file):
+            if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapping.madvise(mmap.MADV_DONTNEED)  # it has been read, and comes back from the file if it is needed
 
     def suits(self, hidden_states: Tensor) -> bool:
         return True
@@ -97,7 +111,6 @@ def onnx_runtime() -> Any:
     return runtime
 
 
-@functools.cache
 def session_options() -> Any:
     options = onnx_runtime().SessionOptions()
     options.use_per_session_threads = False
@@ -105,27 +118,46 @@ def session_options() -> Any:
     return options
 
 
-def matmul_nbits(linear: Any) -> bytes:
-    """An ONNX model of one product."""
+def to_file(tensor: Tensor) -> tuple[Tensor, mmap.mmap | None]:
+    """The same numbers in a temporary file, mapped: they take memory only while something reads them.
+
+    The file has no name, and its space is free again when the tensor is gone or the process ends.
+    """
+    tensor = tensor.contiguous()
+    if tensor.nbytes < mmap.PAGESIZE:
+        return tensor, None
+    with tempfile.TemporaryFile(prefix="visglm-") as file:
+        file.write(tensor.numpy().data)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), tensor.nbytes, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape), mapping
+
+
+def external(onnx: Any, name: str, array: Any) -> Any:
+    """A weight of an ONNX model that is handed over beside it."""
+    tensor = onnx.TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "memory"), ("offset", "0"), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def matmul_nbits(linear: Any, arrays: dict[str, Any]) -> bytes:
+    """An ONNX model of one product, its `arrays` to be handed over beside it."""
     onnx = require("quant", "onnx")
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
-    packed, scale = linear.weight.contiguous().numpy(), linear.weight_scale.float().contiguous().numpy()
-    num_groups = scale.shape[1]
+    group_size = linear.in_features // linear.weight_scale.shape[1]
     node = helper.make_node(
         "MatMulNBits", ["hidden_states", "weight", "scale"], ["output"], domain="com.microsoft",
-        K=linear.in_features, N=linear.out_features, bits=4, block_size=linear.in_features // num_groups,
+        K=linear.in_features, N=linear.out_features, bits=4, block_size=group_size,
         accuracy_level=4,  # activations in 8 bits, each group with a scale of its own
     )  # fmt: skip
-    shape = (linear.out_features, num_groups, packed.shape[1] // num_groups)
     graph = helper.make_graph(
         [node],
         "linear",
         [helper.make_tensor_value_info("hidden_states", float32, ["rows", linear.in_features])],
         [helper.make_tensor_value_info("output", float32, ["rows", linear.out_features])],
-        [
-            onnx.numpy_helper.from_array(packed.reshape(shape), "weight"),
-            onnx.numpy_helper.from_array(scale.reshape(-1), "scale"),
-        ],
+        [external(onnx, name, array) for name, array in arrays.items()],
     )
     versions = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=versions, ir_version=10).SerializeToString()
