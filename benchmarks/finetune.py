@@ -36,17 +36,15 @@ Round = Callable[[], float]  # trains for some steps; rows per second
 def visglm_rounds(steps: int, quantize: str | None = None, with_stem: bool = False) -> Round:
     from visglm import VisGLM, VisGLMConfig, VisGLMForConditionalGeneration, VisGLMProcessor
 
-    if with_stem:
-        model: Any = TINY
-    else:
+    made = tempfile.TemporaryDirectory(prefix="visglm-benchmark-")  # gone with the process
+    if not with_stem:
         config = VisGLMConfig.from_pretrained(TINY)
         config.vision_config.stem = None
-        model = tempfile.mkdtemp(prefix="visglm-benchmark-")
-        VisGLMForConditionalGeneration(config).save_pretrained(model)
-        VisGLMProcessor.from_pretrained(TINY).save_pretrained(model)
+        VisGLMForConditionalGeneration(config).save_pretrained(made.name)
+        VisGLMProcessor.from_pretrained(TINY).save_pretrained(made.name)
 
     def one() -> float:
-        vlm = VisGLM.from_pretrained(model, quantize=quantize)
+        vlm = VisGLM.from_pretrained(TINY if with_stem else made.name, quantize=quantize)
         with tempfile.TemporaryDirectory() as folder:
             report = vlm.finetune(
                 DATA, method="qlora" if quantize else "lora", output_dir=folder, max_steps=steps, rank=RANK,
