@@ -13,6 +13,7 @@ from transformers import StoppingCriteria
 
 from .model import VisGLMForConditionalGeneration
 from .prompt import postprocess
+from .quant.products import without_contention
 from .reply import History, Reply, Timings, Usage
 from .request import Prompt
 from .sampling import Sampling
@@ -55,7 +56,7 @@ def answer(
     embeds = [prompt.image_embeds for prompt in prompts if prompt.image_embeds is not None]
     context = model.config.text_config.max_position_embeddings
     room = [sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, context - len(row)) for row in rows]
-    with torch.random.fork_rng(enabled=sampling.seed is not None):
+    with torch.random.fork_rng(enabled=sampling.seed is not None), without_contention(model.model.text):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         watch.started = time.perf_counter()

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from visglm import VisGLM
 from visglm.errors import ConfigError
 from visglm.quant import SCHEMES, QuantizedEmbedding, QuantizedLinear, pack
 from visglm.quant.schemes import PARTS, pair, to_scale
@@ -169,3 +170,24 @@ def test_copies_compute_the_same(scheme, duplicate):
 def test_columns_that_cannot_be_grouped_are_refused():
     with pytest.raises(ConfigError, match="100 columns cannot be cut into groups of 32"):
         QuantizedLinear(100, 8, scheme="int4", group_size=32, bias=False)
+
+
+def test_torch_keeps_out_of_the_way_of_onnx_runtime_while_it_answers(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        plain, packed = VisGLM.from_pretrained(), VisGLM.from_pretrained(quantize="int4")
+        for vlm, expected in ((plain, 3), (packed, 1)):
+            seen = []
+            vlm.model.lm_head.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.get_num_threads()))
+            vlm.chat(None, "你好", max_new_tokens=2)
+            assert set(seen) == {expected}
+            assert torch.get_num_threads() == 3
+        monkeypatch.setattr(packed.model, "generate", lambda **_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            packed.chat(None, "你好")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
