@@ -203,12 +203,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "qformer_config": {
             "hidden_size": 256,
-            "intermediate_size": 768,
+            "intermediate_size": 832,
             "num_hidden_layers": 2,
             "num_attention_heads": 8,
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
             "vocab_size": 1,
+            "initializer_range": 0.06,
         },
         "text_config": {
             "model_type": "visglm_chatglm",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from classifier import Classifier
+from classifier import normalize
 from concepts import Concept, load_concepts
 from einops import rearrange
 from questions import Asker, things_of
@@ -28,6 +28,7 @@ from visglm import (
 )
 from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
 from visglm.text.chatglm import ChatGLMAttention
+from visglm.vision import VisionEncoder
 
 
 def build_tokenizer(data: Path) -> ChatGLMTokenizer:
@@ -106,11 +107,15 @@ class Teller(nn.Module):
         self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.randn(hidden_size))
 
-    def forward(self, scenes: Scenes) -> Tensor:
-        ids = self.names[:, scenes.concept + 1]  # [2, batch, 4, longest]
+    def name(self, concept: Tensor) -> Tensor:
+        """What is told of a concept `[...]` by name, in English and in Chinese: `[2, ..., hidden_size]`."""
+        ids = self.names[:, concept + 1]
         is_word = (ids >= 0).unsqueeze(-1)
         name = (self.embeddings(ids.clamp(min=0)) * is_word).sum(-2) / is_word.sum(-2).clamp(min=1)
-        told = 2 * as_told(F.layer_norm(name, name.shape[-1:])) + self.something
+        return 2 * as_told(F.layer_norm(name, name.shape[-1:]))
+
+    def forward(self, scenes: Scenes) -> Tensor:
+        told = self.name(scenes.concept) + self.something
         told = told + self.colour(scenes.colour + 1) + self.place(scenes.centre)
         told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
         return rearrange(told, "language batch object hidden -> batch (language object) hidden")
@@ -135,25 +140,36 @@ def load_text(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer
 
 
 class Pictures:
-    """Endless batches of pictures, with what the ViT of the second stage sees in them and what should be told."""
+    """Endless batches of pictures, and how far visual tokens are from what should be told of them."""
 
-    def __init__(self, data: Path, output: Path, teller: Teller, batch_size: int, seed: int):
+    def __init__(self, data: Path, teller: Teller, batch_size: int, seed: int):
         self.teller = teller
-        self.classifier = Classifier(len(load_concepts())).requires_grad_(False).eval()
-        self.classifier.load_state_dict(torch.load(output / "classifier.pt", weights_only=True))
-        world = World(data / "train.npz", image_size=self.classifier.image_size, seed=seed)
-        self.scenes = iter(SceneStream(world, batch_size).loader())
+        self.names = teller.name(torch.arange(len(load_concepts())))
+        self.colours = teller.colour.weight
+        world = World(data / "train.npz", image_size=PRESETS["visglm-tiny"]["vision_config"]["image_size"], seed=seed)
+        self.scenes = iter(SceneStream(world, batch_size, single_share=0.4).loader())
 
-    @torch.no_grad()
-    def next(self) -> tuple[Scenes, Tensor, Tensor]:
-        """The scenes, their features `[batch, 1 + cells, vit hidden size]`, and visual tokens to aim at."""
+    def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
+        """The scenes, and their features `[batch, 1 + cells, vit hidden size]`."""
         scenes = next(self.scenes)
-        return scenes, self.classifier(scenes.pictures), self.teller(scenes.in_reading_order())
+        return scenes, vision.vit(normalize(scenes.pictures).contiguous(memory_format=torch.channels_last))
 
-    @staticmethod
-    def distance(image_embeds: Tensor, told: Tensor) -> Tensor:
-        """0 for what should be told, 1 for its mean."""
-        return F.mse_loss(image_embeds, told) / told.var()
+    def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
+        """How far visual tokens are from what should be told (0 to about 1, what is no better than their mean), and the
+        cross entropy of names and of colours: telling those apart is learnt much faster from that than from a distance.
+        """
+        scenes = scenes.in_reading_order()
+        told = self.teller(scenes)
+        telling = rearrange(
+            image_embeds, "batch (language object) hidden -> language (batch object) hidden", language=2
+        )
+        # Scaled so that a name told perfectly is all but certain.
+        logits = telling @ self.names.mT * 20 / self.names[0, 0].square().sum()
+        names = F.cross_entropy(logits.flatten(0, 1), scenes.concept.flatten().repeat(2), ignore_index=-1)
+        is_there = scenes.concept.flatten().repeat(2) >= 0
+        logits = telling.flatten(0, 1)[is_there] @ self.colours.T * 10 / self.colours.square().sum(-1).mean()
+        colours = F.cross_entropy(logits, scenes.colour.flatten().repeat(2)[is_there] + 1)
+        return {"told": F.mse_loss(image_embeds, told) / told.var(), "names": 0.5 * names, "colours": 0.3 * colours}
 
 
 class Rows:

@@ -3,38 +3,158 @@
     python pretrain_bridge.py DATA OUTPUT
 
 `OUTPUT` holds what the earlier stages wrote. The visual tokens of a picture become what the text model was told in its
-place, object by object in reading order. Without the text model a picture costs a fifth of what it does in the last
-stage, and teaches as much as a dozen answers would.
+place, object by object in reading order. The stem stays as it is; the rest of the ViT, which was not to mind colours
+and places so far, goes on learning.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
+from classifier import Classifier
 from common import Pictures, arguments_parser, build_model, build_tokenizer, load_text, parameter_groups, train
+from concepts import load_concepts
 from torch import Tensor, nn
+
+from visglm.vision import VisionEncoder
+
+PASSED_ON = 4  # how much louder than a query what it looks at is at first
+# Where the first, second, ... thing of a picture is on average, in reading order; from -1 to 1.
+PLACES_IN_ORDER = ((-0.37, -0.37), (0.46, -0.3), (-0.35, 0.46), (0.46, 0.46))
+SHARP = 6  # how much closer cells count more
+
+
+@torch.no_grad()
+def write_dictionary(vision: VisionEncoder, head: nn.Linear, names: Tensor, features: Tensor) -> None:
+    """Start the Q-Former as a dictionary: what the ViT's head for cells tells apart, in the words of either language.
+
+    Left to chance, hundreds of names are learnt only from tens of thousands of pictures. The cross-attention begins by
+    passing on the mean of what it looks at; the first feed-forward network has a unit for every concept, which writes
+    its English name for the first half of the queries, and the second one its Chinese name for the others. How many
+    things there are and what colour they have is left to learn.
+
+    Args:
+        head: tells concepts apart by features. names: `[2, concepts, hidden_size]`, to be told in either language.
+        features: `[num, 1 + cells, hidden_size]` of some pictures, of single things mostly.
+    """
+    num_concepts, hidden_size = names.shape[1:]
+    identity, mean = torch.eye(hidden_size), features.mean((0, 1))
+    # Which half a query belongs to, it says where features hardly differ; in the very first direction they cannot.
+    gate = torch.linalg.eigh(torch.cov((features - mean).flatten(0, 1).T)).eigenvectors[:, 1]
+    queries = F.normalize(torch.randn(vision.query_tokens.shape[1], hidden_size), dim=-1)
+    sign = torch.ones(len(queries), 1)
+    sign[len(queries) // 2 :] = -1
+    vision.query_tokens.copy_(queries - queries @ gate[:, None] * gate + sign * gate)
+    first, second = vision.qformer.encoder.layer
+    for layer in (first, second):
+        layer.attention.output.dense.weight *= 0.3
+    cross = first.crossattention
+    cross.attention.value.weight.copy_(identity)
+    cross.attention.value.bias.copy_(-mean)
+    cross.output.dense.weight.copy_(PASSED_ON * identity)
+    look_in_order(vision, features)
+    for layer in (first, second):
+        layer.output_query.dense.weight.zero_()
+    # What the feed-forward networks get, and how much of a feature is in it.
+    inputs = []
+    hook = first.intermediate_query.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    vision.bridge(features)
+    hook.remove()
+    told_apart = head.weight[:num_concepts] - head.weight[:num_concepts].mean(0)
+    logits = inputs[0] @ told_apart.T
+    middle, high = logits.quantile(0.5), logits.flatten(0, 1).max(-1).values.median()
+    gain, threshold = 6 / (high - middle), middle + 0.6 * (high - middle)
+    shift = (inputs[0] @ gate).unflatten(1, (2, -1)).mean((0, 2))
+    for layer, language, own, other in ((first, 0, 0, 1), (second, 1, 1, 0)):
+        away = gate * 8 / (shift[own] - shift[other])
+        layer.intermediate_query.dense.weight[:num_concepts] = gain * told_apart + away
+        layer.intermediate_query.dense.bias[:num_concepts] = -gain * threshold - away @ gate * shift[own]
+        layer.output_query.dense.weight.normal_(std=0.01)
+        layer.output_query.dense.weight[:, :num_concepts] = names[language].T / 2
+    vision.projection.weight.copy_(2 * identity)
+
+
+@torch.no_grad()
+def look_in_order(vision: VisionEncoder, features: Tensor) -> None:
+    """Start every head of the cross-attention as one that looks at cells near where the query's thing would be."""
+    attention = vision.qformer.encoder.layer[0].crossattention.attention
+    there = F.pad(places(features.shape[1] - 1), (0, 0, 1, 0))
+    there[0, 2] = 2.0  # the class token is nowhere near
+    tokens = F.pad(features, (0, 1), value=1.0)
+    to_place = torch.linalg.lstsq(tokens.flatten(0, 1), there.repeat(len(features), 1)).solution  # [hidden_size + 1, 3]
+    inputs = []
+    hook = attention.query.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    vision.bridge(features[:1])
+    hook.remove()
+    towards = F.pad(2 * torch.tensor(PLACES_IN_ORDER), (0, 1), value=-1.0).repeat(2, 1)
+    from_query = torch.linalg.lstsq(inputs[0][0], towards).solution  # [hidden_size, 3]
+    head_dim = attention.attention_head_size
+    for start in range(0, attention.all_head_size, head_dim):
+        rows = slice(start, start + 3)
+        for other in (attention.query, attention.key):
+            other.weight[start : start + head_dim] *= 0.3
+        attention.key.weight[rows], attention.key.bias[rows] = to_place[:-1].T, to_place[-1]
+        attention.query.weight[rows], attention.query.bias[rows] = SHARP * head_dim**0.5 * from_query.T, 0
+
+
+def places(num_cells: int) -> Tensor:
+    """x and y of every cell `[num_cells, 3]`, from -1 to 1, and their squares' sum."""
+    side = math.isqrt(num_cells)
+    line = (torch.arange(side) + 0.5) / side * 2 - 1
+    there = torch.cartesian_prod(line, line).flip(-1)
+    return torch.cat([there, there.square().sum(-1, keepdim=True)], 1)
+
+
+@torch.no_grad()
+def say_where(vision: VisionEncoder, pictures: Pictures) -> None:
+    """Add to the position embeddings where a cell is, in directions that the ViT makes next to no use of.
+
+    To name things it kept little of where they are, and without that no query finds the one it should tell.
+    """
+    vit, inputs = vision.vit, []
+    hook = vit.norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    for _ in range(4):
+        pictures.next(vision)
+    hook.remove()
+    stream = torch.cat(inputs).flatten(0, 1)
+    strength, direction = torch.linalg.eigh(torch.cov((stream - stream.mean(1, keepdim=True)).T))
+    there = places(inputs[0].shape[1] - 1)
+    vit.pos_embed[0, 1:] += 2 * strength.mean().sqrt() * there / there.std(0) @ direction[:, 1:4].T
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=3000)
+    parser = arguments_parser(__doc__, steps=1300)
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     teller = load_text(model, tokenizer, arguments.output)
+    classifier = Classifier(len(load_concepts()))
+    classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
     vision = model.model.vision
-    pictures = Pictures(arguments.data, arguments.output, teller, arguments.batch_size, arguments.seed + 300)
+    vision.vit = classifier.vit.requires_grad_(False)
+    vision.train()
+    pictures = Pictures(arguments.data, teller, arguments.batch_size, arguments.seed + 300)
+    say_where(vision, pictures)
+    with torch.no_grad():
+        seen = [pictures.next(vision) for _ in range(20)]
+    alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])
+    write_dictionary(vision, classifier.cell_head, pictures.names, alone)
+    vision.projection.bias.data.copy_(teller.something)
+    vision.vit.blocks.requires_grad_(True)
 
     def step_loss() -> dict[str, Tensor]:
-        _, features, told = pictures.next()
-        return {"told": pictures.distance(vision.bridge(features), told)}
+        scenes, features = pictures.next(vision)
+        return pictures.losses(vision.bridge(features), scenes)
 
-    groups = parameter_groups(nn.ModuleList([vision.qformer, vision.projection]))
+    groups = parameter_groups(nn.ModuleList([vision.vit.blocks, vision.qformer, vision.projection]))
     groups.append({"params": [vision.query_tokens], "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=0.3 * arguments.learning_rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_bridge.jsonl")
-    bridge = {name: value for name, value in vision.state_dict().items() if not name.startswith("vit.")}
-    torch.save(bridge, arguments.output / "bridge.pt")
+    torch.save(vision.state_dict(), arguments.output / "vision.pt")
 
 
 if __name__ == "__main__":

@@ -175,6 +175,10 @@ def read_photographs(folder: Path, concepts: list[Concept]) -> dict[str, np.ndar
     return cache_of(pictures, [index[row["english"]] for row in rows])
 
 
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("node_modules", type=Path)
@@ -195,10 +199,12 @@ def main() -> None:
     sources = {
         style: {
             "version": json.loads((icons / style / "package.json").read_text())["version"],
-            "sha256": hashlib.sha256((icons / style / "icons.json").read_bytes()).hexdigest(),
+            "sha256": sha256(icons / style / "icons.json"),
         }
         for style in ALL_STYLES
     }
+    for row in read_rows("photographs.tsv") if arguments.photographs else ():
+        sources[row["path"]] = {"sha256": sha256(arguments.photographs / row["path"])}
     (arguments.output / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
 
 

@@ -2,8 +2,9 @@
 
     python train.py DATA OUTPUT
 
-`OUTPUT` holds what the earlier stages wrote. The ViT stays as it is; the text model goes on learning, slower. Prompts
-come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what chats later.
+`OUTPUT` holds what the earlier stages wrote. The stem stays as it is; the rest of the ViT and the text model go on
+learning, slower. Prompts come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what
+chats later.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def main() -> None:
     model = build_model(tokenizer)
     vision, config = model.model.vision, model.config
     teller = load_text(model, tokenizer, arguments.output)
-    vision.load_state_dict(torch.load(arguments.output / "bridge.pt", weights_only=True), strict=False)
-    pictures = Pictures(arguments.data, arguments.output, teller, arguments.pictures, arguments.seed + 100)
-    vision.vit = pictures.classifier.vit
+    vision.load_state_dict(torch.load(arguments.output / "vision.pt", weights_only=True))
+    vision.vit.requires_grad_(False).blocks.requires_grad_(True)
+    pictures = Pictures(arguments.data, teller, arguments.pictures, arguments.seed + 100)
     size = config.vision_config.image_size
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
@@ -53,11 +54,11 @@ def main() -> None:
     asker = Asker(load_concepts(), seed=arguments.seed)
 
     def step_loss() -> dict[str, Tensor]:
-        scenes, features, told = pictures.next()
+        scenes, features = pictures.next(vision)
         rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         image_embeds = vision.bridge(features)
-        return {"answers": rows.loss(model, image_embeds), "told": pictures.distance(image_embeds, told)}
+        return {"answers": rows.loss(model, image_embeds), **pictures.losses(image_embeds, scenes)}
 
     def save_model() -> dict[str, float]:
         save(model, processor, arguments.output / "model")
@@ -65,11 +66,11 @@ def main() -> None:
 
     rate = arguments.learning_rate
     rates = (
-        (nn.ModuleList([vision.qformer, vision.projection]), rate),
-        (nn.ModuleList([model.model.text, model.lm_head]), 0.4 * rate),
+        (nn.ModuleList([vision.vit.blocks, vision.qformer, vision.projection]), 0.3 * rate),
+        (nn.ModuleList([model.model.text, model.lm_head]), 0.3 * rate),
     )
     groups = [group for modules, lr in rates for group in parameter_groups(modules, lr=lr)]
-    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate})
+    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": 0.3 * rate})
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(400, save_model))
 
