@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -61,11 +62,12 @@ def is_open(port: int) -> bool:
 
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Wait for a true value and return it."""
+    """Wait for a true value and return it. What the page drew anew while it was being looked at is looked at again."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if value := condition():
-            return value
+        with suppress(StaleElementReferenceException):
+            if value := condition():
+                return value
         time.sleep(0.1)
     raise TimeoutError(f"waited {patience:g} seconds for {what}")
 

@@ -39,6 +39,7 @@ def babbler(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "babbler"
     model = VisGLMForConditionalGeneration(config)
     model.generation_config = vlm.model.generation_config
+    model.lm_head.weight.data[config.text_config.eos_token_id] = 0  # never the likeliest word: it does not end
     VisGLM(model, vlm.processor).save_pretrained(folder)
     return folder
 
