@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "visglm-tiny"))
 
 from concepts import GROUPS, load_concepts  # noqa: E402 (beside visglm-tiny, whose world this is)
-from render import draw_icon, drawings, slugs_by_hexcode  # noqa: E402
+from render import draw_icon, drawings, read_set, slugs_by_hexcode  # noqa: E402
 
 STYLES = ("noto", "fluent-emoji-flat")  # Apache-2.0 and MIT, see NOTICE
 SIZE, NUM_COLOURS = 96, 64  # pixels a side, and of the palette
@@ -36,8 +36,8 @@ def main() -> None:
     icons = parser.parse_args().node_modules / "@iconify-json"
     known = load_concepts()
     slugs = slugs_by_hexcode(icons)
-    sets = {style: json.loads((icons / style / "icons.json").read_text()) for style in STYLES}
-    found = {style: drawings(icons, style, known, slugs) for style in STYLES}
+    sets = {style: read_set(icons, style) for style in STYLES}
+    found = {style: drawings(sets[style], style, known, slugs) for style in STYLES}
     usable = [
         place
         for place, concept in enumerate(known)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from classifier import normalize
+from classifier import pixel_values
 from concepts import Concept, load_concepts
 from einops import rearrange
 from questions import Asker, things_of
@@ -152,7 +152,7 @@ class Pictures:
     def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
         """The scenes, and their features `[batch, 1 + cells, vit hidden size]`."""
         scenes = next(self.scenes)
-        return scenes, vision.vit(normalize(scenes.pictures).contiguous(memory_format=torch.channels_last))
+        return scenes, vision.vit(pixel_values(scenes.pictures))
 
     def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         """How far visual tokens are from what should be told (0 to about 1, what is no better than their mean), and the
@@ -165,8 +165,9 @@ class Pictures:
         )
         # Scaled so that a name told perfectly is all but certain.
         logits = telling @ self.names.mT * 20 / self.names[0, 0].square().sum()
-        names = F.cross_entropy(logits.flatten(0, 1), scenes.concept.flatten().repeat(2), ignore_index=-1)
-        is_there = scenes.concept.flatten().repeat(2) >= 0
+        concept = scenes.concept.flatten().repeat(2)  # in English, then in Chinese
+        names = F.cross_entropy(logits.flatten(0, 1), concept, ignore_index=-1)
+        is_there = concept >= 0
         logits = telling.flatten(0, 1)[is_there] @ self.colours.T * 10 / self.colours.square().sum(-1).mean()
         colours = F.cross_entropy(logits, scenes.colour.flatten().repeat(2)[is_there] + 1)
         return {"told": F.mse_loss(image_embeds, told) / told.var(), "names": 0.5 * names, "colours": 0.3 * colours}

@@ -10,6 +10,7 @@ and places so far, goes on learning.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,23 +51,18 @@ def write_dictionary(vision: VisionEncoder, head: nn.Linear, names: Tensor, feat
     first, second = vision.qformer.encoder.layer
     for layer in (first, second):
         layer.attention.output.dense.weight *= 0.3
+        layer.output_query.dense.weight.zero_()
     cross = first.crossattention
     cross.attention.value.weight.copy_(identity)
     cross.attention.value.bias.copy_(-mean)
     cross.output.dense.weight.copy_(PASSED_ON * identity)
     look_in_order(vision, features)
-    for layer in (first, second):
-        layer.output_query.dense.weight.zero_()
-    # What the feed-forward networks get, and how much of a feature is in it.
-    inputs = []
-    hook = first.intermediate_query.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    vision.bridge(features)
-    hook.remove()
+    given = inputs_of(first.intermediate_query, lambda: vision.bridge(features))
     told_apart = head.weight[:num_concepts] - head.weight[:num_concepts].mean(0)
-    logits = inputs[0] @ told_apart.T
+    logits = given @ told_apart.T
     middle, high = logits.quantile(0.5), logits.flatten(0, 1).max(-1).values.median()
     gain, threshold = 6 / (high - middle), middle + 0.6 * (high - middle)
-    shift = (inputs[0] @ gate).unflatten(1, (2, -1)).mean((0, 2))
+    shift = (given @ gate).unflatten(1, (2, -1)).mean((0, 2))
     for layer, language, own, other in ((first, 0, 0, 1), (second, 1, 1, 0)):
         away = gate * 8 / (shift[own] - shift[other])
         layer.intermediate_query.dense.weight[:num_concepts] = gain * told_apart + away
@@ -84,12 +80,9 @@ def look_in_order(vision: VisionEncoder, features: Tensor) -> None:
     there[0, 2] = 2.0  # the class token is nowhere near
     tokens = F.pad(features, (0, 1), value=1.0)
     to_place = torch.linalg.lstsq(tokens.flatten(0, 1), there.repeat(len(features), 1)).solution  # [hidden_size + 1, 3]
-    inputs = []
-    hook = attention.query.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    vision.bridge(features[:1])
-    hook.remove()
+    given = inputs_of(attention.query, lambda: vision.bridge(features[:1]))
     towards = F.pad(2 * torch.tensor(PLACES_IN_ORDER), (0, 1), value=-1.0).repeat(2, 1)
-    from_query = torch.linalg.lstsq(inputs[0][0], towards).solution  # [hidden_size, 3]
+    from_query = torch.linalg.lstsq(given[0], towards).solution  # [hidden_size, 3]
     head_dim = attention.attention_head_size
     for start in range(0, attention.all_head_size, head_dim):
         rows = slice(start, start + 3)
@@ -113,19 +106,25 @@ def say_where(vision: VisionEncoder, pictures: Pictures) -> None:
 
     To name things it kept little of where they are, and without that no query finds the one it should tell.
     """
-    vit, inputs = vision.vit, []
-    hook = vit.norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    for _ in range(4):
-        pictures.next(vision)
-    hook.remove()
-    stream = torch.cat(inputs).flatten(0, 1)
+    vit = vision.vit
+    tokens = inputs_of(vit.norm, lambda: [pictures.next(vision) for _ in range(4)])
+    stream = tokens.flatten(0, 1)
     strength, direction = torch.linalg.eigh(torch.cov((stream - stream.mean(1, keepdim=True)).T))
-    there = places(inputs[0].shape[1] - 1)
+    there = places(tokens.shape[1] - 1)
     vit.pos_embed[0, 1:] += 2 * strength.mean().sqrt() * there / there.std(0) @ direction[:, 1:4].T
 
 
+def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What `module` is given while something runs, one batch behind the other."""
+    inputs: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    run()
+    hook.remove()
+    return torch.cat(inputs)
+
+
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1300)
+    parser = arguments_parser(__doc__, steps=1200)
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)

@@ -19,7 +19,7 @@ from world import World
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=8000)
+    parser = arguments_parser(__doc__, steps=6000)
     parser.add_argument("--pictures", type=int, default=8, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
     arguments = parser.parse_args()

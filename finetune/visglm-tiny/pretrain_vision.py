@@ -40,7 +40,7 @@ def look(model: Classifier, name: Callable[[Tensor], Tensor], world: World, outp
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=3000)
+    parser = arguments_parser(__doc__, steps=2200)
     parser.add_argument("--batch-size", type=int, default=48)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)

@@ -64,11 +64,16 @@ def slugs_by_hexcode(icons: Path) -> dict[str, set[str]]:
     return slugs
 
 
-def drawings(icons: Path, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:
+def read_set(icons: Path, style: str) -> dict:
+    """An Iconify set: `icons` by name, and their size where they have none of their own."""
+    return json.loads((icons / style / "icons.json").read_text())
+
+
+def drawings(icon_set: dict, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:
     """The icons of a set that show each concept."""
     by_code_point = style in (*EMOJI_STYLES, "openmoji")
     names: dict[str, list[str]] = {}
-    for name in json.loads((icons / style / "icons.json").read_text())["icons"]:
+    for name in icon_set["icons"]:
         names.setdefault(slug(name if by_code_point else VARIANT.sub("", name)), []).append(name)
     found = []
     for concept in concepts:
@@ -78,7 +83,7 @@ def drawings(icons: Path, style: str, concepts: list[Concept], slugs: dict[str, 
         else:
             keys = [sorted(slugs.get(code, ())) for code in concept.hexcodes]
             keys += [[slug(name) for name in concept.english]] if style == "streamline-emojis" else []
-            # One drawing for each code point; the set's own name for it comes first in none of the lists.
+            # One drawing for each code point.
             firsts = [next((key for key in of_code if key in names), None) for of_code in keys]
             found.append(list(dict.fromkeys(names[key][0] for key in firsts if key is not None)))
     return found
@@ -129,8 +134,8 @@ def render(icons: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dic
     slugs = slugs_by_hexcode(icons)
     random = np.random.default_rng(0)
     for style_index, style in enumerate(styles):
-        icon_set = json.loads((icons / style / "icons.json").read_text())
-        found = drawings(icons, style, concepts, slugs)
+        icon_set = read_set(icons, style)
+        found = drawings(icon_set, style, concepts, slugs)
         for index, names in enumerate(tqdm(found, desc=style)):
             for name in names:
                 picture = draw_icon(icon_set, name)
@@ -155,7 +160,7 @@ def cache_of(pictures: list[np.ndarray], concepts: list[int]) -> dict[str, np.nd
 
 def render_unseen(icons: Path) -> dict[str, np.ndarray]:
     """The objects of `unseen.tsv`; `concept` is the row."""
-    icon_set = json.loads((icons / "openmoji" / "icons.json").read_text())
+    icon_set = read_set(icons, "openmoji")
     pictures = [draw_icon(icon_set, row["icon"]) for row in read_rows("unseen.tsv")]
     return cache_of(pictures, list(range(len(pictures))))
 

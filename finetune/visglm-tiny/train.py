@@ -32,7 +32,7 @@ from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMP
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1200)
+    parser = arguments_parser(__doc__, steps=2200)
     parser.add_argument("--pictures", type=int, default=16, help="pictures per step")
     parser.add_argument("--questions", type=int, default=1, help="questions per picture")
     arguments = parser.parse_args()
@@ -64,14 +64,10 @@ def main() -> None:
         save(model, processor, arguments.output / "model")
         return {}
 
-    rate = arguments.learning_rate
-    rates = (
-        (nn.ModuleList([vision.vit.blocks, vision.qformer, vision.projection]), 0.3 * rate),
-        (nn.ModuleList([model.model.text, model.lm_head]), 0.3 * rate),
-    )
-    groups = [group for modules, lr in rates for group in parameter_groups(modules, lr=lr)]
-    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": 0.3 * rate})
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    learners = (vision.vit.blocks, vision.qformer, vision.projection, model.model.text, model.lm_head)
+    groups = parameter_groups(nn.ModuleList(learners))
+    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, lr=0.3 * arguments.learning_rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(400, save_model))
 
 

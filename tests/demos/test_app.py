@@ -311,15 +311,21 @@ def test_teach(open_page, model):
     assert Choice(str(last.adapter)).label in page.selectbox(key="model_main").options
 
 
-def test_a_lesson_can_be_left_stopped_and_kept(open_page, monkeypatch):
-    """The run of the page that began it ends mid-lesson, as a click ends it; the next one finds it and stops it."""
-    pytest.importorskip("peft", reason="teaching needs the finetune extra")
+def open_lesson(open_page):
+    """The page about to teach two pictures the same name."""
     page = open_page()
     page.segmented_control(key="view").set_value("teach")
     page.session_state["lessons"] = [disc("red"), disc("blue")]
     check(page.run())
     for picture in page.session_state["lessons"]:
         page.text_input(key=f"name_{id(picture)}").set_value("It is a wug.")
+    return page
+
+
+def test_a_lesson_can_be_left_stopped_and_kept(open_page, monkeypatch):
+    """The run of the page that began it ends mid-lesson, as a click ends it; the next one finds it and stops it."""
+    pytest.importorskip("peft", reason="teaching needs the finetune extra")
+    page = open_lesson(open_page)
     page.slider(key="num_steps").set_value(150)
     with monkeypatch.context() as patch:
         patch.setattr(teach, "visitor_left", st.stop)
@@ -341,12 +347,7 @@ def test_a_lesson_that_failed_says_so_in_the_language_of_the_page(open_page, mon
         raise ConfigError("there is no such model.")
 
     monkeypatch.setattr(teach, "load_fresh", fail)
-    page = open_page()
-    page.segmented_control(key="view").set_value("teach")
-    page.session_state["lessons"] = [disc("red"), disc("blue")]
-    check(page.run())
-    for picture in page.session_state["lessons"]:
-        page.text_input(key=f"name_{id(picture)}").set_value("It is a wug.")
+    page = open_lesson(open_page)
     check(page.button(key="teach").click().run())
     assert say("teach_failed") in page.error[0].value and page.code[0].value == "there is no such model."
     page.session_state["language"] = "zh"
