@@ -20,12 +20,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes, SceneStream, World
 
-from visglm import (
-    PRESETS,
-    ChatGLMTokenizer,
-    VisGLMConfig,
-    VisGLMForConditionalGeneration,
-)
+from visglm import PRESETS, ChatGLMTokenizer, VisGLMForConditionalGeneration
+from visglm.checkpoint.made import preset_config
 from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
 from visglm.text.chatglm import ChatGLMAttention
 from visglm.vision import VisionEncoder
@@ -37,16 +33,9 @@ def build_tokenizer(data: Path) -> ChatGLMTokenizer:
 
 def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
     """An untrained model of the preset, with the ids of this tokenizer."""
-    fields = copy.deepcopy(PRESETS["visglm-tiny"])
-    fields["text_config"] |= {
-        "vocab_size": len(tokenizer.sp_model),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-        "gmask_token_id": tokenizer.gmask_token_id,
-    }
-    model = VisGLMForConditionalGeneration(VisGLMConfig(**fields | {"image_token_id": tokenizer.image_token_id}))
+    config = preset_config("visglm-tiny", tokenizer)
+    config.text_config.vocab_size = len(tokenizer.sp_model)
+    model = VisGLMForConditionalGeneration(config)
     # A word is read and written alike at first, so that repeating one is easy to learn.
     model.lm_head.weight.data.copy_(model.get_input_embeddings().weight)
     for layer in model.model.text.layers:
