@@ -197,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "intermediate_size": 1024,
             "num_hidden_layers": 3,
             "num_attention_heads": 8,
-            "image_size": 80,
+            "image_size": 96,
             "patch_size": 16,
             "stem": "resnet18",
         },

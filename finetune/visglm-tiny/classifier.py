@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from world import AMBIGUOUS, BACKGROUND, Scenes
+from world import AMBIGUOUS, BACKGROUND, COLOURS, Scenes
 
 from visglm import PRESETS, VisGLMImageProcessor, VisGLMVisionConfig
 from visglm.vision import build_vit
@@ -20,7 +20,7 @@ def pixel_values(pictures: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """The ViT with a linear head for whole pictures and one for cells, and one for the pictures its stem sees."""
+    """The ViT with linear heads: names of whole pictures, names and colours of cells, names of what its stem sees."""
 
     def __init__(self, num_concepts: int):
         super().__init__()
@@ -31,6 +31,7 @@ class Classifier(nn.Module):
         self.stem_head = nn.Linear(config.hidden_size, num_concepts)
         self.whole_head = nn.Linear(config.hidden_size, num_concepts)
         self.cell_head = nn.Linear(config.hidden_size, num_concepts + 1)
+        self.colour_head = nn.Linear(config.hidden_size, len(COLOURS))
 
     def stem(self, pictures: Tensor) -> Tensor:
         """Logits `[batch, concepts]` of the stem alone."""
@@ -45,10 +46,19 @@ class Classifier(nn.Module):
         return self.whole_head(self(pictures)[:, 0])
 
     def losses(self, features: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        """Cross entropy of the names of lone objects, and of the cells of all pictures."""
-        whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
+        """Cross entropy of the names of lone objects, and of names and colours of the cells of all pictures."""
+        whole, cells, colours = (
+            head(part).float()
+            for head, part in (
+                (self.whole_head, features[:, 0]),
+                (self.cell_head, features[:, 1:]),
+                (self.colour_head, features[:, 1:]),
+            )
+        )
         alone = scenes.count == 1
-        labels = scenes.dense_labels(self.image_size // self.patch_size).flatten()
+        grid_size = self.image_size // self.patch_size
+        labels = scenes.dense_labels(grid_size, scenes.concept).flatten()
+        shades = scenes.dense_labels(grid_size, scenes.colour).flatten()
         is_empty = labels == BACKGROUND
         per_cell = F.cross_entropy(
             cells.flatten(0, 1),
@@ -61,4 +71,6 @@ class Classifier(nn.Module):
             "whole": F.cross_entropy(whole[alone], scenes.concept[alone, 0], label_smoothing=0.1),
             # Half the cells are background and soon known, so they count less.
             "cells": per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean(),
+            # Names alone leave next to nothing of the colours.
+            "colours": F.cross_entropy(colours.flatten(0, 1)[shades >= 0], shades[shades >= 0]),
         }

@@ -136,12 +136,14 @@ class Pictures:
         self.names = teller.name(torch.arange(len(load_concepts())))
         self.colours = teller.colour.weight
         world = World(data / "train.npz", image_size=PRESETS["visglm-tiny"]["vision_config"]["image_size"], seed=seed)
-        self.scenes = iter(SceneStream(world, batch_size, single_share=0.4).loader())
+        self.scenes = iter(SceneStream(world, batch_size, single_share=0.35).loader())
 
     def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
         """The scenes, and their features `[batch, 1 + cells, vit hidden size]`."""
         scenes = next(self.scenes)
-        return scenes, vision.vit(pixel_values(scenes.pictures))
+        with fast_products():
+            features = vision.vit(pixel_values(scenes.pictures))
+        return scenes, features.float()
 
     def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         """How far visual tokens are from what should be told (0 to about 1, what is no better than their mean), and the
@@ -234,6 +236,11 @@ def add_questions(
     for _ in range(num_without_picture):
         question = asker.ask_without_picture()
         rows.add([(question.text, question.answer)], question.language, None)
+
+
+def fast_products() -> torch.autocast:
+    """bfloat16 products where the processor has instructions for them, float32 where they would be emulated."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float = 0.05, **options: float) -> list[dict]:

@@ -60,6 +60,14 @@ def load_unseen() -> list[Concept]:
     return [Concept((), (row["icon"],), (row["icon"],), row["group"]) for row in read_rows("unseen.tsv")]
 
 
+def read_phrasings(name: str) -> dict[str, dict[str, list[str]]]:
+    """What is asked, by kind and language, from a table in this folder."""
+    phrasings: dict[str, dict[str, list[str]]] = {}
+    for row in read_rows(name):
+        phrasings.setdefault(row["kind"], {}).setdefault(row["language"], []).append(row["question"])
+    return phrasings
+
+
 def read_rows(name: str) -> list[dict[str, str]]:
     """Rows of a table in this folder."""
     with open(Path(__file__).with_name(name), encoding="utf-8") as file:

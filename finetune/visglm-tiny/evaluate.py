@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from concepts import Concept, load_concepts, load_unseen, read_rows
+from concepts import Concept, load_concepts, load_unseen, read_phrasings
 from grid import draw_grid
 from PIL import Image
 from questions import Asker, Question, Thing, things_of
@@ -98,24 +98,16 @@ class Paraphraser(Asker):
 
     def __init__(self, concepts: list[Concept], seed: int):
         super().__init__(concepts, seed)
-        self.phrasings = read_paraphrases()
+        self.phrasings = read_phrasings("paraphrases.tsv")
         self.asked: dict[tuple[str, str], int] = defaultdict(int)
 
     def phrase(self, kind: str, language: str, **values: str) -> str:
-        phrasings = self.phrasings[kind, language]
+        phrasings = self.phrasings[kind][language]
         self.asked[kind, language] += 1
         return phrasings[self.asked[kind, language] % len(phrasings)].format(**values)
 
     def ask_outside(self, things: list, language: str) -> Question:
         return replace(super().ask_outside(things, language), text=self.phrase("outside", language))
-
-
-def read_paraphrases() -> dict[tuple[str, str], list[str]]:
-    """Phrasings by kind and language."""
-    phrasings = defaultdict(list)
-    for row in read_rows("paraphrases.tsv"):
-        phrasings[row["kind"], row["language"]].append(row["question"])
-    return phrasings
 
 
 def draw(world: World, arrangement: str) -> list[tuple[Image.Image, list]]:

@@ -3,14 +3,15 @@
     python pretrain_bridge.py DATA OUTPUT
 
 `OUTPUT` holds what the earlier stages wrote. The visual tokens of a picture become what the text model was told in its
-place, object by object in reading order. The stem stays as it is; the rest of the ViT, which was not to mind colours
-and places so far, goes on learning.
+place, object by object in reading order. The stem stays as it is; the rest of the ViT, which was not to mind places so
+far, goes on learning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,20 +28,33 @@ PLACES_IN_ORDER = ((-0.37, -0.37), (0.46, -0.3), (-0.35, 0.46), (0.46, 0.46))
 SHARP = 6  # how much closer cells count more
 
 
-@torch.no_grad()
-def write_dictionary(vision: VisionEncoder, head: nn.Linear, names: Tensor, features: Tensor) -> None:
-    """Start the Q-Former as a dictionary: what the ViT's head for cells tells apart, in the words of either language.
-
-    Left to chance, hundreds of names are learnt only from tens of thousands of pictures. The cross-attention begins by
-    passing on the mean of what it looks at; the first feed-forward network has a unit for every concept, which writes
-    its English name for the first half of the queries, and the second one its Chinese name for the others. How many
-    things there are and what colour they have is left to learn.
+@dataclass
+class Entries:
+    """Part of a dictionary.
 
     Args:
-        head: tells concepts apart by features. names: `[2, concepts, hidden_size]`, to be told in either language.
+        told_apart: `[entries, hidden_size]`, the weights by which features tell the entries apart.
+        words: `[2, entries, hidden_size]`, what each is to be told by, in English and in Chinese.
+    """
+
+    told_apart: Tensor
+    words: Tensor
+
+
+@torch.no_grad()
+def write_dictionary(vision: VisionEncoder, parts: list[Entries], features: Tensor) -> None:
+    """Start the Q-Former as a dictionary: what the ViT's heads for cells tell apart, in the words of either language.
+
+    Left to chance, hundreds of names are learnt only from tens of thousands of pictures. The cross-attention begins by
+    passing on the mean of what it looks at; the first feed-forward network has a unit for every entry, which writes its
+    English words for the first half of the queries, and the second one its Chinese words for the others. How many
+    things there are is left to learn.
+
+    Args:
+        parts: such as names and colours; together no more entries than the feed-forward networks have units.
         features: `[num, 1 + cells, hidden_size]` of some pictures, of single things mostly.
     """
-    num_concepts, hidden_size = names.shape[1:]
+    hidden_size = features.shape[-1]
     identity, mean = torch.eye(hidden_size), features.mean((0, 1))
     # Which half a query belongs to, it says where features hardly differ; in the very first direction they cannot.
     gate = torch.linalg.eigh(torch.cov((features - mean).flatten(0, 1).T)).eigenvectors[:, 1]
@@ -51,24 +65,27 @@ def write_dictionary(vision: VisionEncoder, head: nn.Linear, names: Tensor, feat
     first, second = vision.qformer.encoder.layer
     for layer in (first, second):
         layer.attention.output.dense.weight *= 0.3
-        layer.output_query.dense.weight.zero_()
+        layer.output_query.dense.weight.normal_(std=0.01)
     cross = first.crossattention
     cross.attention.value.weight.copy_(identity)
     cross.attention.value.bias.copy_(-mean)
     cross.output.dense.weight.copy_(PASSED_ON * identity)
     look_in_order(vision, features)
     given = inputs_of(first.intermediate_query, lambda: vision.bridge(features))
-    told_apart = head.weight[:num_concepts] - head.weight[:num_concepts].mean(0)
-    logits = given @ told_apart.T
-    middle, high = logits.quantile(0.5), logits.flatten(0, 1).max(-1).values.median()
-    gain, threshold = 6 / (high - middle), middle + 0.6 * (high - middle)
     shift = (given @ gate).unflatten(1, (2, -1)).mean((0, 2))
-    for layer, language, own, other in ((first, 0, 0, 1), (second, 1, 1, 0)):
-        away = gate * 8 / (shift[own] - shift[other])
-        layer.intermediate_query.dense.weight[:num_concepts] = gain * told_apart + away
-        layer.intermediate_query.dense.bias[:num_concepts] = -gain * threshold - away @ gate * shift[own]
-        layer.output_query.dense.weight.normal_(std=0.01)
-        layer.output_query.dense.weight[:, :num_concepts] = names[language].T / 2
+    start = 0
+    for part in parts:
+        told_apart = part.told_apart - part.told_apart.mean(0)
+        units = slice(start, start + len(told_apart))
+        start = units.stop
+        logits = given @ told_apart.T
+        middle, high = logits.quantile(0.5), logits.flatten(0, 1).max(-1).values.median()
+        gain, threshold = 6 / (high - middle), middle + 0.6 * (high - middle)
+        for layer, language, own, other in ((first, 0, 0, 1), (second, 1, 1, 0)):
+            away = gate * 8 / (shift[own] - shift[other])
+            layer.intermediate_query.dense.weight[units] = gain * told_apart + away
+            layer.intermediate_query.dense.bias[units] = -gain * threshold - away @ gate * shift[own]
+            layer.output_query.dense.weight[:, units] = part.words[language].T / 2
     vision.projection.weight.copy_(2 * identity)
 
 
@@ -124,7 +141,7 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1200)
+    parser = arguments_parser(__doc__, steps=3000)
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -141,7 +158,9 @@ def main() -> None:
     with torch.no_grad():
         seen = [pictures.next(vision) for _ in range(20)]
     alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])
-    write_dictionary(vision, classifier.cell_head, pictures.names, alone)
+    names = Entries(classifier.cell_head.weight[: classifier.num_concepts], pictures.names)
+    colours = Entries(classifier.colour_head.weight, pictures.colours[1:].expand(2, -1, -1))
+    write_dictionary(vision, [names, colours], alone)
     vision.projection.bias.data.copy_(teller.something)
     vision.vit.blocks.requires_grad_(True)
 

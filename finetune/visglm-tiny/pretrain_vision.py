@@ -2,8 +2,9 @@
 
     python pretrain_vision.py DATA OUTPUT
 
-`OUTPUT` holds the stem of the first stage. From pictures of one to four objects each cell of the feature map learns
-which concept covers it, and the class token the name of a lone object. The heads are thrown away afterwards.
+`OUTPUT` holds the stem of the first stage; with `--continue-from MODEL` a ViT that was trained before goes on learning
+instead. From pictures of one to four objects each cell of the feature map learns which concept covers it and in what
+colour, and the class token the name of a lone object. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import torch
 from classifier import Classifier
-from common import arguments_parser, parameter_groups, train
+from common import arguments_parser, fast_products, parameter_groups, train
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from world import SceneStream, World
 
-from visglm import PRESETS
+from visglm import PRESETS, VisGLM
 
 
 @torch.no_grad()
@@ -40,25 +42,39 @@ def look(model: Classifier, name: Callable[[Tensor], Tensor], world: World, outp
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=2200)
-    parser.add_argument("--batch-size", type=int, default=48)
+    parser = arguments_parser(__doc__, steps=4800)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--continue-from", type=Path, metavar="MODEL", help="a folder that visglm-tiny was saved to")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
     world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 1)
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
-    model = Classifier(int(world.concept.max()) + 1).to(memory_format=torch.channels_last)
-    model.load_state_dict(torch.load(arguments.output / "stem.pt", weights_only=True))
-    scenes_of = iter(SceneStream(world, arguments.batch_size).loader())
+    model = Classifier(int(world.concept.max()) + 1)
+    if arguments.continue_from is None:
+        model.load_state_dict(torch.load(arguments.output / "stem.pt", weights_only=True))
+    else:
+        trained = VisGLM.from_pretrained(arguments.continue_from, dtype="float32").model.model.vision.vit.state_dict()
+        trained["pos_embed"] = resample_abs_pos_embed(trained["pos_embed"], model.vit.patch_embed.grid_size)
+        model.vit.load_state_dict(trained)
+    model.to(memory_format=torch.channels_last)
+    scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=0.35).loader())
     rate = arguments.learning_rate
+    # Edges and blobs are learnt: the first, costliest layers of the stem stay as they are.
+    stem = model.vit.patch_embed
+    for layer in (stem.backbone.conv1, stem.backbone.bn1, stem.backbone.layer1):
+        layer.requires_grad_(False)
     blocks = [module for name, module in model.vit.named_children() if name != "patch_embed"]
-    groups = parameter_groups(model.vit.patch_embed, lr=0.3 * rate)
-    groups += parameter_groups(nn.ModuleList([*blocks, model.whole_head, model.cell_head]))
+    heads = [model.whole_head, model.cell_head, model.colour_head]
+    groups = parameter_groups(stem, lr=0.3 * rate)
+    groups += parameter_groups(nn.ModuleList([*blocks, *heads]))
     groups.append({"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0})
 
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)
-        return model.losses(model(scenes.pictures), scenes)
+        with fast_products():
+            features = model(scenes.pictures)
+        return model.losses(features.float(), scenes)
 
     optimizer = torch.optim.AdamW(groups, lr=rate)
     every = (200, lambda: look(model, model.name, unseen, arguments.output / "classifier.pt"))

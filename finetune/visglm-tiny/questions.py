@@ -1,6 +1,6 @@
 """What is asked about a scene and what is answered, in both languages; templates are data.
 
-The first phrasing of each kind and language is the one the evaluation asks.
+The first phrasing of each kind and language in `phrasings.tsv` is the one the evaluation asks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from concepts import GROUPS, Concept
+from concepts import GROUPS, Concept, read_phrasings
 from world import COLOURS
 
 COLOURS_ZH = dict(
@@ -25,117 +25,20 @@ PLACES = {
     "bottom left": ("in the bottom left", "左下角"),
     "bottom right": ("in the bottom right", "右下角"),
 }
-QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "name": {
-        "en": (
-            "What is this?", "What is in the picture?", "What do you see?", "Name this object.", "What is it?",
-            "What is shown here?", "Which object is this?", "Can you tell me what this is?", "What's this?",
-            "What is that thing called?",
-        ),
-        "zh": (
-            "这是什么？", "图中是什么？", "你看到了什么？", "图片里有什么东西？", "它是什么？", "这是什么东西？",
-            "请说出这个物体的名字。", "图片上是什么？", "这个东西叫什么？", "告诉我这是什么。",
-        ),
-    },
-    "describe": {
-        "en": (
-            "Describe the picture.", "Describe this image.", "What does the picture show?", "Describe what you see.",
-            "Tell me about the picture.", "Give a description of this image.", "What can be seen in the image?",
-        ),
-        "zh": (
-            "描述这张图片。", "请描述一下这张图。", "这张图片里有什么？", "描述一下你看到的东西。", "说说这张图片。",
-            "图中有些什么？", "请介绍这张图片的内容。",
-        ),
-    },
-    "group": {
-        "en": (
-            "What kind of thing is this?", "Which group does it belong to?", "What type of thing is it?",
-            "What category is this?", "What sort of thing is shown?", "Is it an animal, a food or something else?",
-        ),
-        "zh": (
-            "这属于哪一类？", "它是哪一类东西？", "这是什么类别的东西？", "它属于什么种类？", "这是哪种东西？",
-            "它是动物、食物还是别的？",
-        ),
-    },
-    "count": {
-        "en": (
-            "How many objects are there?", "How many things are in the picture?", "Count the objects.",
-            "What is the number of objects?", "How many items do you see?", "How many objects can you count?",
-        ),
-        "zh": (
-            "图中有几个物体？", "图片里有多少个东西？", "数一数有几个物体。", "一共有几个东西？", "有多少个物体？",
-            "你看到几个东西？",
-        ),
-    },
-    "presence": {
-        "en": (
-            "Is there {a} in the picture?", "Can you see {a}?", "Does the picture show {a}?", "Do you see {a}?",
-            "Is {a} in this image?", "Does the image contain {a}?",
-        ),
-        "zh": (
-            "图中有{name}吗？", "图片里有没有{name}？", "你看到{name}了吗？", "这里有{name}吗？", "图片上有{name}吗？",
-            "能看到{name}吗？",
-        ),
-    },
-    "position": {
-        "en": (
-            "What is {place}?", "Which object is {place}?", "What can you see {place}?", "What is the object {place}?",
-            "Name the thing {place}.", "What do you see {place}?",
-        ),
-        "zh": (
-            "{place}是什么？", "图片{place}有什么？", "{place}的物体是什么？", "{place}是什么东西？",
-            "{place}有什么东西？", "说出{place}的物体。",
-        ),
-    },
-    "where": {
-        "en": ("Where is the {name}?", "Where can I find the {name}?", "In which place is the {name}?"),
-        "zh": ("{name}在哪里？", "{name}在什么位置？", "{name}在图片的哪边？"),
-    },
-    "colour": {
-        "en": (
-            "What colour is it?", "What color is it?", "Which colour does it have?", "And what colour is it?",
-            "What is its colour?", "What color does it have?", "Tell me its colour.",
-        ),
-        "zh": (
-            "它是什么颜色？", "这是什么颜色的？", "图中的物体是什么颜色？", "那它是什么颜色？", "它的颜色是什么？",
-            "是什么颜色的？", "说说它的颜色。",
-        ),
-    },
-    "side": {
-        "en": (
-            "Is it on the left or on the right?", "Left or right?", "On which side is it?", "Which side is it on?",
-            "Is it left or right?",
-        ),
-        "zh": ("它在左边还是右边？", "左边还是右边？", "它在哪一边？", "是在左边还是右边？", "它是在左边还是在右边？"),
-    },
-    "outside": {
-        "en": (
-            "What does the text say?", "Who is this person?", "What will the weather be tomorrow?",
-            "How much does it cost?", "Who drew this?", "Where was it made?", "What is its name?", "How old is it?",
-            "When was this photo taken?", "What is the capital of France?", "What is written here?",
-            "What happened before?", "Who is the president?", "What time is it now?", "Who owns it?",
-            "What is the person thinking?", "Can you read the sign?", "What is the phone number?",
-            "Which year is it?", "Will it rain next week?", "What does the sign say?", "Who took this picture?",
-            "What is her job?", "How heavy is it?", "What brand is it?", "What will happen next?",
-            "In which city is this?", "What does it smell like?", "Is he married?", "What is two plus two?",
-            "Write a poem.", "Who won the game?", "What language is the text in?", "Why is it here?",
-        ),
-        "zh": (
-            "图中的文字写了什么？", "这个人是谁？", "明天天气怎么样？", "它多少钱？", "这是谁画的？",
-            "它是在哪里制造的？", "它叫什么名字？", "它几岁了？", "这张照片是什么时候拍的？", "法国的首都是哪里？",
-            "上面写着什么？", "之前发生了什么？", "总统是谁？", "现在几点了？", "它是谁的？", "这个人在想什么？",
-            "你能读出牌子上的字吗？", "电话号码是多少？", "这是哪一年？", "下周会下雨吗？", "牌子上写的是什么？",
-            "照片是谁拍的？", "她的职业是什么？", "它有多重？", "这是什么牌子的？", "接下来会发生什么？",
-            "这是在哪个城市？", "它闻起来怎么样？", "他结婚了吗？", "二加二等于几？", "写一首诗。", "谁赢了比赛？",
-            "文字是什么语言？", "它为什么在这里？",
-        ),
-    },
-}  # fmt: skip
+QUESTIONS = read_phrasings("phrasings.tsv")
 # What may stand around a question.
 FRAMES = {
-    "en": ("Please tell me: {}", "Look at the picture. {}", "{} Please answer.", "And {}", "So, {}", "Hey, {}"),
-    "zh": ("请问{}", "请告诉我，{}", "看图回答：{}", "那么{}", "请看这张图，{}", "你好，{}"),
-}
+    "en": (
+        "Please tell me: {}", "Look at the picture. {}", "{} Please answer.", "And {}", "So, {}", "Hey, {}", "Now, {}",
+        "Here is a picture. {}", "OK, {}", "{} Thanks!", "I have a question. {}", "In this picture: {}", "Well, {}",
+        "Question: {}", "Quick question: {}", "Have a look: {}",
+    ),
+    "zh": (
+        "请问{}", "请告诉我，{}", "看图回答：{}", "那么{}", "请看这张图，{}", "你好，{}", "请问，{}", "看一看，{}",
+        "我想知道，{}", "根据图片回答：{}", "这张图里，{}", "好的，{}", "{}谢谢。", "问题：{}", "你说，{}",
+        "帮我看看，{}",
+    ),
+}  # fmt: skip
 UNKNOWN = {"en": "I cannot tell from this picture.", "zh": "这张图片里看不出来。"}
 TEXT_ONLY = (
     ("Hello!", "Hello! I am visglm-tiny. Show me a picture and ask about it."),
@@ -265,7 +168,7 @@ class Asker:
             question = question.rstrip("?.？。")
         if self.random.random() < 0.15:
             question = question[0].lower() + question[1:]
-        return self.random.choice(FRAMES[language]).format(question) if self.random.random() < 0.2 else question
+        return self.random.choice(FRAMES[language]).format(question) if self.random.random() < 0.25 else question
 
     def converse(self, things: list[Thing], language: str | None = None) -> list[Question]:
         """Two questions, the second after the first; "it" of the second is what the first was about."""

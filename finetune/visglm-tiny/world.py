@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-SPRITE_SIZE = 80  # pixels a side
+SPRITE_SIZE = 96  # pixels a side
 MAX_OBJECTS = 4
 BACKGROUND, AMBIGUOUS = -2, -1  # dense labels that are no concept
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
@@ -45,12 +45,13 @@ class Scenes:
     pictures: Tensor | None = None
     coverage: Tensor | None = None
 
-    def dense_labels(self, grid_size: int) -> Tensor:
-        """`[batch, grid, grid]`: the concept covering each cell, `BACKGROUND`, or `AMBIGUOUS`."""
+    def dense_labels(self, grid_size: int, of_objects: Tensor) -> Tensor:
+        """`[batch, grid, grid]`: for each cell the label `of_objects [batch, 4]` that is of what covers it,
+        `BACKGROUND`, or `AMBIGUOUS`."""
         share = F.adaptive_avg_pool2d(self.coverage, grid_size)
         most, owner = share.max(dim=1)
         batch = torch.arange(len(owner))[:, None, None]
-        labels = torch.where(most > 0.4, self.concept[batch, owner], AMBIGUOUS)
+        labels = torch.where(most > 0.4, of_objects[batch, owner], AMBIGUOUS)
         return torch.where(share.sum(1) < 0.05, BACKGROUND, labels)
 
     def in_reading_order(self) -> Scenes:
@@ -74,7 +75,7 @@ class World:
         augment: restyle sprites and vary backgrounds; off for evaluation.
     """
 
-    def __init__(self, cache: Path | dict, image_size: int = 80, seed: int = 0, augment: bool = True):
+    def __init__(self, cache: Path | dict, image_size: int = 96, seed: int = 0, augment: bool = True):
         data = cache if isinstance(cache, dict) else dict(np.load(cache))
         self.sprites = torch.cat([shrunken(part) for part in torch.from_numpy(data["pictures"]).split(1024)])
         self.concept = torch.from_numpy(data["concept"])

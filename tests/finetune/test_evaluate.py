@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 import evaluate  # noqa: E402 (a folder of scripts, found through the path above)
-from concepts import GROUPS, load_concepts, load_unseen, read_rows  # noqa: E402
+from concepts import GROUPS, load_concepts, load_unseen, read_phrasings, read_rows  # noqa: E402
 from grid import draw_grid  # noqa: E402
 from questions import QUESTIONS, Asker, Question, Thing, with_article  # noqa: E402
 from world import World  # noqa: E402
@@ -38,10 +39,10 @@ def asker() -> Asker:
 
 
 def test_paraphrases_are_thirty_a_kind_and_none_was_taught():
-    paraphrases = evaluate.read_paraphrases()
-    kinds = QUESTIONS.keys() - {"side"}  # a second question only
-    assert set(paraphrases) == {(kind, language) for kind in kinds for language in evaluate.LANGUAGES}
-    for (kind, language), phrasings in paraphrases.items():
+    paraphrases = read_phrasings("paraphrases.tsv")
+    assert paraphrases.keys() == QUESTIONS.keys() - {"side"}  # a second question only
+    for kind, language in product(paraphrases, evaluate.LANGUAGES):
+        phrasings = paraphrases[kind][language]
         assert len(set(phrasings)) == len(phrasings) == 30
         assert not set(phrasings) & set(QUESTIONS[kind][language])
         fields = {"presence": {"{a}", "{name}"}, "where": {"{name}"}, "position": {"{place}"}}.get(kind, {""})
@@ -88,10 +89,10 @@ def test_rewording_leaves_everything_but_the_words(world, asker):
     drawn = {"alone": evaluate.draw(world, "alone")}
     paraphraser = evaluate.Paraphraser(load_concepts(), seed=1)
     items = evaluate.collect(drawn, paraphraser, {"name": ("alone", None, 0), "outside": ("alone", None, 0)})
-    paraphrases = evaluate.read_paraphrases()
+    paraphrases = read_phrasings("paraphrases.tsv")
     for item in items:
         question = item.question
-        assert question.text in paraphrases[question.kind, question.language]
+        assert question.text in paraphrases[question.kind][question.language]
         assert question.accepts(question.answer)
     assert len({item.question.text for item in items}) == len(items)
 

@@ -41,13 +41,14 @@ def concepts():
 def test_a_picture_holds_what_the_scene_says(cache):
     world = World(cache, seed=1, augment=False)
     scenes = world.sample(32, single_share=0.3)
-    assert scenes.pictures.shape == (32, 3, 80, 80)
+    size = world.image_size
+    assert scenes.pictures.shape == (32, 3, size, size)
     assert torch.equal((scenes.concept >= 0).sum(1), scenes.count)
     for picture, count, concept, centre, colour in zip(
         scenes.pictures, scenes.count, scenes.concept, scenes.centre, scenes.colour, strict=True
     ):
         for index in range(count):
-            x, y = (centre[index] * 80).long().clamp(0, 79)
+            x, y = (centre[index] * size).long().clamp(0, size - 1)
             pixel = (picture[:, y, x] * 255).round().int().tolist()
             assert pixel == pytest.approx(cache["pictures"][concept[index], :3, 56, 56].tolist(), abs=3)
             assert COLOURS[colour[index]] == ("red", "green", "blue", "yellow", "black")[concept[index]]
@@ -55,7 +56,11 @@ def test_a_picture_holds_what_the_scene_says(cache):
 
 def test_cells_are_labelled_by_what_covers_them(cache):
     scenes = World(cache, seed=2, augment=False).sample(64)
-    labels = scenes.dense_labels(5)
+    labels, shades = scenes.dense_labels(6, scenes.concept), scenes.dense_labels(6, scenes.colour)
+    # A disc has the colour of its number: red, green, blue, yellow, black.
+    colours = torch.tensor([COLOURS.index(name) for name in ("red", "green", "blue", "yellow", "black")])
+    assert torch.equal(shades[labels >= 0], colours[labels[labels >= 0]])
+    assert torch.equal(shades < 0, labels < 0)
     for index in range(64):
         present = set(scenes.concept[index, : scenes.count[index]].tolist())
         assert set(labels[index].flatten().tolist()) <= present | {BACKGROUND, AMBIGUOUS}
