@@ -36,6 +36,13 @@ const clipboard = new DataTransfer();
 clipboard.items.add(new File([bytes], name, { type: "image/png" }));
 target.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
 """
+# Counts how often the page's script has started, so that a click can be told from the drawing that follows it.
+COUNT_RUNS = """
+window.runs = 0;
+const app = document.querySelector("[data-testid=stApp]");
+new MutationObserver(() => { window.runs += app.dataset.testScriptState === "running"; })
+  .observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] });
+"""
 
 
 @contextmanager
@@ -109,6 +116,7 @@ class Browser:
         self.driver.get(address)
         self.find("[data-testid=stChatInputTextArea]")
         self.settle()
+        self.driver.execute_script(COUNT_RUNS)
 
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
@@ -126,10 +134,30 @@ class Browser:
     def click(self, css: str, number: int = -1) -> None:
         self.driver.execute_script("arguments[0].click()", self.find(css, number))
 
+    def press(self, css: str, number: int = -1) -> None:
+        """Click what makes the page draw itself anew, and wait until it has."""
+        with self.redrawn():
+            self.click(css, number)
+
+    @contextmanager
+    def redrawn(self) -> Iterator[None]:
+        """Wait until the page has been drawn anew by what is done meanwhile."""
+        runs = "return window.runs"
+        self.settle()
+        before = self.driver.execute_script(runs)
+        yield
+        until(lambda: self.driver.execute_script(runs) > before, "the page to be drawn anew")
+        self.settle()
+
     def say(self, text: str) -> None:
         box = self.find("[data-testid=stChatInputTextArea]")
         box.send_keys(text)
-        box.send_keys(Keys.ENTER)
+
+        def is_sent() -> bool:
+            box.send_keys(Keys.ENTER)
+            return not box.get_attribute("value")
+
+        until(is_sent, "the box to send, which it does not while a picture is on its way")
 
     def ask(self, text: str) -> str:
         """Ask, wait for the whole answer, and return it."""
@@ -150,13 +178,15 @@ class Browser:
 
     def choose(self, key: str, label: str) -> None:
         """Pick from a select box or a segmented control."""
-        if segments := self.all(f".st-key-{key} button"):
-            buttons = [button for button in segments if button.text.strip() == label]
-            if buttons:
-                self.driver.execute_script("arguments[0].click()", buttons[0])
-                return self.settle()
-        self.find(f".st-key-{key} input").send_keys(label + Keys.ENTER)
-        return self.settle()
+        for number, button in enumerate(self.all(f".st-key-{key} button")):
+            if button.text.strip() == label:
+                if button.get_attribute("aria-checked") != "true":
+                    self.press(f".st-key-{key} button", number)
+                return
+        box = self.find(f".st-key-{key} input")
+        if box.get_attribute("value") != label:
+            with self.redrawn():
+                box.send_keys(label + Keys.ENTER)
 
     def text(self) -> str:
         return self.find("body").text

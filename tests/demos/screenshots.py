@@ -27,8 +27,7 @@ def empty(browser: Browser, address: str) -> None:
 
 def heat(browser: Browser, address: str) -> None:
     browser.open(address)
-    browser.click(".st-key-heat input")
-    browser.settle()
+    browser.press(".st-key-heat input")
     talk(browser, EXAMPLES / "fruit.png", "图中有几个物体？")
     browser.find("[data-testid=stImageCaption]")
 
@@ -46,8 +45,7 @@ def phone(browser: Browser, address: str) -> None:
 def compare(browser: Browser, address: str) -> None:
     browser.open(address)
     browser.choose("view", "Compare")
-    browser.click("[class*=st-key-sample_] button", 0)
-    browser.settle()
+    browser.press("[class*=st-key-sample_] button", 0)
     browser.click("[data-testid=stForm] button")
     until(lambda: len(browser.all(".remark")) >= 2, "both answers")
     browser.settle()
@@ -57,8 +55,7 @@ def teach(browser: Browser, address: str) -> None:
     browser.open(address)
     browser.choose("view", "Teach")
     for number, name in enumerate(("It is my little car.", "It is Oscar.")):
-        browser.click("[class*=st-key-sample_] button", number)
-        browser.settle()
+        browser.press("[class*=st-key-sample_] button", number)
         browser.find("[class*=st-key-name_] input").send_keys(name + "\n")
         browser.settle()
     browser.click(".st-key-teach button")

@@ -52,10 +52,17 @@ def address(babbler):
 
 
 @pytest.fixture(scope="module")
-def browser(address):
+def opened(address):
     with Browser("zh-CN") as browser:
         browser.open(address)
         yield browser
+
+
+@pytest.fixture
+def browser(opened) -> Browser:
+    """The page in English, whatever a test before this one left."""
+    opened.choose("language", "English")
+    return opened
 
 
 @pytest.fixture
@@ -65,20 +72,20 @@ def picture(tmp_path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def never_a_traceback(browser):
+def never_a_traceback(opened):
     yield
-    assert not browser.all("[data-testid=stException]")
+    assert not opened.all("[data-testid=stException]")
 
 
 def show(browser: Browser, picture: Path) -> None:
-    browser.click(".st-key-new button")
-    browser.settle()
+    browser.press(".st-key-new button")
     browser.upload(picture)
     browser.find("[class*=st-key-tray_] img")
     browser.settle()
 
 
-def test_it_speaks_the_browsers_language_and_answers_in_both(browser, picture):
+def test_it_speaks_the_browsers_language_and_answers_in_both(opened, picture):
+    browser = opened
     assert zh("hero") in browser.text()
     browser.shoot(ARTIFACTS / "empty.png")
     show(browser, picture)
@@ -91,20 +98,20 @@ def test_it_speaks_the_browsers_language_and_answers_in_both(browser, picture):
     browser.shoot(ARTIFACTS / "answers.png")
 
 
-def test_what_it_looked_at(browser):
+def test_what_it_looked_at(browser, picture):
+    show(browser, picture)
+    browser.ask("What is this?")
     before = len(browser.all("[data-testid=stMain] [data-testid=stImage] img"))
-    browser.click(".st-key-heat input")
+    browser.press(".st-key-heat input")
     until(lambda: len(browser.all("[data-testid=stMain] [data-testid=stImage] img")) > before, "the heat map")
     assert en("heat_caption") in browser.find("[data-testid=stMain]").text
     browser.settle()
     browser.shoot(ARTIFACTS / "heat.png")
-    browser.click(".st-key-heat input")
-    browser.settle()
+    browser.press(".st-key-heat input")
 
 
 def test_a_pasted_picture(browser):
-    browser.click(".st-key-new button")
-    browser.settle()
+    browser.press(".st-key-new button")
     browser.paste(encode(disc("blue")))
     until(lambda: "pasted.png" in browser.text(), "the pasted picture")
     browser.ask("What is this?")
@@ -113,8 +120,7 @@ def test_a_pasted_picture(browser):
 
 def test_an_answer_streams_and_can_be_stopped(browser, babbler):
     browser.choose("model_main", babbler.name)
-    browser.click(".st-key-new button")
-    browser.settle()
+    browser.press(".st-key-new button")
     browser.say("Tell me everything.")
     # Read in one go: between two calls the page has drawn the next piece.
     texts = "return [...document.querySelectorAll(arguments[0])].map(said => said.innerText).filter(Boolean)"
@@ -141,8 +147,7 @@ def test_leaving_frees_the_model(browser, address):
     browser.find(".said:not(.waiting) .cursor")
     browser.driver.close()
     browser.driver.switch_to.window(here)
-    browser.click(".st-key-new button")
-    browser.settle()
+    browser.press(".st-key-new button")
     browser.say("And me?")
     browser.find(".said:not(.waiting) .cursor")
     browser.click(".st-key-stop button")
@@ -153,8 +158,7 @@ def test_leaving_frees_the_model(browser, address):
 @pytest.mark.parametrize("name", [name for name, (content, _) in UPLOADS.items() if len(content) < 2**20])
 def test_hostile_uploads(browser, tmp_path, name):
     content, reason = UPLOADS[name]
-    browser.click(".st-key-new button")
-    browser.settle()
+    browser.press(".st-key-new button")
     (tmp_path / name).write_bytes(content)
     browser.upload(tmp_path / name)
     if reason is None:
