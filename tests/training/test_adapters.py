@@ -12,9 +12,10 @@ import torch
 from visglm import VisGLM, checkpoint
 from visglm.checkpoint.adapter import METADATA_NAME, lora_layers
 from visglm.errors import CheckpointError, ConfigError
+from visglm.quant import QuantizedLinear
 from visglm.recipe import FinetuneArguments
 from visglm.training import METHODS
-from visglm.training.adapters import parse_layers, prepare, save_trained, settle, tower_of, trainable
+from visglm.training.adapters import parse_layers, prepare, save_trained, settle, tower_of, trainable, withdraw
 
 from .samples import picture
 
@@ -159,6 +160,22 @@ def test_qlora_learns_over_four_bits_and_comes_back_over_them(scheme, tmp_path):
         assert torch.allclose(logits(again), before, atol=1e-4)
     with pytest.raises(ConfigError, match="quantized"):
         again.merge()
+
+
+@pytest.mark.parametrize("finish", [settle, withdraw])
+def test_packed_weights_are_not_kept_twice_while_training(finish):
+    vlm = VisGLM.from_pretrained(quantize="int8")  # whose products need no package
+
+    def with_products() -> set[bool]:
+        return {module.product is not None for module in vlm.model.modules() if isinstance(module, QuantizedLinear)}
+
+    with pytest.raises(ConfigError):
+        prepare(vlm.model, FinetuneArguments(method="qlora", targets="nothing"))
+    assert with_products() == {True}
+    prepare(vlm.model, FinetuneArguments(method="qlora"))
+    assert with_products() == {False}
+    finish(vlm.model)
+    assert with_products() == {True}
 
 
 def test_layers_are_numbers_and_ranges():

@@ -23,7 +23,7 @@ LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a
 __all__ = [
     "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
     "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
-    "store_vision", "usual_group_size",
+    "store_vision", "use_products", "usual_group_size",
 ]  # fmt: skip
 
 
@@ -158,6 +158,21 @@ def store_vision(network: PreTrainedModel) -> None:
     for module in modules_of(network, ("vision",)).values():
         if not isinstance(module, QuantizedLinear):
             module.__class__ = StoredLinear
+
+
+def use_products(network: PreTrainedModel, wanted: bool) -> None:
+    """Have the fast products of packed weights ready, or give back the memory they take.
+
+    They keep the weights once more, in an order of their own. Answers want them. Gradients do not pass through them, so
+    training is better off without.
+    """
+    packed = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    for module in packed:
+        module.product = None
+        if wanted:
+            module.settle()
+    if packed:
+        give_back_memory()
 
 
 class Writer:

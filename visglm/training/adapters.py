@@ -32,6 +32,7 @@ from ..checkpoint.adapter import (
 from ..errors import CheckpointError, ConfigError, require
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
+from ..quant import use_products
 from ..recipe import FinetuneArguments, split_names
 from ..text.prefix import add_prefix
 
@@ -108,6 +109,7 @@ def prepare(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments)
         raise ConfigError("nothing would be trained: no layer is left of towers, layers and targets. Name others.")
     for parameter in trained.values():
         parameter.data = parameter.data.float()
+    use_products(model, False)
     if method.keeps_base:
         own = [name for name in trained if ".lora_" not in name and not name.endswith(PREFIX_END)]
         attached(model)[ADAPTER_NAME] = Attached(
@@ -129,16 +131,20 @@ def settle(model: VisGLMForConditionalGeneration) -> None:
     if record is not None:
         parameters = dict(model.named_parameters())
         record.whole = {name: parameters[name].detach().cpu().clone() for name in record.base}
-    model.requires_grad_(False)
-    model.eval()
+    _answer_again(model)
 
 
 def withdraw(model: VisGLMForConditionalGeneration) -> None:
     """After a run that failed: the base answers as before."""
-    model.requires_grad_(False)
-    model.eval()
+    _answer_again(model)
     with suppress(ConfigError):
         activate(model, None)
+
+
+def _answer_again(model: VisGLMForConditionalGeneration) -> None:
+    model.requires_grad_(False)
+    model.eval()
+    use_products(model, True)
 
 
 def _prepare_lora(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> None:

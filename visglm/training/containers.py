@@ -184,7 +184,8 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(decode(data))
     except json.JSONDecodeError as error:
-        raise DataError(f"no JSON: {error.msg} at character {error.pos + 1}.") from None
+        what = error.msg.removesuffix(" at")  # some of Python's messages end so, some do not
+        raise DataError(f"no JSON: {what} at character {error.pos + 1}.") from None
 
 
 def decode(data: bytes) -> str:
