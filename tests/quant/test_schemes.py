@@ -30,7 +30,7 @@ def make(scheme: str, rows: int = 96, columns: int = 128, bias: bool = True) -> 
 
 
 def unpacked(linear: QuantizedLinear) -> torch.Tensor:
-    return torch.cat([weight for _, weight in linear.blocks()])
+    return torch.cat([weight for _, weight in linear.blocks(torch.float32)])
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -143,6 +143,7 @@ def test_gradients_flow_to_the_input_and_not_to_the_weight(scheme):
     linear(found).square().sum().backward()
     reference(wanted).square().sum().backward()
     torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(linear.bias.grad, reference.bias.grad, rtol=1e-4, atol=1e-5)
     assert [name for name, _ in linear.named_parameters()] == ["bias"]
 
 

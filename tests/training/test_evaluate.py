@@ -169,6 +169,7 @@ def test_saved_files_hold_everything(tmp_path: Path, picture: str) -> None:
     assert [json.loads(line) for line in lines] == evaluation.predictions
     assert [evaluation.predictions[place]["prediction"] for place, _ in evaluation.worst] == ["<dog>", "一只狗"]
     text = (tmp_path / "out/worst.html").read_text("utf-8")
+    assert "exact match 0<br>" in text  # percent, as above
     assert text.count("data:image/png;base64,") == 2 and "&lt;dog&gt;" in text and "<dog>" not in text
     assert "一只狗" in evaluation._repr_html_()
 

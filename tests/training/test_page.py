@@ -17,6 +17,10 @@ def test_text_is_escaped_and_html_is_not() -> None:
     assert "<td>a &lt; b<br>c</td><td><i>x</i></td><td>0.1235</td><td>–</td>" in cells
 
 
+def test_a_table_without_names_has_no_empty_line_on_top() -> None:
+    assert "<th" not in table(["", ""], [["rows", 3]])
+
+
 def test_page_is_whole_and_needs_nothing_beside_it() -> None:
     text = page("猫 & dog", escape("1 < 2"), pictures(["data:image/png;base64,AA=="]))
     assert "<title>猫 &amp; dog</title>" in text and "1 &lt; 2" in text

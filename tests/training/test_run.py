@@ -66,7 +66,7 @@ def test_a_run_from_captions_to_a_model_that_answers(tmp_path):
         assert f"<td>{title}</td>" in page
     after = stored["metrics"]["after"]
     assert after["token_f1"]["low"] <= after["token_f1"]["value"] <= after["token_f1"]["high"]
-    assert "train.jsonl:" in page and "<details>" in page and "<td>measured</td>" in page
+    assert "train.jsonl:" in page and "<details>" in page and "<td>measured, with Python" in page
     assert after["vqa_accuracy"] is None and "VQA" not in page
     assert "from_pretrained" in (tmp_path / "out/README.md").read_text("utf-8")
 
@@ -95,9 +95,17 @@ def test_three_doors_lead_to_the_same_run(tmp_path, capsys):
     recipe.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
     assert main(["finetune", "--config", str(recipe), "--output-dir", str(tmp_path / "recipe")]) == 0
     report = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "method", **settings)
+    assert "--model" not in report.command  # the embedded one
     histories = [json.loads((tmp_path / door / "report.json").read_text())["history"] for door in ("flags", "recipe")]
     for history in histories:
         assert [row.get("loss") for row in history] == [row.get("loss") for row in report.history]
+
+
+def test_the_command_names_the_model_it_began_with(tmp_path):
+    VisGLM.from_pretrained().save_pretrained(tmp_path / "base")
+    vlm = VisGLM.from_pretrained(tmp_path / "base")
+    report = vlm.finetune(captions(tmp_path, 8), output_dir=tmp_path / "out", **FAST | {"max_steps": 1})
+    assert report.command.endswith(f"--model {tmp_path.resolve() / 'base'}")
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
@@ -233,6 +241,20 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
         patch.setattr("visglm.training.run.available_memory", lambda device: 1000)
         with pytest.raises(TrainingError, match="GiB are free"):
             VisGLM.from_pretrained().finetune(captions(tmp_path, 8), output_dir=tmp_path / "out", **FAST)
+
+
+def test_the_longest_example_is_tried_as_training_will_see_it(tmp_path, monkeypatch):
+    seen = []
+
+    def attempt(model, *rest):
+        seen.append({module.gradient_checkpointing for module in model.model.text.layers})
+        raise TrainingError("enough")
+
+    monkeypatch.setattr("visglm.training.run.try_longest", attempt)
+    vlm = VisGLM.from_pretrained()
+    with pytest.raises(TrainingError, match="enough"):
+        vlm.finetune(captions(tmp_path, 8), output_dir=tmp_path / "out", gradient_checkpointing=True, **FAST)
+    assert seen == [{True}]
 
 
 def test_streams_need_an_end_and_then_train(tmp_path, monkeypatch):

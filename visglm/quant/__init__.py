@@ -166,13 +166,12 @@ def use_products(network: PreTrainedModel, wanted: bool) -> None:
     They keep the weights once more, in an order of their own. Answers want them. Gradients do not pass through them, so
     training is better off without.
     """
-    packed = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
-    for module in packed:
-        module.product = None
-        if wanted:
-            module.settle()
-    if packed:
-        give_back_memory()
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            module.product = None
+            give_back_memory()
+            if wanted:
+                module.settle()
 
 
 class Writer:

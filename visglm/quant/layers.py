@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,23 +18,32 @@ BLOCK_SIZE = 2**20  # numbers that are packed or unpacked at a time: 4 MB of flo
 
 
 class UnpackedProduct(torch.autograd.Function):
-    """`hidden_states @ weight.T`, unpacking some rows of the weight at a time, forwards and again backwards."""
+    """`hidden_states @ weight.T + bias`, unpacking some rows of the weight at a time, forwards and again backwards."""
 
     @staticmethod
-    def forward(context: Any, hidden_states: Tensor, linear: QuantizedLinear) -> Tensor:
+    def forward(context: Any, hidden_states: Tensor, bias: Tensor | None, linear: QuantizedLinear) -> Tensor:
         context.linear = linear
-        output = hidden_states.new_empty(*hidden_states.shape[:-1], linear.out_features)
-        for rows, weight in linear.blocks():
-            output[..., rows] = hidden_states @ weight.to(hidden_states.dtype).T
-        return output
+        inputs = hidden_states.reshape(-1, linear.in_features)
+        output = inputs.new_empty(inputs.shape[0], linear.out_features)
+        for rows, weight in linear.blocks(inputs.dtype):
+            if bias is None:
+                torch.mm(inputs, weight.T, out=output[:, rows])
+            else:
+                torch.addmm(bias[rows].to(inputs.dtype), inputs, weight.T, out=output[:, rows])
+        return output.view(*hidden_states.shape[:-1], -1)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        total = gradient.new_zeros(*gradient.shape[:-1], context.linear.in_features)
-        for rows, weight in context.linear.blocks():
-            total += gradient[..., rows] @ weight.to(gradient.dtype)
-        return total, None
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        gradient = gradients[0].reshape(-1, context.linear.out_features)
+        total = bias_gradient = None
+        if context.needs_input_grad[0]:
+            total = gradient.new_zeros(gradient.shape[0], context.linear.in_features)
+            for rows, weight in context.linear.blocks(gradient.dtype):
+                total.addmm_(gradient[:, rows], weight)
+            total = total.view(*gradients[0].shape[:-1], -1)
+        if context.needs_input_grad[1]:
+            bias_gradient = gradient.sum(0).to(context.linear.bias.dtype)
+        return total, bias_gradient, None
 
 
 class QuantizedLinear(nn.Linear):
@@ -61,12 +71,12 @@ class QuantizedLinear(nn.Linear):
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features, device=device)) if bias else None)
         self.product: Any = None
 
-    def blocks(self):
-        """`(rows, float32 weight of those rows)`, over all rows."""
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """`(rows, weight of those rows)`, over all rows."""
         step = max(BLOCK_SIZE // self.in_features, 1)
         for start in range(0, self.out_features, step):
             rows = slice(start, start + step)
-            yield rows, SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows])
+            yield rows, SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows]).to(dtype)
 
     def settle(self) -> None:
         """Called when the weight is in place: get ready for fast products, where this device has any."""
@@ -77,9 +87,8 @@ class QuantizedLinear(nn.Linear):
         needs_gradient = torch.is_grad_enabled() and hidden_states.requires_grad
         if self.product is not None and not needs_gradient and self.product.suits(hidden_states):
             output = self.product(hidden_states)
-        else:
-            output = UnpackedProduct.apply(hidden_states, self)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+            return output if self.bias is None else output + self.bias.to(output.dtype)
+        return UnpackedProduct.apply(hidden_states, self.bias, self)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scheme={self.scheme}, group_size={self.group_size}"

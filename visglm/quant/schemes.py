@@ -94,7 +94,7 @@ class Int4(Scheme):
         return pair(steps.to(torch.int8).view(torch.uint8).flatten(-2)), scale.squeeze(-1)
 
     def unpack(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return spread(unpair(weight).sub_(8), scale)
+        return spread(unpair(weight).sub_(8).float(), scale)
 
 
 class NF4(Scheme):
@@ -139,11 +139,9 @@ def pair(steps: Tensor) -> Tensor:
 
 
 def unpair(packed: Tensor) -> Tensor:
-    """The numbers in the bytes, float32. Filled half by half: twice as fast here as a table or a stack."""
-    steps = torch.empty(*packed.shape, 2, device=packed.device)
-    steps[..., 0] = packed & 15
-    steps[..., 1] = packed >> 4
-    return steps.flatten(-2)
+    """The numbers in the bytes, int8. Both at once, in 16 bits: faster here than a table or half after half."""
+    both = packed.to(torch.int16)
+    return (both << 4).bitwise_or_(both).bitwise_and_(0x0F0F).view(torch.int8)
 
 
 def spread(steps: Tensor, scale: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class Evaluation:
         place, urls = item
         row = self.predictions[place]
         asked = "\n".join([*(f"{question}\n→ {answer}" for question, answer in row["history"]), row["question"]])
-        scores = "\n".join(f"{METRICS[name].title} {value:.2f}" for name, value in row["scores"].items())
+        scores = "\n".join(f"{METRICS[name].title} {100 * value:.0f}" for name, value in row["scores"].items())
         shown = Html(pictures(urls) + escape(f"\nrow {row['row']}"))
         return [shown, asked, row["prediction"], "\n".join(row["references"]), scores]
 

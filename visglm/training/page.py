@@ -64,10 +64,10 @@ def folded(title: Any, content: Html) -> Html:
 
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
-    """Columns under their names; a cell is a value or `Html`."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    """Columns under their names, where they have any; a cell is a value or `Html`."""
+    top = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr></thead>" if any(header) else ""
     body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return Html(f"<table><thead><tr>{top}</tr></thead><tbody>\n{body}</tbody></table>")
+    return Html(f"<table>{top}<tbody>\n{body}</tbody></table>")
 
 
 def pictures(urls: Iterable[str]) -> Html:

@@ -15,7 +15,7 @@ from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
 from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
 
-MEASURED = "peak_of_the_process"  # among the memory; the rest of it is what was expected
+MEASURED = "peak_of_the_process"  # among the memory; the rest of it is what training was expected to take
 VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
 
 
@@ -94,7 +94,11 @@ class FinetuneReport:
             table(
                 ("", "MiB", ""),
                 [
-                    (name.replace("_", " "), round(size / 2**20, 1), "measured" if name == MEASURED else "estimated")
+                    (
+                        name.replace("_", " "),
+                        round(size / 2**20, 1),
+                        "measured, with Python, its libraries and loading" if name == MEASURED else "estimated",
+                    )
                     for name, size in self.memory.items()
                 ],
             ),

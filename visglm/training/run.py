@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset
 
+from ..checkpoint.adapter import base_name
 from ..errors import ConfigError, DataError, require
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
@@ -92,6 +94,10 @@ def finetune(
     precision = pick_precision(settings.precision, model.device)
     torch.manual_seed(settings.seed)  # before the adapter's own weights are drawn
     prepare(model, settings)
+    if settings.gradient_checkpointing:  # here, and not by Trainer: the longest example is tried before there is one
+        # transformers has renamed it, and warns of the old name.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
     try:
         size = processor.image_processor.size
         has_vision = model.config.vision_config is not None
@@ -105,7 +111,7 @@ def finetune(
             found = scan(train if isinstance(train, TrainingData) else train.datasets[0])
             counts |= {
                 "tokens_to_learn": found.num_supervised,
-                "longest_example": found.longest_length,
+                "tokens_of_the_longest": found.longest_length,
                 "examples_cut": found.num_cut,
             }
             memory = estimate_memory(model, found.longest_length, settings.batch_size, settings.gradient_checkpointing)
@@ -147,24 +153,25 @@ def finetune(
     if is_main:
         names = [path.name for path in chosen.iterdir() if path.is_file() and path.name != MARKER_NAME]
         copy_result(chosen, output_dir, [name for name in names if not name.startswith(SKIPPED_IN_RESULT)])
+    state, rates, num_left_out, num_cut = trainer.state, trainer.meter.rates(), len(trainer.problems), trainer.num_cut
+    del trainer
+    gc.collect()  # the optimizer goes: answers want the room
     if not is_sharded:
         load_trained(chosen, model, settings.method)
     settle(model)
     if is_main and not is_sharded:
         for sample, after in zip(samples, answer_samples(samples, answer), strict=True):
             sample.after = after
-    history = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
+    history = [row for row in state.log_history if "loss" in row or "eval_loss" in row]
     report = FinetuneReport(
         output_dir=output_dir,
-        command=command_of(data, settings),
+        command=command_of(data, settings, base_name(model)),
         settings=asdict(settings),
-        data=counts | {"rows_left_out_while_training": len(trainer.problems), "cut_while_training": trainer.num_cut},
+        data=counts | {"rows_left_out_while_training": num_left_out, "cut_while_training": num_cut},
         memory=memory | {MEASURED: peak_memory(model.device)},
         history=history,
-        best={"step": trainer.state.best_global_step, "loss": trainer.state.best_metric}
-        if trainer.state.best_global_step
-        else {},
-        speed=trainer.meter.rates(),
+        best={"step": state.best_global_step, "loss": state.best_metric} if state.best_global_step else {},
+        speed=rates,
         metrics=score(samples),
         samples=choose(samples, settings.num_samples),
         seconds=time.perf_counter() - started,
@@ -321,11 +328,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def command_of(data: Any, settings: FinetuneArguments) -> str:
-    """The command line that repeats the run."""
+def command_of(data: Any, settings: FinetuneArguments, base: str | None) -> str:
+    """The command line that repeats the run; `base` is the model's folder or hub id, None the embedded one."""
     words = ["visglm", "finetune", str(data) if isinstance(data, str | Path) else "DATA"]
     for item in fields(settings):
         value = getattr(settings, item.name)
         if value != item.default and item.name != "resume":
             words += ["--" + item.name.replace("_", "-"), *([] if value is True else [str(value)])]
+    words += ["--model", base] if base is not None else []
     return shlex.join(words)

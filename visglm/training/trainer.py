@@ -248,7 +248,6 @@ def training_arguments(
         max_grad_norm=settings.clip,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
-        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
         dataloader_num_workers=settings.num_workers,
         dataloader_persistent_workers=settings.num_workers > 0,
         dataloader_pin_memory=not is_on_cpu,
