@@ -44,10 +44,13 @@ def flags(settings: dict[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
 
-def test_a_run_from_captions_to_a_model_that_answers(tmp_path):
+def test_a_run_from_captions_to_a_model_that_answers(tmp_path, capsys):
     vlm = VisGLM.from_pretrained()
     base = vlm.chat(picture(1), "Describe this image.", max_new_tokens=8).text
     report = vlm.finetune(captions(tmp_path, 12), output_dir=tmp_path / "out", **FAST, replay=0.2)
+    told = capsys.readouterr().err.partition("training:")[0]
+    assert f"{report.data['tokens_to_learn']} tokens to learn in 10 answers" in told
+    assert "activations 0.0" in told and "GB are free" in told
     assert report.data["answers"] == 10 and report.data["answers_held_out"] == 2
     assert [step for step, _ in losses(report)] == [1, 2, 2, 3, 4, 4]
     assert losses(report)[-1][1] < losses(report)[0][1]

@@ -106,6 +106,16 @@ def check_memory(estimate: Mapping[str, int], available: int | None) -> None:
         )
 
 
+def describe(found: Preflight, estimate: Mapping[str, int], available: int | None) -> str:
+    """What is to be learnt and what it takes, as people read it before the run starts."""
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in estimate.items())
+    free = f"; {available / 1e9:.1f} GB are free beside the weights" if available is not None else ""
+    return (
+        f"{found.num_supervised} tokens to learn in {found.num_scanned} answers, the longest example has "
+        f"{found.longest_length}. Memory, about: {sum(estimate.values()) / 1e9:.2f} GB ({parts}){free}."
+    )
+
+
 def try_longest(model: nn.Module, data: TrainingData, place: int, collator: Collator, precision: str) -> float:
     """One forward and backward on the longest example, leaving no trace; its loss.
 

@@ -39,7 +39,7 @@ from .data import (
     split_held_out,
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
-from .preflight import available_memory, check_memory, estimate_memory, scan, try_longest
+from .preflight import available_memory, check_memory, describe, estimate_memory, scan, try_longest
 from .report import MEASURED, FinetuneReport
 from .samples import Answer, answer_briefly, answer_samples, choose, sample_rows, score
 from .saving import MARKER_NAME, checkpoints, copy_result
@@ -115,7 +115,10 @@ def finetune(
                 "examples_cut": found.num_cut,
             }
             memory = estimate_memory(model, found.longest_length, settings.batch_size, settings.gradient_checkpointing)
-            check_memory(memory, available_memory(model.device))
+            available = available_memory(model.device)
+            if is_main:
+                print(describe(found, memory, available), file=sys.stderr, flush=True)
+            check_memory(memory, available)
             if found.num_cut:
                 logger.warning(
                     "%d of %d examples are longer than %d tokens and are cut; `visglm data check` shows how many by "

@@ -46,6 +46,8 @@ class VisGLMTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.meter = Meter()
         self.add_callback(self.meter)
+        if self.is_deepspeed_enabled:
+            self.add_callback(OneDtype())
         if data.get("eval_dataset") is not None:
             self.add_callback(Patience(settings.patience))
 
@@ -170,6 +172,16 @@ class Brake(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.stop():
             control.should_training_stop = True
+
+
+class OneDtype(TrainerCallback):
+    """DeepSpeed casts parameters and leaves buffers as they are: a stem's BatchNorm wants both in one dtype."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        for module in model.modules() if model is not None else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for name in ("running_mean", "running_var"):
+                    setattr(module, name, getattr(module, name).to(module.weight.dtype))
 
 
 class Meter(TrainerCallback):
