@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset
+from tqdm import tqdm
 
 from ..checkpoint.adapter import base_name
 from ..errors import ConfigError, DataError, require
@@ -117,7 +118,7 @@ def finetune(
             memory = estimate_memory(model, found.longest_length, settings.batch_size, settings.gradient_checkpointing)
             available = available_memory(model.device)
             if is_main:
-                print(describe(found, memory, available), file=sys.stderr, flush=True)
+                tqdm.write(describe(found, memory, available), file=sys.stderr)
             check_memory(memory, available)
             if found.num_cut:
                 logger.warning(
