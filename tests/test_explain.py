@@ -126,15 +126,31 @@ def test_a_text_only_model_has_nothing_to_explain(vlm):
 def test_weights_without_gradients_are_refused_in_words(vlm):
     hook = vlm.model.lm_head.register_forward_hook(lambda module, arguments, output: output.detach())
     try:
-        with pytest.raises(VisGLMError, match="without `quantize`"):
+        with pytest.raises(VisGLMError, match="without `quantize`, or, where the folder itself is quantized, from the"):
             vlm.explain(disc(), "What is this?", "A cat.")
     finally:
         hook.remove()
 
 
-def test_a_quantized_model_is_explained_too(vlm):
-    quantized = VisGLM.from_pretrained(quantize="int8").explain(disc(), "What is this?", "It is a cat.").heat
-    np.testing.assert_allclose(quantized, vlm.explain(disc(), "What is this?", "It is a cat.").heat, atol=0.15)
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.filterwarnings("ignore:int4 is several times slower")
+def test_a_quantized_model_is_explained_too_and_so_is_its_folder(vlm, tmp_path, scheme):
+    ask = (disc(), "What is this?", "It is a cat.")
+    at_load = VisGLM.from_pretrained(quantize=scheme)
+    heat = at_load.explain(*ask).heat
+    np.testing.assert_allclose(heat, vlm.explain(*ask).heat, atol={"int8": 0.15, "int4": 0.5}[scheme])
+    at_load.save_pretrained(tmp_path)
+    np.testing.assert_array_equal(VisGLM.from_pretrained(tmp_path).explain(*ask).heat, heat)
+
+
+def test_a_frozen_model_is_explained_too():
+    """As a base is once LoRA has been trained over it."""
+    ask = (disc(), "What is this?", "It is a cat.")
+    vlm = VisGLM.from_pretrained()
+    wanted = vlm.explain(*ask).heat
+    vlm.model.requires_grad_(False)
+    np.testing.assert_array_equal(vlm.explain(*ask).heat, wanted)
+    assert not any(parameter.requires_grad for parameter in vlm.model.parameters())
 
 
 def test_overlay_is_hot_where_the_heat_is():

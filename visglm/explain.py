@@ -109,10 +109,10 @@ def explain(
             gradients = torch.autograd.grad(likelihood, attentions)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # torch's own kernels for packed weights have no derivative
+        except RuntimeError as error:  # some kernels for packed weights have no derivative
             raise VisGLMError(
-                f"the heat map needs gradients, and this model's weights do not pass them ({error}). "
-                "Load it without `quantize`."
+                f"the heat map needs gradients, and this model's weights do not pass them ({error}). Load it in 16 "
+                "bits: without `quantize`, or, where the folder itself is quantized, from the one it was made of."
             ) from None
     layers = [attention * gradient for attention, gradient in zip(attentions, gradients, strict=True)]
     relevance = torch.stack(layers)[:, picture, :, :, 1:].clamp(min=0).float().mean(1).sum((0, 1))
@@ -141,7 +141,8 @@ def look(vision: VisionEncoder, pixel_values: Tensor) -> tuple[Tensor, tuple[Ten
     """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches]` they came from."""
     with torch.no_grad():
         features = vision.vit(pixel_values.to(vision.projection.weight.dtype))
-    queries = repeat(vision.query_tokens, "1 query hidden -> image query hidden", image=len(features))
+    queries = repeat(vision.query_tokens.detach(), "1 query hidden -> image query hidden", image=len(features))
+    queries.requires_grad_()  # the maps have gradients then, whether or not all of the model is frozen, as LoRA does
     usual = vision.qformer.config._attn_implementation
     vision.qformer.set_attn_implementation("eager")  # the others never hold the maps
     try:
