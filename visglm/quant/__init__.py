@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from ..config import VisGLMConfig
 from ..errors import ConfigError
-from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, give_back_memory, pack, pack_matrix
+from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
+from .memory import give_back_memory
 from .schemes import PARTS, SCHEMES
 
 LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32

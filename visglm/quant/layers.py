@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .memory import forget, to_file
 from .products import PRODUCTS
 from .schemes import SCHEMES
 
@@ -128,14 +128,25 @@ class QuantizedEmbedding(nn.Embedding):
         self.group_size = group_size
         self.output_dtype = output_dtype
         register(self, num_embeddings, embedding_dim, device)
+        self.mapping: mmap.mmap | None = None
 
     def settle(self) -> None:
-        """Nothing to get ready."""
+        """Called when the weight is in place: on a CPU it goes to a file, of which a text reads few rows."""
+        if self.weight.device.type == "cpu":
+            self.weight, self.mapping = to_file(self.weight)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         rows = input_ids.flatten()
         unpacked = SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows])
+        forget(self.mapping)  # for one row a system may have brought in 2 MB
         return unpacked.view(*input_ids.shape, -1).to(self.output_dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mapping": None}  # a copy makes its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.settle()
 
 
 class StoredLinear(nn.Linear):
@@ -169,20 +180,3 @@ def pack_matrix(matrix: Tensor, scheme: str, group_size: int) -> tuple[Tensor, T
         rows = slice(start, start + step)
         weight[rows], scale[rows] = SCHEMES[scheme].pack(matrix[rows].float(), group_size)
     return weight, scale
-
-
-@functools.cache
-def c_library() -> Any:
-    """glibc, or None on other systems."""
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        return library if hasattr(library, "malloc_trim") else None
-    except OSError:
-        return None
-
-
-def give_back_memory() -> None:
-    """Return to the system what was freed. glibc keeps it where it lies between what is still in use, and packing one
-    weight after the other leaves more of it than there is of packed weights."""
-    if (library := c_library()) is not None:
-        library.malloc_trim(0)

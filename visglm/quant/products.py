@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import mmap
-import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError, require
+from .memory import forget, to_file
 
 
 class Product(ABC):
@@ -63,26 +62,29 @@ class Int8Product(Product):
 class OnnxProduct(Product):
     """ONNX Runtime's `MatMulNBits`. One session per weight, all on one pool of threads.
 
-    The session keeps the numbers in an order of its own. Weight and scales themselves go to files and are handed over
-    from there: as parts of the ONNX model they would stay in memory once more.
+    The session keeps numbers and scales in an order of its own, and the sum of each group besides. Both as they were go
+    to files and are handed over from there: as parts of the ONNX model they would stay in memory once more.
     """
 
     def __init__(self, linear: Any):
         runtime, options = onnx_runtime(), session_options()
-        linear.weight, weight_file = to_file(linear.weight)
         scale, scale_file = to_file(linear.weight_scale.float())
-        # Which the session may read as long as it lives.
-        self.arrays = {
+        linear.weight, weight_file = to_file(linear.weight)
+        linear.weight_scale, _ = to_file(linear.weight_scale)
+        arrays = {
             "weight": linear.weight.numpy().reshape(linear.out_features, scale.shape[1], -1),
             "scale": scale.numpy().reshape(-1),
         }
-        values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in self.arrays.values()]
-        options.add_external_initializers(list(self.arrays), values)
-        model = matmul_nbits(linear, self.arrays)
+        # Which the session may read as long as it lives.
+        self.values = {name: runtime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        # Once in place of files that the model names, and once so that the session takes no copy of the scales.
+        options.add_external_initializers(list(self.values), list(self.values.values()))
+        for name, value in self.values.items():
+            options.add_initializer(name, value)
+        model = matmul_nbits(linear, arrays)
         self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        for mapping in (weight_file, scale_file):
-            if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapping.madvise(mmap.MADV_DONTNEED)  # it has been read, and comes back from the file if it is needed
+        forget(weight_file)
+        forget(scale_file)
 
     def suits(self, hidden_states: Tensor) -> bool:
         return True
@@ -133,21 +135,6 @@ def session_options() -> Any:
     options.use_per_session_threads = False
     options.enable_cpu_mem_arena = False
     return options
-
-
-def to_file(tensor: Tensor) -> tuple[Tensor, mmap.mmap | None]:
-    """The same numbers in a temporary file, mapped: they take memory only while something reads them.
-
-    The file has no name, and its space is free again when the tensor is gone or the process ends.
-    """
-    tensor = tensor.contiguous()
-    if tensor.nbytes < mmap.PAGESIZE:
-        return tensor, None
-    with tempfile.TemporaryFile(prefix="visglm-") as file:
-        file.write(tensor.numpy().data)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), tensor.nbytes, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape), mapping
 
 
 def external(onnx: Any, name: str, array: Any) -> Any:

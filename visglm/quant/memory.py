@@ -1,0 +1,72 @@
+"""Where packed numbers lie: in files that are read when they are needed, and what is freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import VisGLMError
+
+
+def to_file(tensor: Tensor) -> tuple[Tensor, mmap.mmap | None]:
+    """The same numbers in a temporary file, mapped: they take memory from when something reads them until `forget`.
+
+    The file has no name, and its space is free again when the tensor is gone or the process ends. What is smaller than
+    a page stays where it is, without a mapping.
+
+    Raises:
+        VisGLMError: there is no room for it.
+    """
+    tensor = tensor.contiguous()
+    if tensor.nbytes < mmap.PAGESIZE:
+        return tensor, None
+    try:
+        with tempfile.TemporaryFile(prefix="visglm-", dir=folder_of_files()) as file:
+            file.write(tensor.numpy().data)
+            file.flush()
+            # Writing to the tensor writes to the file: `forget` loses nothing.
+            mapping = mmap.mmap(file.fileno(), tensor.nbytes, access=mmap.ACCESS_WRITE)
+    except OSError as error:
+        raise VisGLMError(
+            f"{tensor.nbytes:,} bytes of packed weights cannot be written to {folder_of_files()} "
+            f"({error.strerror or error}); as many as the weights take must fit there. Name a folder on a larger disk "
+            "by the environment variable TMPDIR."
+        ) from error
+    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape), mapping
+
+
+def forget(mapping: mmap.mmap | None) -> None:
+    """Take the pages out of memory; whoever reads them again gets them from the file."""
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def folder_of_files() -> str:
+    """TMPDIR, or /var/tmp: /tmp lies in memory on many systems, where a file takes what it should save."""
+    usual = Path("/var/tmp")
+    return str(usual) if "TMPDIR" not in os.environ and os.access(usual, os.W_OK) else tempfile.gettempdir()
+
+
+@functools.cache
+def c_library() -> Any:
+    """glibc, or None on other systems."""
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        return library if hasattr(library, "malloc_trim") else None
+    except OSError:
+        return None
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed. glibc keeps it where it lies between what is still in use, and packing one
+    weight after the other leaves more of it than there is of packed weights."""
+    if (library := c_library()) is not None:
+        library.malloc_trim(0)
