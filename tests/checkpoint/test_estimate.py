@@ -9,13 +9,17 @@ from visglm import checkpoint
 from visglm.checkpoint import EMBEDDED_MODEL, RandomSource, choose_quantization, estimate
 from visglm.checkpoint.estimate import part_of
 from visglm.cli import main
+from visglm.quant import QuantizedEmbedding
 
 CPU = torch.device("cpu")
 
 
 def loaded_bytes(network) -> dict[str, int]:
     found: dict[str, int] = {}
+    in_files = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, QuantizedEmbedding)}
     for name, tensor in network.state_dict().items():
+        if name in in_files:
+            continue
         found[part_of(name)] = found.get(part_of(name), 0) + tensor.nbytes
     return found
 
@@ -35,12 +39,12 @@ def test_resident_is_what_the_loaded_weights_take(tmp_path, scheme, dtype):
         assert found.resident[part] == pytest.approx(size, rel=0.1)
     files = (tmp_path / "model").glob("*.safetensors")
     assert sum(found.disk.values()) == pytest.approx(sum(file.stat().st_size for file in files), rel=0.1)
-    assert found.load_peak > sum(found.resident.values())
+    assert found.load_peak >= sum(found.resident.values())
 
 
 def test_the_published_size_in_int4(capsys):
     assert main(["estimate", "visualglm-6b", "--quantize", "int4", "--device", "cpu"]) == 0
     lines = {line[:12].strip(): line[12:].split() for line in capsys.readouterr().out.splitlines()}
     assert 15.5 < float(lines["together"][0]) < 15.7
-    assert 5.5 < float(lines["together"][1]) < 6.3
-    assert float(lines["load peak"][0]) < 15
+    assert 5.5 < float(lines["together"][1]) < 6.0
+    assert float(lines["load peak"][0]) < 8

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..config import VisGLMConfig
-from ..quant import Quantization, QuantizedLinear, StoredLinear, replace_modules, store_vision
+from ..quant import Quantization, QuantizedEmbedding, QuantizedLinear, StoredLinear, replace_modules, store_vision
 from .assemble import build
 from .source import Source
 
@@ -59,25 +60,33 @@ def estimate(source: Source, quantization: Quantization | None, device: torch.de
     modules = dict(network.named_modules())
     disk: Counter[str] = Counter()
     resident: Counter[str] = Counter()
-    passing = 0  # the most that one tensor needs on its way in, beside what stays of it
     for name, info in stored.items():
         disk[part_of(name)] += info.num_bytes
+    sizes = {}
     for name, tensor in network.state_dict().items():
         module = modules[name.rpartition(".")[0]]
-        size = tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
-        if isinstance(module, QuantizedLinear) and name.endswith("weight") and module.scheme == "int4":
-            # ONNX Runtime keeps the numbers, and three float32 numbers for each group; ours go to a file.
-            groups = module.weight_scale.numel()
-            size = (tensor.nbytes + groups * 3 * FLOAT32) if device.type == "cpu" else tensor.nbytes
-            passing = max(passing, 2 * tensor.nbytes)  # the weight on its way to the file, and the copy being made
-        elif name.endswith("weight_scale"):
-            size = tensor.nbytes
+        sizes[name] = tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and name.endswith((".weight", ".weight_scale")):
+            sizes[name] = packed_size(module, name, tensor, device)
         elif isinstance(module, StoredLinear) and name in stored:
-            size = stored[name].num_bytes
-        resident[part_of(name)] += size
-        if name in stored:
-            passing = max(passing, 2 * stored[name].num_bytes)
-    return Estimate(dict(disk), dict(resident), sum(resident.values()) + passing, activations(source.config, dtype))
+            sizes[name] = stored[name].num_bytes
+        resident[part_of(name)] += sizes[name]
+    loaded, load_peak = 0, sum(sizes.values())
+    for name, info in stored.items():
+        loaded += sizes.get(name, 0)
+        load_peak = max(load_peak, loaded + 2 * info.num_bytes)  # as it is in its file, and a copy being made
+    return Estimate(dict(disk), dict(resident), load_peak, activations(source.config, dtype))
+
+
+def packed_size(module: QuantizedLinear | QuantizedEmbedding, name: str, tensor: Tensor, device: torch.device) -> int:
+    """What a packed weight or its scale keeps in memory: on a CPU, some of it is in files (see `quant.memory`)."""
+    if device.type != "cpu":
+        return tensor.nbytes
+    if isinstance(module, QuantizedEmbedding):
+        return 0 if name.endswith(".weight") else tensor.nbytes
+    if module.scheme == "int4" and name.endswith(".weight_scale"):
+        return tensor.numel() * 2 * FLOAT32  # ONNX Runtime keeps two numbers for each group; ours are in a file
+    return tensor.nbytes
 
 
 def part_of(name: str) -> str:

@@ -17,6 +17,9 @@ SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+# What is read through a mapping of a file counts as memory until the mapping is closed, and a checkpoint may be one
+# file of many gigabytes. Opening one that torch wrote takes 0.1 s, so not for every tensor.
+MAPPED_BYTES = 2**28
 # What is found under a weight file's name after a bad download: first bytes → what that is.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it points to; run `git lfs pull`",
@@ -59,8 +62,11 @@ class SafetensorsReader:
 
     def tensors(self, path: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
+            names = list(file.keys())
+        for name in names:  # opening takes a millisecond
+            with safe_open(path, "pt") as file:
+                tensor = file.get_tensor(name)
+            yield name, tensor
 
 
 class PickleReader:
@@ -70,7 +76,12 @@ class PickleReader:
         return {name: TensorInfo.of(tensor) for name, tensor in self._load(path).items()}
 
     def tensors(self, path: Path) -> Iterator[tuple[str, Tensor]]:
-        yield from self._load(path).items()
+        content, num_bytes = self._load(path), 0
+        for name in list(content):
+            if num_bytes > MAPPED_BYTES:
+                content, num_bytes = self._load(path), 0
+            num_bytes += content[name].nbytes
+            yield name, content[name]
 
     def _load(self, path: Path) -> Mapping[str, Tensor]:
         if not zipfile.is_zipfile(path):
