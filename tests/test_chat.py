@@ -369,6 +369,7 @@ def requests(vlm):
         ([disc("red"), disc("blue")], "Describe the pictures, please, in as much detail as you can."),
         (None, "它是什么颜色？", history),
         (disc("blue", (30, 200)), "图中有几个物体？"),
+        (disc("yellow"), "And what is this?", history),
     ]
 
 
@@ -393,7 +394,7 @@ def test_a_batch_encodes_its_pictures_together(vlm, requests, batch_size, monkey
 
     monkeypatch.setattr(vlm.model, "get_image_features", watched)
     replies = vlm.batch(requests, batch_size=batch_size, progress=False, max_new_tokens=1)
-    assert sizes == {2: [1, 2, 1], 8: [4]}[batch_size]
+    assert sizes == {2: [1, 2, 2], 8: [5]}[batch_size]
     for reply, single in zip(replies, singles, strict=True):
         found, wanted = reply.history.image_embeds, single.history.image_embeds
         assert (found is None) == (wanted is None)
