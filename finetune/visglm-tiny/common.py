@@ -135,8 +135,9 @@ class Pictures:
         self.teller = teller
         self.names = teller.name(torch.arange(len(load_concepts())))
         self.colours = teller.colour.weight
-        world = World(data / "train.npz", image_size=PRESETS["visglm-tiny"]["vision_config"]["image_size"], seed=seed)
-        self.scenes = iter(SceneStream(world, batch_size, single_share=0.35).loader())
+        size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
+        self.world = World(data / "train.npz", image_size=size, seed=seed)
+        self.scenes = iter(SceneStream(self.world, batch_size, single_share=0.35).loader())
 
     def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
         """The scenes, and their features `[batch, 1 + cells, vit hidden size]`."""

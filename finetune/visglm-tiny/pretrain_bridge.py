@@ -141,7 +141,7 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=3000)
+    parser = arguments_parser(__doc__, steps=2500)
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
