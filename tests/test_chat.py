@@ -163,7 +163,7 @@ def test_a_second_question_does_not_look_again(vlm):
     assert [turn.num_images for turn in third.history.turns] == [1, 0, 1]
     # What was kept is what looking at both again gives.
     both = vlm.encode([disc(), disc("blue")])
-    torch.testing.assert_close(third.history.image_embeds, both, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(third.history.image_embeds, both, atol=1e-4, rtol=1e-4)
 
 
 def test_history_may_be_pairs_of_strings(vlm):
@@ -178,7 +178,7 @@ def test_several_pictures_keep_their_order(vlm):
     red, blue = disc("red"), disc("blue")
     there = vlm.chat([red, blue], "What?", max_new_tokens=1).history.image_embeds
     back = vlm.chat([blue, red], "What?", max_new_tokens=1).history.image_embeds
-    torch.testing.assert_close(there, back.flip(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(there, back.flip(0), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(there[0], there[1], atol=1e-3)
 
 

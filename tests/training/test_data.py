@@ -380,7 +380,7 @@ def test_logits_are_asked_for_where_an_answer_goes_on_and_the_loss_is_that_of_al
     whole = vlm.model(**{name: value for name, value in inputs.items() if name != "logits_to_keep"})
     part = vlm.model(**inputs)
     assert part.logits.shape[1] < whole.logits.shape[1]
-    assert torch.allclose(part.logits, whole.logits[:, batch["logits_to_keep"]], atol=1e-5)
+    assert torch.allclose(part.logits, whole.logits[:, batch["logits_to_keep"]], atol=1e-4)
     assert float(part.loss) == pytest.approx(float(whole.loss), rel=1e-6)
     last = vlm.model(**{**inputs, "logits_to_keep": 3, "num_items_in_batch": 1}).loss
     wanted = torch.nn.functional.cross_entropy(
