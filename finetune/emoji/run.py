@@ -72,7 +72,7 @@ def main() -> None:
         HERE / "train.jsonl",
         method="lora",
         output_dir=arguments.output,
-        epochs=5,
+        epochs=12,
         max_steps=arguments.max_steps,
         batch_size=8,
         learning_rate=1e-3,
