@@ -47,14 +47,8 @@ class Classifier(nn.Module):
 
     def losses(self, features: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         """Cross entropy of the names of lone objects, and of names and colours of the cells of all pictures."""
-        whole, cells, colours = (
-            head(part).float()
-            for head, part in (
-                (self.whole_head, features[:, 0]),
-                (self.cell_head, features[:, 1:]),
-                (self.colour_head, features[:, 1:]),
-            )
-        )
+        whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
+        colours = self.colour_head(features[:, 1:])
         alone = scenes.count == 1
         grid_size = self.image_size // self.patch_size
         labels = scenes.dense_labels(grid_size, scenes.concept).flatten()

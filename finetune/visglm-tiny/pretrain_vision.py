@@ -60,7 +60,7 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)
     scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=0.35).loader())
     rate = arguments.learning_rate
-    # Edges and blobs are learnt: the first, costliest layers of the stem stay as they are.
+    # Edges and blobs are learnt: the first, costliest layers stay as they are, but for the averages of BatchNorm.
     stem = model.vit.patch_embed
     for layer in (stem.backbone.conv1, stem.backbone.bn1, stem.backbone.layer1):
         layer.requires_grad_(False)
