@@ -36,12 +36,27 @@ const clipboard = new DataTransfer();
 clipboard.items.add(new File([bytes], name, { type: "image/png" }));
 target.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
 """
-# Counts how often the page's script has started, so that a click can be told from the drawing that follows it.
-COUNT_RUNS = """
-window.runs = 0;
+# Notes what the page has asked of its server and had answered, so that a click can be told from the drawing that
+# follows it, and when it last changed. The page's own state is no help with that: it never says "running" when a run is
+# over before the browser paints, and not yet when the machine is slow.
+WATCH = """
+window.asked = window.answered = window.changed = 0;
+const note = () => { window.changed = performance.now(); };
+window.WebSocket = class extends WebSocket {
+  constructor(...address) {
+    super(...address);
+    this.addEventListener("message", () => { window.answered = window.asked; note(); });
+  }
+  send(message) {
+    window.asked += 1;
+    super.send(message);
+  }
+};
+new MutationObserver(note).observe(document, { childList: true, subtree: true });
+"""
+IS_SETTLED = """
 const app = document.querySelector("[data-testid=stApp]");
-new MutationObserver(() => { window.runs += app.dataset.testScriptState === "running"; })
-  .observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] });
+return app?.dataset.testScriptState === "notRunning" && performance.now() - window.changed > 500;
 """
 
 
@@ -101,6 +116,7 @@ class Browser:
         self.emulate("setLocaleOverride", locale=language)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.emulate("setEmulatedMedia", features=[scheme])
+        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
     def emulate(self, command: str, **values: Any) -> None:
         self.driver.execute_cdp_cmd(f"Emulation.{command}", values)
@@ -116,7 +132,6 @@ class Browser:
         self.driver.get(address)
         self.find("[data-testid=stChatInputTextArea]")
         self.settle()
-        self.driver.execute_script(COUNT_RUNS)
 
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
@@ -126,10 +141,7 @@ class Browser:
 
     def settle(self) -> None:
         """Wait until the page has been drawn."""
-        time.sleep(0.3)
-        state = "return document.querySelector('[data-testid=stApp]')?.dataset.testScriptState"
-        until(lambda: self.driver.execute_script(state) == "notRunning", "the page to settle", 2 * PATIENCE)
-        time.sleep(0.2)
+        until(lambda: self.driver.execute_script(IS_SETTLED), "the page to settle", 2 * PATIENCE)
 
     def click(self, css: str, number: int = -1) -> None:
         self.driver.execute_script("arguments[0].click()", self.find(css, number))
@@ -142,11 +154,10 @@ class Browser:
     @contextmanager
     def redrawn(self) -> Iterator[None]:
         """Wait until the page has been drawn anew by what is done meanwhile."""
-        runs = "return window.runs"
         self.settle()
-        before = self.driver.execute_script(runs)
+        before = self.driver.execute_script("return window.asked")
         yield
-        until(lambda: self.driver.execute_script(runs) > before, "the page to be drawn anew")
+        until(lambda: self.driver.execute_script("return window.answered") > before, "the page to be drawn anew")
         self.settle()
 
     def say(self, text: str) -> None:
