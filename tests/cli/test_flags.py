@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
+from visglm import VisGLM
 from visglm.cli.flags import add_model, add_settings, docs_of, load_model, read_settings
 from visglm.errors import ConfigError
 from visglm.sampling import Sampling
@@ -78,3 +79,14 @@ def test_a_model_is_loaded_as_the_flags_say(capsys, tmp_path, vlm):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"Loading {tmp_path}" in captured.err and "bfloat16 on cpu, loaded in" in captured.err
+
+
+def test_the_size_of_a_packed_model_is_that_of_the_whole(capsys, tmp_path):
+    packed = VisGLM.from_pretrained(quantize="int8")
+    packed.save_pretrained(tmp_path)
+    whole = VisGLM.from_pretrained().model.num_parameters()
+    assert packed.model.num_parameters() < whole
+    parser = argparse.ArgumentParser()
+    add_model(parser)
+    load_model(parser.parse_args(["--model", str(tmp_path)]))
+    assert f"{whole / 1e6:,.1f} M parameters in int8 and float32 on cpu" in capsys.readouterr().err

@@ -83,6 +83,7 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     show_status(f"Loading {name} …")
     started = time.perf_counter()
     from ..chat import VisGLM
+    from ..quant import count_weights
 
     vlm = VisGLM.from_pretrained(
         arguments.model,
@@ -92,8 +93,11 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         allow_urls=arguments.allow_urls,
     )
     seconds = time.perf_counter() - started
-    size, dtype = f"{vlm.model.num_parameters() / 1e6:,.1f} M parameters", str(vlm.model.dtype).removeprefix("torch.")
-    show_status(f"{name}: {size} in {dtype} on {vlm.device}, loaded in {seconds:.1f} s.")
+    forms = [str(vlm.model.dtype).removeprefix("torch.")]
+    if vlm.model.config.quantization is not None:
+        forms.insert(0, vlm.model.config.quantization["scheme"])
+    size = f"{count_weights(vlm.model) / 1e6:,.1f} M parameters in {' and '.join(forms)}"
+    show_status(f"{name}: {size} on {vlm.device}, loaded in {seconds:.1f} s.")
     return vlm
 
 

@@ -23,7 +23,7 @@ LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a
 
 __all__ = [
     "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
-    "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
+    "count_weights", "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
     "store_vision", "use_products", "usual_group_size",
 ]  # fmt: skip
 
@@ -125,6 +125,17 @@ def modules_of(network: PreTrainedModel, parts: tuple[str, ...]) -> dict[str, An
         and (part := part_of(name, module)) in parts
         and part not in tied
     }
+
+
+def count_weights(network: PreTrainedModel) -> int:
+    """Weights of a network, packed ones included: those are no parameters, and `num_parameters` does not count them."""
+    count = network.num_parameters()
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            count += module.in_features * module.out_features
+        elif isinstance(module, QuantizedEmbedding):
+            count += module.num_embeddings * module.embedding_dim
+    return count
 
 
 def replace_modules(network: PreTrainedModel, quantization: Quantization, dtype: torch.dtype) -> None:
