@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from classifier import pixel_values
 from concepts import Concept, load_concepts
 from einops import rearrange
-from questions import Asker, things_of
+from questions import Asker, things_in
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes, SceneStream, World
@@ -228,9 +228,7 @@ def add_questions(
     num_without_picture: int,
 ) -> None:
     """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
-    for index, count in enumerate(scenes.count.tolist()):
-        values = (scenes.concept, scenes.centre, scenes.colour)
-        things = things_of(*(value[index, :count].tolist() for value in values))
+    for index, things in enumerate(things_in(scenes)):
         for _ in range(num_questions):
             turns = asker.converse(things) if asker.random.random() < 0.25 else [asker.ask(things)]
             rows.add([(turn.text, turn.answer) for turn in turns], turns[-1].language, index)

@@ -31,7 +31,7 @@ import transformers
 from concepts import Concept, load_concepts, load_unseen, read_phrasings
 from grid import draw_grid
 from PIL import Image
-from questions import Asker, Question, Thing, things_of
+from questions import Asker, Question, Thing, things_in, things_of
 from torch import Tensor
 from tqdm import tqdm
 from world import Scenes, World
@@ -123,10 +123,8 @@ def draw(world: World, arrangement: str) -> list[tuple[Image.Image, list]]:
 
 def tell(scenes: Scenes) -> Iterator[tuple[Image.Image, list]]:
     """Each picture, and the things in it."""
-    for index, count in enumerate(scenes.count.tolist()):
-        values = (scenes.concept, scenes.centre, scenes.colour)
-        pixels = (scenes.pictures[index].permute(1, 2, 0) * 255).round().byte().numpy()
-        yield Image.fromarray(pixels), things_of(*(value[index, :count].tolist() for value in values))
+    for picture, things in zip(scenes.pictures, things_in(scenes), strict=True):
+        yield Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()), things
 
 
 def ask(asker: Asker, kind: str, things: list, language: str, number: int) -> Question:

@@ -11,9 +11,18 @@ stages is needed: they can run beside this one.
 from __future__ import annotations
 
 import torch
-from common import Rows, Teller, add_questions, arguments_parser, build_model, build_tokenizer, parameter_groups, train
+from common import (
+    Rows,
+    Teller,
+    add_questions,
+    arguments_parser,
+    build_model,
+    build_tokenizer,
+    parameter_groups,
+    train,
+)
 from concepts import load_concepts
-from questions import Asker
+from questions import WEIGHTS_ALONE, WEIGHTS_SEVERAL, Asker, things_in
 from torch import Tensor, nn
 from world import World
 
@@ -38,8 +47,24 @@ def main() -> None:
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         return {"loss": rows.loss(model, teller(scenes))}
 
+    @torch.no_grad()
+    def losses_by_kind() -> dict[str, float]:
+        """A skill that is asked for too rarely to be learnt does not show in the mean over all of them."""
+        losses = {}
+        for kinds, single_share in ((WEIGHTS_ALONE, 1.0), (WEIGHTS_SEVERAL, 0.0)):
+            scenes = world.tell(32, single_share)
+            scenes.colour.clamp_(min=0)  # so that there is a colour to ask for
+            for kind in kinds:
+                rows = Rows(tokenizer, model.config.num_query_tokens)
+                for index, things in enumerate(things_in(scenes)):
+                    question = asker.ask(things, kind)
+                    rows.add([(question.text, question.answer)], question.language, index)
+                losses[f"{kind} of {'one' if single_share else 'several'}"] = rows.loss(model, teller(scenes)).item()
+        return losses
+
     optimizer = torch.optim.AdamW(parameter_groups(learners), lr=arguments.learning_rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_text.jsonl")
+    log = arguments.output / "pretrain_text.jsonl"
+    train(optimizer, step_loss, arguments.steps, log, every=(500, losses_by_kind))
     text = {name: value for name, value in model.state_dict().items() if not name.startswith("model.vision.")}
     torch.save(text, arguments.output / "text.pt")
     torch.save(teller.state_dict(), arguments.output / "teller.pt")

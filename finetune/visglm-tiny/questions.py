@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from concepts import GROUPS, Concept, read_phrasings
-from world import COLOURS
+from world import COLOURS, Scenes
 
 COLOURS_ZH = dict(
     zip(COLOURS, ("黑色", "白色", "灰色", "红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)
@@ -129,6 +129,15 @@ def things_of(concept: list[int], centre: list[list[float]], colour: list[int]) 
     return [
         Thing(index, place, COLOURS[shade] if shade >= 0 else "")
         for index, place, shade in zip(concept, places, colour, strict=True)
+    ]
+
+
+def things_in(scenes: Scenes) -> list[list[Thing]]:
+    """What may be asked about, scene by scene."""
+    values = (scenes.concept, scenes.centre, scenes.colour)
+    return [
+        things_of(*(value[index, :count].tolist() for value in values))
+        for index, count in enumerate(scenes.count.tolist())
     ]
 
 
