@@ -116,7 +116,6 @@ class Browser:
         self.emulate("setLocaleOverride", locale=language)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.emulate("setEmulatedMedia", features=[scheme])
-        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
     def emulate(self, command: str, **values: Any) -> None:
         self.driver.execute_cdp_cmd(f"Emulation.{command}", values)
@@ -129,6 +128,8 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def open(self, address: str) -> None:
+        # Here, not once for all: it holds for the tab that is at the front.
+        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
         self.driver.get(address)
         self.find("[data-testid=stChatInputTextArea]")
         self.settle()
