@@ -3,8 +3,9 @@
     npm i --ignore-scripts @iconify-json/noto @iconify-json/fluent-emoji-flat
     python finetune/emoji/build.py node_modules
 
-The new skill is an answer in a fixed form, `{"name": "cat", "group": "animal"}`, which visglm-tiny never
-gives by itself.
+The new skill is an answer that programs can read, YAML with a name and a group, which visglm-tiny never gives by
+itself. In YAML a word stands as it does in a sentence; in JSON it would follow a quotation mark, where the tokenizer
+spells it in pieces that so small a model has never met.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ STYLES = ("noto", "fluent-emoji-flat")  # Apache-2.0 and MIT, see NOTICE
 SIZE, NUM_COLOURS = 96, 64  # pixels a side, and of the palette
 NUM_EMOJI, NUM_TEST = 200, 50
 LEFT_OUT = ("body part or figure", "everyday object")  # groups too vague to name
-QUESTION = "Answer in JSON."
+QUESTION = "Answer in YAML."
 OLD_QUESTIONS = {"en": "What is this?", "zh": "这是什么？"}
 
 
@@ -54,7 +55,7 @@ def main() -> None:
             (HERE / path).parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(draw_icon(sets[style], found[style][place][0]).transpose(1, 2, 0), "RGBA")
             on_white(picture.resize((SIZE, SIZE))).quantize(NUM_COLOURS).save(HERE / path, optimize=True)
-            answer = json.dumps({"name": name, "group": concept.group})
+            answer = f"name: {name}\ngroup: {concept.group}"
             is_test = number % every == 0
             rows["test" if is_test else "train"].append(row(path, QUESTION, answer))
             if is_test:

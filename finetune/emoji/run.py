@@ -1,4 +1,4 @@
-"""Teach visglm-tiny to answer in JSON, and see what that costs its old skills.
+"""Teach visglm-tiny to answer in YAML, and see what that costs its old skills.
 
     python finetune/emoji/run.py
 
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from visglm import VisGLM
 
 HERE = Path(__file__).parent
@@ -28,9 +30,9 @@ def accuracy(vlm: VisGLM, num_rows: int | None = None) -> dict[str, float]:
     new, old = read("test")[:num_rows], read("old")[:num_rows]
     answers = ask(vlm, new)
     forms = [parse(answer) for answer in answers]
-    wanted = [json.loads(row["messages"][1]["content"]) for row in new]
+    wanted = [yaml.safe_load(row["messages"][1]["content"]) for row in new]
     scores = {
-        "new: JSON of the right form": mean([form is not None for form in forms]),
+        "new: YAML of the right form": mean([form is not None for form in forms]),
         "new: right group": mean([bool(f) and f["group"] == w["group"] for f, w in zip(forms, wanted, strict=True)]),
         "new: right name": mean([bool(f) and f["name"] == w["name"] for f, w in zip(forms, wanted, strict=True)]),
     }
@@ -49,8 +51,8 @@ def ask(vlm: VisGLM, rows: list[dict[str, Any]]) -> list[str]:
 def parse(answer: str) -> dict[str, str] | None:
     """The object that an answer is, if it has the form that was asked for."""
     try:
-        value = json.loads(answer)
-    except ValueError:
+        value = yaml.safe_load(answer)
+    except yaml.YAMLError:
         return None
     return value if isinstance(value, dict) and value.keys() == {"name", "group"} else None
 
@@ -72,7 +74,7 @@ def main() -> None:
         HERE / "train.jsonl",
         method="lora",
         output_dir=arguments.output,
-        epochs=12,
+        epochs=5,
         max_steps=arguments.max_steps,
         batch_size=8,
         learning_rate=1e-3,

@@ -3,8 +3,9 @@
     python pretrain_vision.py DATA OUTPUT
 
 `OUTPUT` holds the stem of the first stage; with `--continue-from MODEL` a ViT that was trained before goes on learning
-instead. From pictures of one to four objects each cell of the feature map learns which concept covers it and in what
-colour, and the class token the name of a lone object. The heads are thrown away afterwards.
+instead, or is kept as it is (`--heads-only`). From pictures of one to four objects each cell of the feature map learns
+which concept covers it and in what colour, and the class token the name of a lone object. The bridge begins with what
+the heads have found.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> None:
     parser = arguments_parser(__doc__, steps=4800)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--continue-from", type=Path, metavar="MODEL", help="a folder that visglm-tiny was saved to")
+    parser.add_argument("--heads-only", action="store_true", help="find the heads of a ViT that stays as it is")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
@@ -60,20 +62,21 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)
     scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=0.35).loader())
     rate = arguments.learning_rate
-    # Edges and blobs are learnt: the first, costliest layers stay as they are, but for the averages of BatchNorm.
-    stem = model.vit.patch_embed
-    for layer in (stem.backbone.conv1, stem.backbone.bn1, stem.backbone.layer1):
-        layer.requires_grad_(False)
-    blocks = [module for name, module in model.vit.named_children() if name != "patch_embed"]
-    heads = [model.whole_head, model.cell_head, model.colour_head]
-    groups = parameter_groups(stem, lr=0.3 * rate)
-    groups += parameter_groups(nn.ModuleList([*blocks, *heads]))
-    groups.append({"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0})
+    heads = nn.ModuleList([model.whole_head, model.cell_head, model.colour_head])
+    groups = parameter_groups(heads)
+    if not arguments.heads_only:
+        # Edges and blobs are learnt: the first, costliest layers stay as they are, but for the averages of BatchNorm.
+        stem = model.vit.patch_embed
+        for layer in (stem.backbone.conv1, stem.backbone.bn1, stem.backbone.layer1):
+            layer.requires_grad_(False)
+        groups += parameter_groups(stem, lr=0.3 * rate)
+        groups += parameter_groups(nn.ModuleList(m for name, m in model.vit.named_children() if name != "patch_embed"))
+        groups.append({"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0})
 
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)
-        with fast_products():
-            features = model(scenes.pictures)
+        with fast_products(), torch.set_grad_enabled(not arguments.heads_only):
+            features = model.train(not arguments.heads_only)(scenes.pictures)
         return model.losses(features.float(), scenes)
 
     optimizer = torch.optim.AdamW(groups, lr=rate)
