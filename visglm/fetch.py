@@ -51,6 +51,8 @@ def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes
     deadline = time.monotonic() + timeout
     try:
         for _ in range(max_redirects + 1):
+            if time.monotonic() >= deadline:
+                raise TimeoutError  # a redirect can come in just before the connection is cut
             body, location = _get(check_url(url), max_bytes, deadline)
             if location is None:
                 return body
