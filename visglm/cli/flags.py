@@ -83,7 +83,7 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     show_status(f"Loading {name} …")
     started = time.perf_counter()
     from ..chat import VisGLM
-    from ..quant import count_weights
+    from ..quant import Quantization, count_weights
 
     vlm = VisGLM.from_pretrained(
         arguments.model,
@@ -94,8 +94,8 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     )
     seconds = time.perf_counter() - started
     forms = [str(vlm.model.dtype).removeprefix("torch.")]
-    if vlm.model.config.quantization is not None:
-        forms.insert(0, vlm.model.config.quantization["scheme"])
+    if quantization := Quantization.of(vlm.model.config):
+        forms.insert(0, quantization.scheme)
     size = f"{count_weights(vlm.model) / 1e6:,.1f} M parameters in {' and '.join(forms)}"
     show_status(f"{name}: {size} on {vlm.device}, loaded in {seconds:.1f} s.")
     return vlm
