@@ -4,7 +4,7 @@
 
 Both learn the same rows: the same pictures, questions and answers, tokenized by the same tokenizer as they are read,
 with transformers' Trainer and LoRA of the same rank on every linear layer of the text model. The shape is that of
-visglm-tiny, with linear patches as BLIP-2 has them; what its stem costs (a ResNet-18) is shown on a line of its own.
+visglm-tiny, with linear patches as BLIP-2 has them; what its convolutional stem costs is shown on a line of its own.
 
 Each side lives in a process of its own, so that peaks are its own, and they take turns: whatever else the machine does
 hits all of them. Rows per second are the median over the rounds, ratios the median of those within a round.

@@ -60,7 +60,7 @@ class Counter:
 
 def test_the_embedded_model_is_small_and_float32_on_a_cpu(vlm):
     weights = Path(vlm.model.config._name_or_path) / "model.safetensors"
-    assert weights.stat().st_size <= 25 * 10**6
+    assert weights.stat().st_size <= 30 * 10**6
     assert vlm.model.dtype == (torch.float32 if vlm.device.type == "cpu" else torch.bfloat16)
     assert not vlm.model.training
 

@@ -197,9 +197,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "intermediate_size": 1024,
             "num_hidden_layers": 3,
             "num_attention_heads": 8,
-            "image_size": 96,
+            "image_size": 112,
             "patch_size": 16,
-            "stem": "resnet18",
+            "stem": "tf_efficientnet_lite2",
         },
         "qformer_config": {
             "hidden_size": 256,

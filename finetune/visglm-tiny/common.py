@@ -7,16 +7,18 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from classifier import pixel_values
-from concepts import Concept, load_concepts
+from concepts import GROUPS, Concept, load_concepts
 from einops import rearrange
 from questions import Asker, things_in
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes, SceneStream, World
 
@@ -71,9 +73,9 @@ def as_told(embeddings: Tensor) -> Tensor:
 class Teller(nn.Module):
     """Scenes to visual tokens `[batch, 8, hidden_size]`: the names of the four objects in English, then in Chinese.
 
-    A token is the embedding of a name's words in the text model itself (see `as_told`), with the object's colour and
-    place added. To name a thing is then to repeat a word, which a small model learns once for all names instead of name
-    by name.
+    A token is the embedding of a name's words in the text model itself (see `as_told`), with the object's group, colour
+    and place added. To name a thing is then to repeat a word, which a small model learns once for all names instead of
+    name by name. The group is told apart from the name because it can be seen of things that have none here.
 
     Args:
         concepts: what may be told of.
@@ -89,7 +91,10 @@ class Teller(nn.Module):
         nothing = [[-1] * longest]
         padded = [nothing + [ids + [-1] * (longest - len(ids)) for ids in of_language] for of_language in names]
         self.register_buffer("names", torch.tensor(padded))  # [2, 1 + concepts, longest], -1 behind the last word
+        self.register_buffer("groups", torch.tensor([list(GROUPS).index(concept.group) for concept in concepts]))
         self.embeddings = embeddings
+        self.group = nn.Embedding(len(GROUPS), hidden_size)
+        self.group.weight.data.mul_(0.5)
         self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
         self.colour.weight.data.mul_(0.5)
         self.something = nn.Parameter(torch.randn(hidden_size))  # tells objects from words, in whatever looks at both
@@ -104,7 +109,7 @@ class Teller(nn.Module):
         return 2 * as_told(F.layer_norm(name, name.shape[-1:]))
 
     def forward(self, scenes: Scenes) -> Tensor:
-        told = self.name(scenes.concept) + self.something
+        told = self.name(scenes.concept) + self.group(self.groups[scenes.concept]) + self.something
         told = told + self.colour(scenes.colour + 1) + self.place(scenes.centre)
         told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
         return rearrange(told, "language batch object hidden -> batch (language object) hidden")
@@ -134,7 +139,6 @@ class Pictures:
     def __init__(self, data: Path, teller: Teller, batch_size: int, seed: int):
         self.teller = teller
         self.names = teller.name(torch.arange(len(load_concepts())))
-        self.colours = teller.colour.weight
         size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
         self.world = World(data / "train.npz", image_size=size, seed=seed)
         self.scenes = iter(SceneStream(self.world, batch_size, single_share=0.35).loader())
@@ -148,7 +152,7 @@ class Pictures:
 
     def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         """How far visual tokens are from what should be told (0 to about 1, what is no better than their mean), and the
-        cross entropy of names and of colours: telling those apart is learnt much faster from that than from a distance.
+        cross entropy of names, groups and colours: to tell those apart is learnt much faster from that.
         """
         scenes = scenes.in_reading_order()
         told = self.teller(scenes)
@@ -159,10 +163,19 @@ class Pictures:
         logits = telling @ self.names.mT * 20 / self.names[0, 0].square().sum()
         concept = scenes.concept.flatten().repeat(2)  # in English, then in Chinese
         names = F.cross_entropy(logits.flatten(0, 1), concept, ignore_index=-1)
+        telling = telling.flatten(0, 1)
         is_there = concept >= 0
-        logits = telling.flatten(0, 1)[is_there] @ self.colours.T * 10 / self.colours.square().sum(-1).mean()
-        colours = F.cross_entropy(logits, scenes.colour.flatten().repeat(2)[is_there] + 1)
-        return {"told": F.mse_loss(image_embeds, told) / told.var(), "names": 0.5 * names, "colours": 0.3 * colours}
+        groups = tell_apart(telling[is_there], self.teller.group.weight, self.teller.groups[concept[is_there]])
+        colour = scenes.colour.flatten().repeat(2)
+        is_clear = colour >= 0  # of the others nobody is asked for a colour
+        colours = tell_apart(telling[is_clear], self.teller.colour.weight[1:], colour[is_clear])
+        distance = F.mse_loss(image_embeds, told) / told.var()
+        return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": 0.3 * colours}
+
+
+def tell_apart(telling: Tensor, words: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of which of `words [num, hidden_size]` is in each of `telling [objects, hidden_size]`."""
+    return F.cross_entropy(telling @ words.mT * 10 / words.square().sum(-1).mean(), labels)
 
 
 class Rows:
@@ -204,14 +217,15 @@ class Rows:
         def padded(values: list[list[int]], padding: int) -> Tensor:
             return torch.tensor([[padding] * (length - len(row)) + row for row in values])
 
-        return model(
-            input_ids=padded([row.input_ids for row in rows], self.pad),
-            attention_mask=padded([[1] * len(row.input_ids) for row in rows], 0),
-            labels=padded([row.labels for row in rows], IGNORE_INDEX)[:, -kept:],
-            image_embeds=image_embeds[scenes] if scenes else None,
-            use_cache=False,
-            logits_to_keep=kept,
-        ).loss
+        with fast_products():
+            return model(
+                input_ids=padded([row.input_ids for row in rows], self.pad),
+                attention_mask=padded([[1] * len(row.input_ids) for row in rows], 0),
+                labels=padded([row.labels for row in rows], IGNORE_INDEX)[:, -kept:],
+                image_embeds=image_embeds[scenes] if scenes else None,
+                use_cache=False,
+                logits_to_keep=kept,
+            ).loss
 
 
 def split(items: list[int], num_groups: int) -> list[list[int]]:
@@ -227,19 +241,23 @@ def add_questions(
     num_questions: int,
     num_without_picture: int,
 ) -> None:
-    """Questions about each scene, a quarter of them after an earlier question, and some without a picture."""
+    """Questions about each scene, a third of them after an earlier question, and some without a picture."""
     for index, things in enumerate(things_in(scenes)):
         for _ in range(num_questions):
-            turns = asker.converse(things) if asker.random.random() < 0.25 else [asker.ask(things)]
+            turns = asker.converse(things) if asker.random.random() < 0.35 else [asker.ask(things)]
             rows.add([(turn.text, turn.answer) for turn in turns], turns[-1].language, index)
     for _ in range(num_without_picture):
         question = asker.ask_without_picture()
         rows.add([(question.text, question.answer)], question.language, None)
 
 
-def fast_products() -> torch.autocast:
-    """bfloat16 products where the processor has instructions for them, float32 where they would be emulated."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu.get_capabilities().get("avx512_bf16", False))
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """bfloat16 products where the processor has instructions for them, float32 where they would be emulated; and
+    attention step by step: through as few tokens as there are here, the fused kernel's way back takes far longer."""
+    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def parameter_groups(module: nn.Module, weight_decay: float = 0.05, **options: float) -> list[dict]:

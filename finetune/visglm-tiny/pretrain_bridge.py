@@ -141,7 +141,7 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=2500)
+    parser = arguments_parser(__doc__, steps=1400)
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -158,8 +158,9 @@ def main() -> None:
     with torch.no_grad():
         seen = [pictures.next(vision) for _ in range(20)]
     alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])
-    names = Entries(classifier.cell_head.weight[: classifier.num_concepts], pictures.names)
-    colours = Entries(classifier.colour_head.weight, pictures.colours[1:].expand(2, -1, -1))
+    words = pictures.names + teller.group(teller.groups)
+    names = Entries(classifier.cell_head.weight[: classifier.num_concepts], words)
+    colours = Entries(classifier.colour_head.weight, teller.colour.weight[1:].expand(2, -1, -1))
     write_dictionary(vision, [names, colours], alone)
     vision.projection.bias.data.copy_(teller.something)
     vision.vit.blocks.requires_grad_(True)

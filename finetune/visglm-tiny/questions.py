@@ -52,8 +52,8 @@ TEXT_ONLY = (
 )
 NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
 # How often each kind is asked, relative to the others.
-WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 3, "count": 1, "presence": 4, "colour": 12, "outside": 0.7}
-WEIGHTS_SEVERAL = {"describe": 1.5, "count": 2, "presence": 5, "position": 5, "where": 5, "outside": 0.5}
+WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 1, "presence": 5, "colour": 8, "outside": 1}
+WEIGHTS_SEVERAL = {"describe": 1.5, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
 
 
 # Names that take no article: no plural, but not counted either, or a proper name.

