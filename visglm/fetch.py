@@ -51,9 +51,9 @@ def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes
     deadline = time.monotonic() + timeout
     try:
         for _ in range(max_redirects + 1):
-            if time.monotonic() >= deadline:
-                raise TimeoutError  # a redirect can come in just before the connection is cut
             body, location = _get(check_url(url), max_bytes, deadline)
+            if time.monotonic() >= deadline:
+                raise TimeoutError  # the connection was cut, so that the body merely seems to end here
             if location is None:
                 return body
             url = urljoin(url, location)
@@ -124,10 +124,7 @@ def _get(parts: SplitResult, max_bytes: int, deadline: float) -> tuple[bytes, st
         if response.status != 200:
             raise ImageError(f"the server answered with status {response.status}.")
         check_num_bytes(response.length or 0, max_bytes)
-        body = read_all(response.read, max_bytes)
-        if time.monotonic() >= deadline:
-            raise TimeoutError  # the connection was cut, so that the body merely seems to end here
-        return body, None
+        return read_all(response.read, max_bytes), None
 
 
 @contextmanager
