@@ -37,19 +37,15 @@ def imagenet_weights() -> dict[str, Tensor]:
     file = Path(find_spec(IMAGENET_PACKAGE).origin).parent / IMAGENET_FILE
     if hashlib.sha256(file.read_bytes()).hexdigest() != IMAGENET_SHA256:
         raise SystemExit(f"{file} is not the file this model began with: its SHA-256 should be {IMAGENET_SHA256}.")
-    tensors = torch.load(file, weights_only=True)
-    values = [value for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
-    names = [name for name in timm.create_model("tf_efficientnet_lite2").state_dict() if "num_batches" not in name]
-    return dict(zip(names, values, strict=True))
+    names = timm.create_model("tf_efficientnet_lite2").state_dict()
+    return dict(zip(names, torch.load(file, weights_only=True).values(), strict=True))
 
 
 @torch.no_grad()
 def load_imagenet(backbone: nn.Module) -> None:
     """Give the stem what ImageNet taught, for pictures normalized as ours are."""
     weights = imagenet_weights()
-    for name, tensor in backbone.state_dict().items():
-        if name in weights:
-            tensor.copy_(weights[name])
+    backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
     # Its pictures were (x - 127) / 128. What that changes goes into the first convolution and the mean behind it.
     scale = STD.flatten() / IMAGENET_STD
     shift = (MEAN.flatten() - IMAGENET_MEAN) / IMAGENET_STD
