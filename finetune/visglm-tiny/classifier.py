@@ -51,8 +51,7 @@ class Classifier(nn.Module):
         colours = self.colour_head(features[:, 1:])
         alone = scenes.count == 1
         grid_size = self.image_size // self.patch_size
-        labels = scenes.dense_labels(grid_size, scenes.concept).flatten()
-        shades = scenes.dense_labels(grid_size, scenes.colour).flatten()
+        labels, shades = (of.flatten() for of in scenes.dense_labels(grid_size, scenes.concept, scenes.colour))
         is_empty = labels == BACKGROUND
         per_cell = F.cross_entropy(
             cells.flatten(0, 1),
@@ -66,5 +65,5 @@ class Classifier(nn.Module):
             # Half the cells are background and soon known, so they count less.
             "cells": per_cell[labels >= 0].mean() + 0.3 * per_cell[is_empty].mean(),
             # Names alone leave next to nothing of the colours.
-            "colours": F.cross_entropy(colours.flatten(0, 1)[shades >= 0], shades[shades >= 0]),
+            "cell_colours": F.cross_entropy(colours.flatten(0, 1)[shades >= 0], shades[shades >= 0]),
         }

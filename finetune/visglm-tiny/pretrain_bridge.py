@@ -1,10 +1,10 @@
-"""Fourth stage: the bridge alone learns to tell what the ViT sees.
+"""Fourth stage: the bridge learns to tell what the ViT sees, while the ViT goes on learning.
 
     python pretrain_bridge.py DATA OUTPUT
 
 `OUTPUT` holds what the earlier stages wrote. The visual tokens of a picture become what the text model was told in its
-place, object by object in reading order. The stem stays as it is; the rest of the ViT, which was not to mind places so
-far, goes on learning.
+place, object by object in reading order. The ViT, which was not to mind places so far, keeps its heads and learns from
+both: naming is what the whole model lacks most, and no later stage sees as many pictures in its time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from classifier import Classifier
 from common import Pictures, arguments_parser, build_model, build_tokenizer, load_text, parameter_groups, train
 from concepts import load_concepts
+from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
+from world import World
 
 from visglm.vision import VisionEncoder
 
@@ -141,8 +143,8 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1400)
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures per step")
+    parser = arguments_parser(__doc__, steps=6600)
+    parser.add_argument("--batch-size", type=int, default=48, help="pictures per step")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
@@ -150,30 +152,45 @@ def main() -> None:
     teller = load_text(model, tokenizer, arguments.output)
     classifier = Classifier(len(load_concepts()))
     classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
+    classifier.to(memory_format=torch.channels_last)
     vision = model.model.vision
-    vision.vit = classifier.vit.requires_grad_(False)
-    vision.train()
+    vision.vit = classifier.vit
+    unseen = World(arguments.data / "openmoji.npz", image_size=classifier.image_size, seed=1, augment=False)
     pictures = Pictures(arguments.data, teller, arguments.batch_size, arguments.seed + 300)
+    start_bridge(vision, classifier, pictures)
+    make_trainable(vision.vit.patch_embed.backbone)
+
+    def step_loss() -> dict[str, Tensor]:
+        scenes, features = pictures.next(vision)
+        return classifier.losses(features, scenes) | pictures.losses(vision.bridge(features), scenes)
+
+    def look_and_save() -> dict[str, float]:
+        torch.save(vision.state_dict(), arguments.output / "vision.pt")
+        return look(classifier, classifier.name, unseen, arguments.output / "bridged.pt")
+
+    rate = 0.5 * arguments.learning_rate
+    groups = vit_groups(classifier, rate)
+    groups += parameter_groups(nn.ModuleList([vision.qformer, vision.projection]), lr=0.6 * rate)
+    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": 0.6 * rate})
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    vision.train()
+    every = (400, look_and_save)
+    train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_bridge.jsonl", every)
+
+
+@torch.no_grad()
+def start_bridge(vision: VisionEncoder, classifier: Classifier, pictures: Pictures) -> None:
+    """Start the bridge as a dictionary of what the heads tell apart."""
+    teller = pictures.teller
+    vision.train()
     say_where(vision, pictures)
-    with torch.no_grad():
-        seen = [pictures.next(vision) for _ in range(20)]
+    seen = [pictures.next(vision) for _ in range(14)]
     alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])
     words = pictures.names + teller.group(teller.groups)
     names = Entries(classifier.cell_head.weight[: classifier.num_concepts], words)
     colours = Entries(classifier.colour_head.weight, teller.colour.weight[1:].expand(2, -1, -1))
     write_dictionary(vision, [names, colours], alone)
-    vision.projection.bias.data.copy_(teller.something)
-    vision.vit.blocks.requires_grad_(True)
-
-    def step_loss() -> dict[str, Tensor]:
-        scenes, features = pictures.next(vision)
-        return pictures.losses(vision.bridge(features), scenes)
-
-    groups = parameter_groups(nn.ModuleList([vision.vit.blocks, vision.qformer, vision.projection]))
-    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, lr=0.3 * arguments.learning_rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_bridge.jsonl")
-    torch.save(vision.state_dict(), arguments.output / "vision.pt")
+    vision.projection.bias.copy_(teller.something)
 
 
 if __name__ == "__main__":

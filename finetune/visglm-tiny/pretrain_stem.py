@@ -34,7 +34,12 @@ def imagenet_weights() -> dict[str, Tensor]:
 
     The package has names of its own; both count the layers from the picture on, so that the order tells.
     """
-    file = Path(find_spec(IMAGENET_PACKAGE).origin).parent / IMAGENET_FILE
+    package = find_spec(IMAGENET_PACKAGE)
+    if package is None:
+        raise SystemExit(
+            f"The stem begins with weights of the package {IMAGENET_PACKAGE}; `make tiny-data` installs it."
+        )
+    file = Path(package.origin).parent / IMAGENET_FILE
     if hashlib.sha256(file.read_bytes()).hexdigest() != IMAGENET_SHA256:
         raise SystemExit(f"{file} is not the file this model began with: its SHA-256 should be {IMAGENET_SHA256}.")
     names = timm.create_model("tf_efficientnet_lite2").state_dict()

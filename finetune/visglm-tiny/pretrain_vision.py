@@ -57,6 +57,18 @@ def look(model: Classifier, name: Callable[[Tensor], Tensor], world: World, outp
     return {"openmoji_accuracy": share}
 
 
+def vit_groups(model: Classifier, rate: float) -> list[dict]:
+    """What a whole ViT learns with, for an optimizer: its stem, which knows much already, more slowly."""
+    vit = model.vit
+    rest = nn.ModuleList(module for name, module in vit.named_children() if name != "patch_embed")
+    return [
+        *parameter_groups(nn.ModuleList([model.whole_head, model.cell_head, model.colour_head]), lr=rate),
+        *parameter_groups(vit.patch_embed, lr=0.3 * rate),
+        *parameter_groups(rest, lr=rate),
+        {"params": [vit.cls_token, vit.pos_embed], "weight_decay": 0.0, "lr": rate},
+    ]
+
+
 def main() -> None:
     parser = arguments_parser(__doc__, steps=2400)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -67,15 +79,10 @@ def main() -> None:
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     model = Classifier(int(world.concept.max()) + 1)
     model.load_state_dict(torch.load(arguments.output / "stem.pt", weights_only=True))
-    stem = model.vit.patch_embed
-    make_trainable(stem.backbone)
+    make_trainable(model.vit.patch_embed.backbone)
     model.to(memory_format=torch.channels_last)
     scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=0.35).loader())
     rate = arguments.learning_rate
-    groups = parameter_groups(nn.ModuleList([model.whole_head, model.cell_head, model.colour_head]))
-    groups += parameter_groups(stem, lr=0.3 * rate)
-    groups += parameter_groups(nn.ModuleList(m for name, m in model.vit.named_children() if name != "patch_embed"))
-    groups.append({"params": [model.vit.cls_token, model.vit.pos_embed], "weight_decay": 0.0})
 
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)
@@ -83,7 +90,7 @@ def main() -> None:
             features = model(scenes.pictures)
         return model.losses(features.float(), scenes)
 
-    optimizer = torch.optim.AdamW(groups, lr=rate)
+    optimizer = torch.optim.AdamW(vit_groups(model, rate), lr=rate)
     every = (200, lambda: look(model, model.name, unseen, arguments.output / "classifier.pt"))
     model.train()
     train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_vision.jsonl", every)

@@ -1,6 +1,8 @@
 """Draw what visglm-tiny knows of in every style: one cache to train on, and four that only evaluate.
 
-    python render.py NODE_MODULES OUTPUT [--photographs FOLDER]
+    python render.py NODE_MODULES DEBIAN OUTPUT
+
+`NODE_MODULES` is npm's folder, `DEBIAN` the root under which two Debian packages were unpacked; `tiny.mk` says which.
 
 Only evaluating: OpenMoji, a style of its own; icons of three more sets; the objects of `unseen.tsv`, none of which was
 in any training picture; and the photographs of `photographs.tsv`, from Tux Paint's stamps.
@@ -13,17 +15,16 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import resvg_py
-import scipy.ndimage
 from concepts import Concept, load_concepts, read_rows
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 PICTURE_SIZE = 112  # pixels a side
-LINE_ART_WEIGHT = 0.3
+LINE_ART_WEIGHT = 0.5
 # Emoji sets, found by code point.
 EMOJI_STYLES = (
     "noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione", "fxemoji",
@@ -34,13 +35,20 @@ ICON_STYLES = (
     "game-icons", "icon-park", "mdi", "ph", "tabler", "lucide", "hugeicons", "solar", "mingcute", "iconoir",
     "streamline-color", "streamline-plump-color", "streamline-flex-color", "streamline-kameleon-color",
 )  # fmt: skip
-TRAINING_STYLES = EMOJI_STYLES + ICON_STYLES
+# Emoji that are no vector graphics, in files named after their code points.
+PICTURE_STYLES = {"fluent-emoji-3d": "@lobehub/fluent-emoji-3d/assets/*.webp"}
+# Line art of all emoji, from fonts: npm's comes in files of some code points each.
+FONT_STYLES = {
+    "noto-emoji": "@fontsource/noto-emoji/files/noto-emoji-*-400-normal.woff2",
+    "symbola": "usr/share/fonts/truetype/ancient-scripts/Symbola_hint.ttf",
+}
+PHOTOGRAPHS = "usr/share/tuxpaint/stamps"
+TRAINING_STYLES = (*EMOJI_STYLES, *ICON_STYLES, *PICTURE_STYLES, *FONT_STYLES)
 # OpenMoji is share-alike art and never committed; from the others, pictures of answers may be shown.
 EVALUATION_STYLES = {
     "openmoji": ("openmoji",),
     "icons": ("flat-color-icons", "marketeq", "streamline-cyber-color"),
 }
-ALL_STYLES = TRAINING_STYLES + tuple(style for styles in EVALUATION_STYLES.values() for style in styles)
 # Sets with `chars.json` list code points; these use other sets' names for them.
 LISTS_CODE_POINTS = ("noto", "twemoji", "fluent-emoji-flat", "openmoji")
 # What icon sets append to a name to tell weights apart.
@@ -59,9 +67,13 @@ def slugs_by_hexcode(icons: Path) -> dict[str, set[str]]:
     slugs: dict[str, set[str]] = {}
     for style in LISTS_CODE_POINTS:
         for code, name in json.loads((icons / style / "chars.json").read_text()).items():
-            key = "-".join(part for part in code.upper().split("-") if part != "FE0F")
-            slugs.setdefault(key, set()).add(slug(name))
+            slugs.setdefault(hexcode(code), set()).add(slug(name))
     return slugs
+
+
+def hexcode(code: str) -> str:
+    """Code points as `names.tsv` writes them, upper case and without FE0F."""
+    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
 
 
 def read_set(icons: Path, style: str) -> dict:
@@ -91,6 +103,8 @@ def drawings(icon_set: dict, style: str, concepts: list[Concept], slugs: dict[st
 
 def draw_icon(icon_set: dict, name: str) -> np.ndarray:
     """An icon of an Iconify set as RGBA `[4, size, size]`, uint8."""
+    import resvg_py
+
     icon = icon_set["icons"][name]
     width, height = (icon.get(side, icon_set.get(side, 16)) for side in ("width", "height"))
     side = max(width, height)
@@ -101,8 +115,56 @@ def draw_icon(icon_set: dict, name: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")).transpose(2, 0, 1)
 
 
+def draw_pictures(files: list[Path], concepts: list[Concept]) -> Iterator[tuple[int, np.ndarray]]:
+    """Pictures in files named after code points, each with the concept that it shows."""
+    by_hexcode = {hexcode(file.stem): file for file in files}
+    for index, concept in enumerate(concepts):
+        for code in concept.hexcodes:
+            if code in by_hexcode:
+                yield index, squared(Image.open(by_hexcode[code]))
+
+
+def draw_glyphs(files: list[Path], concepts: list[Concept]) -> Iterator[tuple[int, np.ndarray]]:
+    """What the files of a font have for concepts of a single code point, black and as large as there is room."""
+    fonts = [ImageFont.truetype(file, 2 * PICTURE_SIZE) for file in files]
+    missing = [bytes(font.getmask("\U0010fffe")) for font in fonts]
+    for index, concept in enumerate(concepts):
+        for code in concept.hexcodes:
+            character = chr(int(code.split("-")[0], 16))
+            having = [f for f, box in zip(fonts, missing, strict=True) if bytes(f.getmask(character)) != box]
+            if "-" in code or not having:
+                continue
+            sheet = Image.new("RGBA", (6 * PICTURE_SIZE, 6 * PICTURE_SIZE))
+            ImageDraw.Draw(sheet).text((2 * PICTURE_SIZE, 2 * PICTURE_SIZE), character, "black", having[0])
+            left, top, right, bottom = sheet.getbbox()
+            margin = max(right - left, bottom - top) // 40
+            yield index, squared(sheet.crop((left - margin, top - margin, right + margin, bottom + margin)))
+
+
+def squared(picture: Image.Image) -> np.ndarray:
+    """A picture as RGBA `[4, size, size]`, uint8, as large as fits into the middle of a transparent square."""
+    picture = picture.convert("RGBA")
+    picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+    square = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
+    left, top = ((PICTURE_SIZE - side) // 2 for side in picture.size)
+    square.paste(picture, (left, top))
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def draw_icons(
+    icons: Path, style: str, concepts: list[Concept], slugs: dict[str, set[str]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The icons of an Iconify set, each with the concept that it shows."""
+    icon_set = read_set(icons, style)
+    for index, names in enumerate(drawings(icon_set, style, concepts, slugs)):
+        for name in names:
+            yield index, draw_icon(icon_set, name)
+
+
 def colour_in(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A line drawing with every area that its lines close painted in a colour of its own."""
+    import scipy.ndimage
+
     open_areas, num_areas = scipy.ndimage.label(picture[3] < 128)
     at_border = set(np.concatenate([open_areas[0], open_areas[-1], open_areas[:, 0], open_areas[:, -1]]).tolist())
     painted = picture.copy()
@@ -125,25 +187,38 @@ def is_line_art(picture: np.ndarray) -> bool:
     return inked.size > 0 and int((inked.max(1) - inked.min(1)).max()) < 24
 
 
-def render(icons: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dict[str, np.ndarray]:
+def files_of(style: str, node_modules: Path, debian: Path) -> list[Path]:
+    """The files that a style is drawn from."""
+    pattern = (PICTURE_STYLES | FONT_STYLES).get(style, f"@iconify-json/{style}/icons.json")
+    files = sorted([*node_modules.glob(pattern), *debian.glob(pattern)])
+    if not files:
+        raise SystemExit(f"Neither {node_modules} nor {debian} has {pattern}; `make tiny-data` loads it.")
+    return files
+
+
+def render(node_modules: Path, debian: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dict[str, np.ndarray]:
     """`pictures [num, 4, size, size]` uint8, `concept [num]`, `style [num]` and `weight [num]` of every drawing.
 
     Line art comes twice, as it is and coloured in, and with a lower weight: there is more of it than of pictures.
     """
     pictures, concept_of, style_of, weight_of = [], [], [], []
+    icons = node_modules / "@iconify-json"
     slugs = slugs_by_hexcode(icons)
     random = np.random.default_rng(0)
     for style_index, style in enumerate(styles):
-        icon_set = read_set(icons, style)
-        found = drawings(icon_set, style, concepts, slugs)
-        for index, names in enumerate(tqdm(found, desc=style)):
-            for name in names:
-                picture = draw_icon(icon_set, name)
-                variants = [picture, colour_in(picture, random)] if is_line_art(picture) else [picture]
-                weight_of += [LINE_ART_WEIGHT if len(variants) > 1 else 1.0] * len(variants)
-                pictures += variants
-                concept_of += [index] * len(variants)
-                style_of += [style_index] * len(variants)
+        files = files_of(style, node_modules, debian)
+        if style in PICTURE_STYLES:
+            drawn = draw_pictures(files, concepts)
+        elif style in FONT_STYLES:
+            drawn = draw_glyphs(files, concepts)
+        else:
+            drawn = draw_icons(icons, style, concepts, slugs)
+        for index, picture in tqdm(drawn, desc=style):
+            variants = [picture, colour_in(picture, random)] if is_line_art(picture) else [picture]
+            weight_of += [LINE_ART_WEIGHT if len(variants) > 1 else 1.0] * len(variants)
+            pictures += variants
+            concept_of += [index] * len(variants)
+            style_of += [style_index] * len(variants)
     return {
         "pictures": np.stack(pictures),
         "concept": np.array(concept_of),
@@ -169,47 +244,46 @@ def read_photographs(folder: Path, concepts: list[Concept]) -> dict[str, np.ndar
     """The photographs of `photographs.tsv`, cut out as they are, on a transparent square."""
     index = {concept.english[0]: number for number, concept in enumerate(concepts)}
     rows = read_rows("photographs.tsv")
-    pictures = []
-    for row in rows:
-        photograph = Image.open(folder / row["path"]).convert("RGBA")
-        photograph.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
-        square = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
-        left, top = ((PICTURE_SIZE - side) // 2 for side in photograph.size)
-        square.paste(photograph, (left, top))
-        pictures.append(np.asarray(square).transpose(2, 0, 1))
+    pictures = [squared(Image.open(folder / row["path"])) for row in rows]
     return cache_of(pictures, [index[row["english"]] for row in rows])
 
 
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def source(style: str, node_modules: Path, debian: Path) -> dict[str, str]:
+    """The hash of what a style is drawn from, and the version of its npm package."""
+    files = files_of(style, node_modules, debian)
+    made = {"sha256": sha256(files)}
+    if not files[0].is_relative_to(node_modules):
+        return made
+    package = next(folder for folder in files[0].parents if (folder / "package.json").is_file()) / "package.json"
+    return {"version": json.loads(package.read_text())["version"]} | made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("node_modules", type=Path)
+    parser.add_argument("debian", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--photographs", type=Path, help="folder of Tux Paint's stamps")
     arguments = parser.parse_args()
-    icons = arguments.node_modules / "@iconify-json"
+    roots = arguments.node_modules, arguments.debian
     arguments.output.mkdir(parents=True, exist_ok=True)
     concepts = load_concepts()
     parts = {"train": TRAINING_STYLES} | EVALUATION_STYLES
-    caches = {name: render(icons, styles, concepts) for name, styles in parts.items()}
-    caches["unseen"] = render_unseen(icons)
-    if arguments.photographs:
-        caches["photographs"] = read_photographs(arguments.photographs, concepts)
+    caches = {name: render(*roots, styles, concepts) for name, styles in parts.items()}
+    caches["unseen"] = render_unseen(arguments.node_modules / "@iconify-json")
+    caches["photographs"] = read_photographs(arguments.debian / PHOTOGRAPHS, concepts)
     for name, cache in caches.items():
         np.savez(arguments.output / f"{name}.npz", **cache)
         print(name, len(cache["pictures"]))
-    sources = {
-        style: {
-            "version": json.loads((icons / style / "package.json").read_text())["version"],
-            "sha256": sha256(icons / style / "icons.json"),
-        }
-        for style in ALL_STYLES
-    }
-    for row in read_rows("photographs.tsv") if arguments.photographs else ():
-        sources[row["path"]] = {"sha256": sha256(arguments.photographs / row["path"])}
+    sources = {style: source(style, *roots) for styles in parts.values() for style in styles}
+    for row in read_rows("photographs.tsv"):
+        sources[row["path"]] = {"sha256": sha256([arguments.debian / PHOTOGRAPHS / row["path"]])}
     (arguments.output / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
 
 

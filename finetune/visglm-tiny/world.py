@@ -46,14 +46,14 @@ class Scenes:
     pictures: Tensor | None = None
     coverage: Tensor | None = None
 
-    def dense_labels(self, grid_size: int, of_objects: Tensor) -> Tensor:
-        """`[batch, grid, grid]`: for each cell the label among `of_objects [batch, 4]` of what covers it,
+    def dense_labels(self, grid_size: int, *of_objects: Tensor) -> list[Tensor]:
+        """For each of `of_objects [batch, 4]`, by cell `[batch, grid, grid]`: the label of what covers it,
         `BACKGROUND`, or `AMBIGUOUS`."""
         share = F.adaptive_avg_pool2d(self.coverage, grid_size)
         most, owner = share.max(dim=1)
         batch = torch.arange(len(owner))[:, None, None]
-        labels = torch.where(most > 0.4, of_objects[batch, owner], AMBIGUOUS)
-        return torch.where(share.sum(1) < 0.05, BACKGROUND, labels)
+        covered = [torch.where(most > 0.4, labels[batch, owner], AMBIGUOUS) for labels in of_objects]
+        return [torch.where(share.sum(1) < 0.05, BACKGROUND, labels) for labels in covered]
 
     def in_reading_order(self) -> Scenes:
         """The same scenes, told object by object from the top left to the bottom right."""

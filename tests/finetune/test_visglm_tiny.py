@@ -59,7 +59,7 @@ def test_a_picture_holds_what_the_scene_says(cache):
 
 def test_cells_are_labelled_by_what_covers_them(cache):
     scenes = World(cache, seed=2, augment=False).sample(64)
-    labels, shades = scenes.dense_labels(6, scenes.concept), scenes.dense_labels(6, scenes.colour)
+    labels, shades = scenes.dense_labels(6, scenes.concept, scenes.colour)
     # A disc has the colour of its number: red, green, blue, yellow, black.
     colours = torch.tensor([COLOURS.index(name) for name in ("red", "green", "blue", "yellow", "black")])
     assert torch.equal(shades[labels >= 0], colours[labels[labels >= 0]])

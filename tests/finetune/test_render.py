@@ -1,0 +1,72 @@
+"""How visglm-tiny's drawings are read from what is no vector graphics."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "finetune" / "visglm-tiny"))
+
+from concepts import Concept  # noqa: E402 (a folder of scripts, found through the path above)
+from render import PICTURE_SIZE, draw_glyphs, draw_pictures, files_of, is_line_art, source  # noqa: E402
+
+LETTERS = [Concept((f"{ord(letter):04X}",), (letter,), (letter,), "tool") for letter in "LO"]
+NOTHING = Concept(("1F9FF", "004C-200D-004F"), ("amulet",), ("护身符",), "tool")  # not in the font; two letters in one
+
+
+@pytest.fixture
+def font(tmp_path) -> Path:
+    """The font inside Pillow."""
+    file = tmp_path / "font.ttf"
+    file.write_bytes(ImageFont.load_default(size=20).font_bytes)
+    return file
+
+
+def test_glyphs_fill_the_square_and_are_line_art(font):
+    drawn = list(draw_glyphs([font], [*LETTERS, NOTHING]))
+    assert [index for index, _ in drawn] == [0, 1]
+    for (_, picture), letter in zip(drawn, LETTERS, strict=True):
+        assert picture.shape == (4, PICTURE_SIZE, PICTURE_SIZE) and picture.dtype == np.uint8
+        rows, columns = picture[3].any(1).nonzero()[0], picture[3].any(0).nonzero()[0]
+        assert 0.9 * PICTURE_SIZE <= max(np.ptp(rows), np.ptp(columns)) <= PICTURE_SIZE - 2, letter
+        # In the middle.
+        assert rows.min() + rows.max() == pytest.approx(PICTURE_SIZE, abs=3)
+        assert columns.min() + columns.max() == pytest.approx(PICTURE_SIZE, abs=3)
+        assert is_line_art(picture)
+    # An L has ink at the bottom left only, an O none in the middle.
+    assert drawn[0][1][3, -12, 70] > drawn[0][1][3, 12, 70] and not drawn[1][1][3, 56, 56]
+
+
+def test_pictures_are_found_by_code_point_and_keep_their_shape(tmp_path):
+    picture = Image.new("RGBA", (256, 128))
+    ImageDraw.Draw(picture).rectangle((0, 0, 255, 127), fill="red")
+    picture.save(tmp_path / "2604-fe0f.webp", lossless=True)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "1f600.webp")
+    concepts = [*LETTERS, Concept(("2604",), ("comet",), ("彗星",), "weather")]
+    ((index, drawn),) = draw_pictures(sorted(tmp_path.iterdir()), concepts)
+    assert index == 2
+    assert drawn[:, 56, 5].tolist() == [255, 0, 0, 255]
+    opaque = drawn[3].any(1).nonzero()[0]
+    assert (opaque.min(), opaque.max()) == (28, 83)  # half as high as wide
+
+
+def test_a_source_has_its_version_and_one_that_is_missing_is_named(tmp_path):
+    node_modules, debian = tmp_path / "node_modules", tmp_path / "debian"
+    package = node_modules / "@lobehub" / "fluent-emoji-3d"
+    (package / "assets").mkdir(parents=True)
+    (package / "package.json").write_text('{"version": "1.1.0"}')
+    (package / "assets" / "2604.webp").write_bytes(b"a")
+    (package / "assets" / "2605.webp").write_bytes(b"b")
+    sha256 = "fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603"  # of "ab"
+    assert source("fluent-emoji-3d", node_modules, debian) == {"version": "1.1.0", "sha256": sha256}
+    font = debian / "usr/share/fonts/truetype/ancient-scripts/Symbola_hint.ttf"
+    font.parent.mkdir(parents=True)
+    font.write_bytes(b"ab")
+    (tmp_path / "package.json").write_text('{"version": "0"}')  # npm's, of no package
+    assert source("symbola", node_modules, debian) == {"sha256": sha256}
+    with pytest.raises(SystemExit, match="noto-emoji"):
+        files_of("noto-emoji", node_modules, debian)
