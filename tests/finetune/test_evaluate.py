@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))
 
 import evaluate  # noqa: E402 (a folder of scripts, found through the path above)
 from concepts import GROUPS, load_concepts, load_unseen, read_phrasings, read_rows  # noqa: E402
+from curves import draw_curves  # noqa: E402
 from grid import draw_grid  # noqa: E402
 from questions import QUESTIONS, Asker, Question, Thing, with_article  # noqa: E402
 from world import World  # noqa: E402
@@ -36,6 +37,12 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def asker() -> Asker:
     return Asker(load_concepts(), seed=1, first_phrasing=True)
+
+
+def test_the_curves_are_those_of_the_logs():
+    drawn = (FOLDER / "curves.svg").read_text("utf-8")
+    assert drawn == draw_curves()
+    assert drawn.count("<path") > drawn.count("<svg") == 7  # the file, and a chart each
 
 
 def test_paraphrases_are_thirty_a_kind_and_none_was_taught():

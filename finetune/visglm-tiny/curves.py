@@ -1,0 +1,68 @@
+"""Draw how visglm-tiny was trained: logs/*.jsonl to curves.svg.
+
+python curves.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from visglm.training.page import HEIGHT, WIDTH, Html, escape, line_chart
+
+HERE = Path(__file__).parent
+# Title of a chart, what its lines measure, and the lines: name → log and key in it.
+CHARTS = (
+    (
+        "OpenMoji named",
+        "percent",
+        {
+            "stem": ("pretrain_stem", "openmoji_accuracy"),
+            "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
+            "ViT, with the bridge": ("pretrain_bridge", "openmoji_accuracy"),
+        },
+    ),
+    ("Stem", "nats", {"names": ("pretrain_stem", "stem")}),
+    ("Whole ViT", "nats", {"names": ("pretrain_vision", "whole"), "names of cells": ("pretrain_vision", "cells")}),
+    ("Text model", "nats", {"a word of an answer": ("pretrain_text", "loss")}),
+    (
+        "Bridge and ViT",
+        "nats",
+        {
+            "names": ("pretrain_bridge", "whole"),
+            "names of cells": ("pretrain_bridge", "cells"),
+            "names told, halved": ("pretrain_bridge", "names"),
+        },
+    ),
+    ("All together", "nats", {"a word of an answer": ("train", "answers"), "names told, halved": ("train", "names")}),
+)
+SMOOTHED = 8  # points of a log are averaged: each is the loss of a single step
+TITLE_HEIGHT = 30  # pixels
+
+
+def curve(log: str, key: str) -> list[tuple[float, float]]:
+    """Step and value, averaged over neighbours where there are many; shares in percent."""
+    rows = [json.loads(line) for line in (HERE / "logs" / f"{log}.jsonl").read_text("utf-8").splitlines()]
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if key.endswith("accuracy"):
+        return [(step, 100 * share) for step, share in points]
+    averaged = (points[start : start + SMOOTHED] for start in range(0, len(points), max(1, SMOOTHED // 2)))
+    return [tuple(sum(values) / len(values) for values in zip(*few, strict=True)) for few in averaged]
+
+
+def draw_curves() -> Html:
+    """All charts, one below the other, as an SVG file."""
+    parts = []
+    for number, (title, unit, lines) in enumerate(CHARTS):
+        top = number * (HEIGHT + TITLE_HEIGHT)
+        chart = line_chart({name: curve(*where) for name, where in lines.items()}, "step", unit)
+        parts.append(f'<text x="4" y="{top + 20}" font-weight="bold">{escape(title)}</text>')
+        parts.append(chart.replace("<svg ", f'<svg y="{top + TITLE_HEIGHT}" height="{HEIGHT}" ', 1))
+    height = len(CHARTS) * (HEIGHT + TITLE_HEIGHT)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
+    style = '<style>text{font:12px sans-serif}</style><rect width="100%" height="100%" fill="white"/>'
+    return Html(f"{head}{style}{''.join(parts)}</svg>\n")
+
+
+if __name__ == "__main__":
+    (HERE / "curves.svg").write_text(draw_curves(), "utf-8")
