@@ -191,6 +191,23 @@ def test_sampling_several_sequences_per_prompt(model, prompt):
     assert ids.shape == (6, PROMPT_LENGTH + 3)
 
 
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"do_sample": True}, {"do_sample": False, "num_beams": 2}])
+def test_an_image_slot_is_never_an_answer(model, prompt, how):
+    """One that was drawn would ask for a picture at the next step."""
+    slot = model.config.image_token_id
+
+    def want_slot(head, inputs, logits):
+        logits[..., slot] = logits.amax(-1) + 20
+        return logits
+
+    hook = model.lm_head.register_forward_hook(want_slot)
+    try:
+        ids = greedy(model, prompt, max_new_tokens=4, **how)
+    finally:
+        hook.remove()
+    assert ids.shape[1] == 4 and not (ids == slot).any()
+
+
 def test_assisted_decoding_equals_greedy(model, prompt):
     single = {"input_ids": prompt["input_ids"][:1], "pixel_values": prompt["pixel_values"][:1]}
     draft = greedy(model, single, prompt_lookup_num_tokens=3)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationMixin, PreTrainedModel, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
@@ -273,6 +273,13 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
                 pictures = torch.cat([part for part in pictures.split(num_pictures) for _ in range(expand_size)])
             model_kwargs[name] = pictures
         return input_ids, model_kwargs
+
+    def _get_logits_processor(self, *args, logits_processor=None, device=None, **kwargs):
+        """An image slot is no word: one that was drawn would ask for a picture at the next step."""
+        slot = self.config.image_token_id
+        first = [] if slot is None else [SuppressTokensLogitsProcessor([slot], device or self.device)]
+        processors = [*first, *(logits_processor or [])]
+        return super()._get_logits_processor(*args, logits_processor=processors, device=device, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
         if not is_first_iteration and use_cache:
