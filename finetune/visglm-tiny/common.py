@@ -269,6 +269,12 @@ def parameter_groups(module: nn.Module, weight_decay: float = 0.05, **options: f
     ]
 
 
+def bridge_groups(vision: VisionEncoder, rate: float) -> list[dict]:
+    """What the bridge learns with, for an optimizer."""
+    groups = parameter_groups(nn.ModuleList([vision.qformer, vision.projection]), lr=rate)
+    return [*groups, {"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate}]
+
+
 def arguments_parser(description: str, steps: int) -> argparse.ArgumentParser:
     """The arguments all stages take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

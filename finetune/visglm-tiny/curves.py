@@ -46,7 +46,7 @@ def curve(log: str, key: str) -> list[tuple[float, float]]:
     points = [(row["step"], row[key]) for row in rows if key in row]
     if key.endswith("accuracy"):
         return [(step, 100 * share) for step, share in points]
-    averaged = (points[start : start + SMOOTHED] for start in range(0, len(points), max(1, SMOOTHED // 2)))
+    averaged = (points[start : start + SMOOTHED] for start in range(0, len(points), SMOOTHED // 2))
     return [tuple(sum(values) / len(values) for values in zip(*few, strict=True)) for few in averaged]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from classifier import Classifier
-from common import Pictures, arguments_parser, build_model, build_tokenizer, load_text, parameter_groups, train
+from common import Pictures, arguments_parser, bridge_groups, build_model, build_tokenizer, load_text, train
 from concepts import load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
@@ -164,17 +164,10 @@ def main() -> None:
         scenes, features = pictures.next(vision)
         return classifier.losses(features, scenes) | pictures.losses(vision.bridge(features), scenes)
 
-    def look_and_save() -> dict[str, float]:
-        torch.save(vision.state_dict(), arguments.output / "vision.pt")
-        return look(classifier, classifier.name, unseen, arguments.output / "bridged.pt")
-
     rate = 0.5 * arguments.learning_rate
-    groups = vit_groups(classifier, rate)
-    groups += parameter_groups(nn.ModuleList([vision.qformer, vision.projection]), lr=0.6 * rate)
-    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": 0.6 * rate})
+    groups = vit_groups(classifier, rate) + bridge_groups(vision, 0.6 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    vision.train()
-    every = (400, look_and_save)
+    every = (400, lambda: look(vision, classifier.name, unseen, arguments.output / "vision.pt"))
     train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_bridge.jsonl", every)
 
 
@@ -182,7 +175,6 @@ def main() -> None:
 def start_bridge(vision: VisionEncoder, classifier: Classifier, pictures: Pictures) -> None:
     """Start the bridge as a dictionary of what the heads tell apart."""
     teller = pictures.teller
-    vision.train()
     say_where(vision, pictures)
     seen = [pictures.next(vision) for _ in range(14)]
     alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])

@@ -48,7 +48,7 @@ def accuracy(name: Callable[[Tensor], Tensor], world: World) -> float:
     return hits / len(world.sprites)
 
 
-def look(model: Classifier, name: Callable[[Tensor], Tensor], world: World, output: Path) -> dict[str, float]:
+def look(model: nn.Module, name: Callable[[Tensor], Tensor], world: World, output: Path) -> dict[str, float]:
     """Keep the weights so far, and measure them on pictures that are looked at, never learnt from."""
     torch.save(model.state_dict(), output)
     model.eval()

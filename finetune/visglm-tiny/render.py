@@ -129,13 +129,13 @@ def draw_glyphs(files: list[Path], concepts: list[Concept]) -> Iterator[tuple[in
     fonts = [ImageFont.truetype(file, 2 * PICTURE_SIZE) for file in files]
     missing = [bytes(font.getmask("\U0010fffe")) for font in fonts]
     for index, concept in enumerate(concepts):
-        for code in concept.hexcodes:
-            character = chr(int(code.split("-")[0], 16))
-            having = [f for f, box in zip(fonts, missing, strict=True) if bytes(f.getmask(character)) != box]
-            if "-" in code or not having:
+        for character in (chr(int(code, 16)) for code in concept.hexcodes if "-" not in code):
+            having = (f for f, box in zip(fonts, missing, strict=True) if bytes(f.getmask(character)) != box)
+            font = next(having, None)
+            if font is None:
                 continue
             sheet = Image.new("RGBA", (6 * PICTURE_SIZE, 6 * PICTURE_SIZE))
-            ImageDraw.Draw(sheet).text((2 * PICTURE_SIZE, 2 * PICTURE_SIZE), character, "black", having[0])
+            ImageDraw.Draw(sheet).text((2 * PICTURE_SIZE, 2 * PICTURE_SIZE), character, "black", font)
             left, top, right, bottom = sheet.getbbox()
             margin = max(right - left, bottom - top) // 40
             yield index, squared(sheet.crop((left - margin, top - margin, right + margin, bottom + margin)))

@@ -18,6 +18,7 @@ from common import (
     Rows,
     add_questions,
     arguments_parser,
+    bridge_groups,
     build_model,
     build_tokenizer,
     load_text,
@@ -77,8 +78,7 @@ def main() -> None:
     rate = 0.3 * arguments.learning_rate
     groups = parameter_groups(nn.ModuleList([model.model.text, model.lm_head]), lr=rate)
     # What sees has learnt from several times as many pictures a step; so few must not undo that.
-    groups += parameter_groups(nn.ModuleList([vision.vit.blocks, vision.qformer, vision.projection]), lr=0.5 * rate)
-    groups.append({"params": [vision.query_tokens], "weight_decay": 0.0, "lr": 0.5 * rate})
+    groups += parameter_groups(vision.vit.blocks, lr=0.5 * rate) + bridge_groups(vision, 0.5 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(400, save_model))
 
