@@ -197,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "intermediate_size": 1024,
             "num_hidden_layers": 3,
             "num_attention_heads": 8,
-            "image_size": 112,
+            "image_size": 128,
             "patch_size": 16,
             "stem": "tf_efficientnet_lite2",
         },

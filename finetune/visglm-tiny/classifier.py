@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,6 @@ class Classifier(nn.Module):
     def __init__(self, num_concepts: int):
         super().__init__()
         config = VisGLMVisionConfig(**PRESETS["visglm-tiny"]["vision_config"])
-        self.image_size, self.patch_size = config.image_size, config.patch_size
         self.num_concepts = num_concepts
         self.vit = build_vit(config)
         self.stem_head = nn.Linear(config.hidden_size, num_concepts)
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
         whole, cells = self.whole_head(features[:, 0]), self.cell_head(features[:, 1:])
         colours = self.colour_head(features[:, 1:])
         alone = scenes.count == 1
-        grid_size = self.image_size // self.patch_size
+        grid_size = math.isqrt(cells.shape[1])
         labels, shades = (of.flatten() for of in scenes.dense_labels(grid_size, scenes.concept, scenes.colour))
         is_empty = labels == BACKGROUND
         per_cell = F.cross_entropy(

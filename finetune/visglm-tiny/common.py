@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 from world import COLOURS, Scenes, SceneStream, World
 
-from visglm import PRESETS, ChatGLMTokenizer, VisGLMForConditionalGeneration
+from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration
 from visglm.checkpoint.made import preset_config
 from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
 from visglm.text.chatglm import ChatGLMAttention
@@ -136,11 +136,10 @@ def load_text(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer
 class Pictures:
     """Endless batches of pictures, and how far visual tokens are from what should be told of them."""
 
-    def __init__(self, data: Path, teller: Teller, batch_size: int, seed: int):
+    def __init__(self, data: Path, teller: Teller, batch_size: int, image_size: int, seed: int, deform: bool = False):
         self.teller = teller
         self.names = teller.name(torch.arange(len(load_concepts())))
-        size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
-        self.world = World(data / "train.npz", image_size=size, seed=seed)
+        self.world = World(data / "train.npz", image_size=image_size, seed=seed, deform=deform)
         self.scenes = iter(SceneStream(self.world, batch_size, single_share=0.35).loader())
 
     def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
@@ -170,7 +169,7 @@ class Pictures:
         is_clear = colour >= 0  # of the others nobody is asked for a colour
         colours = tell_apart(telling[is_clear], self.teller.colour.weight[1:], colour[is_clear])
         distance = F.mse_loss(image_embeds, told) / told.var()
-        return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": 0.3 * colours}
+        return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": 0.5 * colours}
 
 
 def tell_apart(telling: Tensor, words: Tensor, labels: Tensor) -> Tensor:
@@ -275,13 +274,15 @@ def bridge_groups(vision: VisionEncoder, rate: float) -> list[dict]:
     return [*groups, {"params": [vision.query_tokens], "weight_decay": 0.0, "lr": rate}]
 
 
-def arguments_parser(description: str, steps: int) -> argparse.ArgumentParser:
-    """The arguments all stages take."""
+def arguments_parser(description: str, steps: int, image_size: int | None = None) -> argparse.ArgumentParser:
+    """The arguments all stages take, with their defaults; `image_size` those that see pictures."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder written by render.py and train_tokenizer.py")
     parser.add_argument("output", type=Path, help="folder for weights and log")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    if image_size is not None:
+        parser.add_argument("--image-size", type=int, default=image_size, help="side of the pictures, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -20,6 +20,7 @@ CHARTS = (
             "stem": ("pretrain_stem", "openmoji_accuracy"),
             "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
             "ViT, with the bridge": ("pretrain_bridge", "openmoji_accuracy"),
+            "again, larger": ("pretrain_bridge_again", "openmoji_accuracy"),
         },
     ),
     ("Stem", "nats", {"names": ("pretrain_stem", "stem")}),
@@ -35,6 +36,20 @@ CHARTS = (
         },
     ),
     ("All together", "nats", {"a word of an answer": ("train", "answers"), "names told, halved": ("train", "names")}),
+    (
+        "Bridge and ViT again, larger",
+        "nats",
+        {
+            "names": ("pretrain_bridge_again", "whole"),
+            "names of cells": ("pretrain_bridge_again", "cells"),
+            "names told, halved": ("pretrain_bridge_again", "names"),
+        },
+    ),
+    (
+        "All together again, larger",
+        "nats",
+        {"a word of an answer": ("train_again", "answers"), "names told, halved": ("train_again", "names")},
+    ),
 )
 SMOOTHED = 8  # points of a log are averaged: each is the loss of a single step
 TITLE_HEIGHT = 30  # pixels

@@ -5,6 +5,9 @@
 `OUTPUT` holds what the earlier stages wrote. The visual tokens of a picture become what the text model was told in its
 place, object by object in reading order. The ViT, which was not to mind places so far, keeps its heads and learns from
 both: naming is what the whole model lacks most, and no later stage sees as many pictures in its time.
+
+With `--again`, on larger pictures of things that are bent and cut, the same goes on from where it ended; what is left
+in the end is halfway between before and behind.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from common import Pictures, arguments_parser, bridge_groups, build_model, build
 from concepts import load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from world import World
 
 from visglm.vision import VisionEncoder
@@ -129,7 +133,7 @@ def say_where(vision: VisionEncoder, pictures: Pictures) -> None:
     tokens = inputs_of(vit.norm, lambda: [pictures.next(vision) for _ in range(4)])
     stream = tokens.flatten(0, 1)
     strength, direction = torch.linalg.eigh(torch.cov((stream - stream.mean(1, keepdim=True)).T))
-    there = places(tokens.shape[1] - 1)
+    there = places(vit.pos_embed.shape[1] - 1)
     vit.pos_embed[0, 1:] += 2 * strength.mean().sqrt() * there / there.std(0) @ direction[:, 1:4].T
 
 
@@ -143,21 +147,29 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=6600)
+    parser = arguments_parser(__doc__, steps=6600, image_size=112)
     parser.add_argument("--batch-size", type=int, default=48, help="pictures per step")
+    parser.add_argument("--again", action="store_true", help="go on from OUTPUT/vision.pt, with bent things")
     arguments = parser.parse_args()
+    again, size, output = arguments.again, arguments.image_size, arguments.output
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
-    teller = load_text(model, tokenizer, arguments.output)
+    teller = load_text(model, tokenizer, output)
     classifier = Classifier(len(load_concepts()))
-    classifier.load_state_dict(torch.load(arguments.output / "classifier.pt", weights_only=True))
+    learnt = output / ("bridged.pt" if again else "classifier.pt")
+    classifier.load_state_dict(torch.load(learnt, weights_only=True))
     classifier.to(memory_format=torch.channels_last)
     vision = model.model.vision
     vision.vit = classifier.vit
-    unseen = World(arguments.data / "openmoji.npz", image_size=classifier.image_size, seed=1, augment=False)
-    pictures = Pictures(arguments.data, teller, arguments.batch_size, arguments.seed + 300)
-    start_bridge(vision, classifier, pictures)
+    unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
+    pictures = Pictures(arguments.data, teller, arguments.batch_size, size, arguments.seed + 300, deform=again)
+    mean = AveragedModel(vision, use_buffers=True)
+    if again:
+        vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
+        mean.update_parameters(vision)
+    else:
+        start_bridge(vision, classifier, pictures)
     make_trainable(vision.vit.patch_embed.backbone)
 
     def step_loss() -> dict[str, Tensor]:
@@ -167,8 +179,12 @@ def main() -> None:
     rate = 0.5 * arguments.learning_rate
     groups = vit_groups(classifier, rate) + bridge_groups(vision, 0.6 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    every = (400, lambda: look(vision, classifier.name, unseen, arguments.output / "vision.pt"))
-    train(optimizer, step_loss, arguments.steps, arguments.output / "pretrain_bridge.jsonl", every)
+    every = (400, lambda: look(vision, classifier.name, unseen, output / "vision.pt"))
+    train(optimizer, step_loss, arguments.steps, output / f"pretrain_bridge{'_again' if again else ''}.jsonl", every)
+    torch.save(classifier.state_dict(), output / "bridged.pt")
+    # Before the second time it knew small things better, behind it large ones: halfway it is better at both.
+    mean.update_parameters(vision)
+    torch.save(mean.module.state_dict(), output / "vision.pt")
 
 
 @torch.no_grad()

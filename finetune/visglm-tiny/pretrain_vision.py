@@ -18,8 +18,6 @@ from common import arguments_parser, fast_products, parameter_groups, train
 from torch import Tensor, nn
 from world import SceneStream, World
 
-from visglm import PRESETS
-
 NUM_FROZEN = 3  # stages of the stem, of seven
 
 
@@ -70,11 +68,11 @@ def vit_groups(model: Classifier, rate: float) -> list[dict]:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=2400)
+    parser = arguments_parser(__doc__, steps=2400, image_size=112)
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    size = PRESETS["visglm-tiny"]["vision_config"]["image_size"]
+    size = arguments.image_size
     world = World(arguments.data / "train.npz", image_size=size, seed=arguments.seed + 1)
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     model = Classifier(int(world.concept.max()) + 1)

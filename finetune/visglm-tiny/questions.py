@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from concepts import GROUPS, Concept, read_phrasings
 from world import COLOURS, Scenes
@@ -53,7 +55,7 @@ TEXT_ONLY = (
 NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
 # How often each kind is asked, relative to the others.
 WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 1, "presence": 5, "colour": 8, "outside": 1}
-WEIGHTS_SEVERAL = {"describe": 1.5, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
+WEIGHTS_SEVERAL = {"describe": 3, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
 
 
 # Names that take no article: no plural, but not counted either, or a proper name.
@@ -90,12 +92,13 @@ class Question:
     accepted: tuple[str, ...]
 
     def accepts(self, reply: str) -> bool:
-        """Whether `reply` is right: it contains an accepted word (a fox is no ox); yes and no must open it."""
-        reply = reply.strip().lower()
+        """Whether `reply` is right: it contains an accepted word (a fox is no ox); yes and no must open it. Articles
+        do not count."""
+        reply = without_articles(reply)
         if self.kind == "presence":
             return reply.startswith(self.accepted)
         whole = r"(?<![a-z0-9]){}(?![a-z0-9])"
-        return any(re.search(whole.format(re.escape(word.lower())), reply) for word in self.accepted)
+        return any(re.search(whole.format(re.escape(without_articles(word))), reply) for word in self.accepted)
 
 
 def with_article(name: str) -> str:
@@ -107,6 +110,18 @@ def with_article(name: str) -> str:
         name[0].lower() in "aeio" and not name.startswith(SAID_WITH_CONSONANT)
     )
     return ("an " if sounds_open else "a ") + name
+
+
+def without_articles(text: str) -> str:
+    return re.sub(r"\b(an?|the) ", "", text.strip().lower())
+
+
+def described(names: Sequence[str], places: list[str], language: str) -> str:
+    """All that stands in a picture of several objects: "There are 2 objects: a cat on the left, ..."."""
+    if language == "en":
+        parts = (f"{with_article(name)} {place}" for name, place in zip(names, places, strict=True))
+        return f"There are {len(places)} objects: {', '.join(parts)}."
+    return f"图中有{len(places)}个物体：{'，'.join(f'{p}是{name}' for name, p in zip(names, places, strict=True))}。"
 
 
 def things_of(concept: list[int], centre: list[list[float]], colour: list[int]) -> list[Thing]:
@@ -206,19 +221,17 @@ class Asker:
         return Question("name", language, self.phrase("name", language), answer, accepted)
 
     def ask_describe(self, things: list[Thing], language: str) -> Question:
-        names = [self.name(thing, language) for thing in things]
         if len(things) == 1:
+            names = self.concepts[things[0].concept].names(language)
             answer = f"The picture shows {with_article(names[0])}." if language == "en" else f"图中有{names[0]}。"
-            return Question("describe", language, self.phrase("describe", language), answer, (names[0],))
-        ordered = sorted(zip(things, names, strict=True), key=lambda pair: list(PLACES).index(pair[0].place))
-        if language == "en":
-            parts = [f"{with_article(name)} {PLACES[thing.place][0]}" for thing, name in ordered]
-            answer = f"There are {len(parts)} objects: {', '.join(parts)}."
-        else:
-            answer = (
-                f"图中有{len(ordered)}个物体：{'，'.join(PLACES[t.place][1] + '是' + name for t, name in ordered)}。"
-            )
-        return Question("describe", language, self.phrase("describe", language), answer, (answer,))
+            return Question("describe", language, self.phrase("describe", language), answer, names)
+        ordered = sorted(things, key=lambda thing: list(PLACES).index(thing.place))
+        places = [PLACES[thing.place][0 if language == "en" else 1] for thing in ordered]
+        answers = tuple(
+            described(names, places, language)
+            for names in product(*(self.concepts[thing.concept].names(language) for thing in ordered))
+        )
+        return Question("describe", language, self.phrase("describe", language), answers[0], answers)
 
     def ask_group(self, things: list[Thing], language: str) -> Question:
         group = self.concepts[things[0].concept].group

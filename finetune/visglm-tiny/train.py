@@ -1,4 +1,4 @@
-"""Last stage: the bridge learns from the answers, and the text model to put up with what the ViT takes for what.
+"""Fifth stage: the bridge learns from the answers, and the text model to put up with what the ViT takes for what.
 
     python train.py DATA OUTPUT
 
@@ -33,21 +33,26 @@ from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMP
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=4500)
+    parser = arguments_parser(__doc__, steps=4500, image_size=112)
     parser.add_argument("--pictures", type=int, default=16, help="pictures per step")
     parser.add_argument("--told", type=int, default=6, help="scenes per step that are told, not shown")
     parser.add_argument("--questions", type=int, default=1, help="questions per picture")
+    parser.add_argument("--again", action="store_true", help="the text model goes on from OUTPUT/model")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     vision, config = model.model.vision, model.config
-    teller = load_text(model, tokenizer, arguments.output)
-    vision.load_state_dict(torch.load(arguments.output / "vision.pt", weights_only=True))
+    output, size = arguments.output, arguments.image_size
+    teller = load_text(model, tokenizer, output)
+    if arguments.again:
+        learnt = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
+        model.model.text.load_state_dict(learnt.model.text.state_dict())
+        model.lm_head.load_state_dict(learnt.lm_head.state_dict())
+    vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
     vision.vit.requires_grad_(False).blocks.requires_grad_(True)
     vision.vit.patch_embed.eval()  # so few pictures a step are too few for BatchNorm's averages
-    pictures = Pictures(arguments.data, teller, arguments.pictures, arguments.seed + 100)
-    size = config.vision_config.image_size
+    pictures = Pictures(arguments.data, teller, arguments.pictures, size, arguments.seed + 100)
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": size, "width": size}),
         tokenizer=tokenizer,
@@ -72,7 +77,7 @@ def main() -> None:
         }
 
     def save_model() -> dict[str, float]:
-        save(model, processor, arguments.output / "model")
+        save(model, processor, output / "model")
         return {}
 
     rate = 0.3 * arguments.learning_rate
@@ -80,7 +85,8 @@ def main() -> None:
     # What sees has learnt from several times as many pictures a step; so few must not undo that.
     groups += parameter_groups(vision.vit.blocks, lr=0.5 * rate) + bridge_groups(vision, 0.5 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, arguments.output / "train.jsonl", every=(400, save_model))
+    log = output / f"train{'_again' if arguments.again else ''}.jsonl"
+    train(optimizer, step_loss, arguments.steps, log, every=(400, save_model))
 
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:

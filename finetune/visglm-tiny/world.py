@@ -74,9 +74,12 @@ class World:
     Args:
         cache: the `.npz` file. seed: of everything drawn. image_size: side of the pictures, in pixels.
         augment: restyle sprites and vary backgrounds; off for evaluation.
+        deform: bend things, too, and take rectangles out of some.
     """
 
-    def __init__(self, cache: Path | dict, image_size: int = 96, seed: int = 0, augment: bool = True):
+    def __init__(
+        self, cache: Path | dict, image_size: int = 96, seed: int = 0, augment: bool = True, deform: bool = False
+    ):
         data = cache if isinstance(cache, dict) else dict(np.load(cache))
         self.sprites = torch.cat([shrunken(part) for part in torch.from_numpy(data["pictures"]).split(1024)])
         self.concept = torch.from_numpy(data["concept"])
@@ -85,6 +88,7 @@ class World:
         self.weight = weight / torch.zeros(int(self.concept.max()) + 1).index_add(0, self.concept, weight)[self.concept]
         self.image_size = image_size
         self.augment = augment
+        self.deform = deform
         self.random = torch.Generator().manual_seed(seed)
 
     def rand(self, *shape: int) -> Tensor:
@@ -129,6 +133,8 @@ class World:
             if self.augment:
                 sprites = self.restyle(sprites)
             colour[where] = main_colour(sprites)
+            if self.deform:
+                sprites = self.cut(sprites)
             layers[where] = self.transform(sprites, centre[where], scale[where])
         pictures = self.backgrounds(batch_size)
         for index in range(int(count.max())):
@@ -158,7 +164,7 @@ class World:
         return centre, scale
 
     def transform(self, sprites: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-        """Sprites `[num, 4, …]` turned, mirrored, scaled and moved to their places on a canvas."""
+        """Sprites `[num, 4, …]` turned, mirrored, bent, scaled and moved to their places on a canvas."""
         num = len(sprites)
         angle = (self.rand(num) - 0.5) * (0.7 if self.augment else 0.0)
         mirror = torch.where(self.rand(num) < (0.5 if self.augment else 0.0), -1.0, 1.0)
@@ -169,7 +175,20 @@ class World:
         grid = F.affine_grid(
             torch.cat([matrix, offset], -1), [num, 4, self.image_size, self.image_size], align_corners=False
         )
+        if self.deform:  # nobody draws a thing in quite the same proportions
+            bends = (self.rand(num, 2, 4, 4) - 0.5) * 0.4 * self.rand(num, 1, 1, 1)
+            bent = F.grid_sample(bends, grid, mode="bicubic", padding_mode="border", align_corners=False)
+            grid = grid + bent.permute(0, 2, 3, 1)
         return F.grid_sample(sprites, grid, align_corners=False)
+
+    def cut(self, sprites: Tensor) -> Tensor:
+        """Sprites `[num, 4, …]`, some without a rectangle of theirs: no single part is all there is to a thing."""
+        num, side = len(sprites), torch.linspace(-1, 1, sprites.shape[-1])
+        across, down = (
+            (side - (self.rand(num, 1) * 2 - 1)).abs() < 0.1 + 0.3 * self.rand(num, 1) for _ in range(2)
+        )  # fmt: skip
+        hole = (down[:, None, :, None] & across[:, None, None, :]).float()
+        return sprites * (1 - hole * self.chance(0.3, num))
 
     def backgrounds(self, num: int) -> Tensor:
         """White, or (when augmenting) plain, graded or rough backgrounds `[num, 3, size, size]`."""

@@ -79,6 +79,29 @@ def test_a_seed_draws_the_same_scenes_in_the_worker_as_here(cache):
         assert torch.equal(scenes.pictures, world.sample(4).pictures)
 
 
+def test_things_are_bent_and_some_lack_a_rectangle(cache, monkeypatch):
+    world = World(cache, seed=5, deform=True)
+    whole = torch.ones(64, 4, 96, 96)
+    holes = 1 - world.cut(whole)[:, 0]
+    cut = holes.flatten(1).any(1)
+    assert 8 < cut.sum() < 32
+    for hole in holes[cut]:
+        assert torch.equal(hole, hole.amax(0, keepdim=True) * hole.amax(1, keepdim=True))  # a rectangle
+        assert hole.mean() < 0.2
+
+    centre, scale = torch.full((64, 2), 0.5), torch.full((64,), 0.5)
+    rand = world.rand
+    # Halfway between both ends, nothing is turned, mirrored or stretched.
+    monkeypatch.setattr(world, "rand", lambda *shape: rand(*shape) if len(shape) == 4 else torch.full(shape, 0.5))
+    bent = world.transform(whole, centre, scale)[:, 3]
+    straight = torch.zeros(96, 96)
+    straight[24:72, 24:72] = 1
+    away = (bent - straight).abs()
+    assert (away.mean((1, 2)) > 0.005).sum() > 32
+    # By less than a tenth of the side.
+    assert away[:, 32:64, 32:64].max() < 1e-5 and away[:, :14].max() < 1e-5
+
+
 def test_told_scenes_have_no_pictures_and_hide_what_is_absent(cache):
     scenes = World(cache, seed=4).tell(50)
     assert scenes.pictures is None
@@ -121,6 +144,17 @@ def test_the_right_answer_is_accepted_and_a_wrong_one_is_not(concepts, kind, lan
         question = asker.ask(things, kind, language)
         assert question.accepts(question.answer), question
         assert not question.accepts(wrong), question
+
+
+def test_a_description_may_use_any_name_and_article_but_not_another_place(concepts):
+    apple, cup = (next(i for i, concept in enumerate(concepts) if name in concept.english) for name in ("apple", "cup"))
+    things = [Thing(apple, "left", ""), Thing(cup, "right", "")]
+    question = Asker(concepts).ask(things, "describe", "en")
+    others = [name for name in concepts[cup].english if name != "cup"]
+    for name in (*others, "cup"):
+        assert question.accepts(f"There are 2 objects: a apple on the left, the {name} on the right.")
+        assert not question.accepts(f"There are 2 objects: a {name} on the left, an apple on the right.")
+    assert others and not question.accepts("There are 2 objects: an apple on the left, a cat on the right.")
 
 
 def test_what_is_asked_for_as_absent_is_absent(concepts):
@@ -166,7 +200,7 @@ def test_telling_right_costs_next_to_nothing_and_a_colour_only_where_it_is_clear
     np.savez(tmp_path / "train.npz", **cache)
     tokenizer = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
     teller = Teller(concepts, tokenizer, torch.nn.Embedding(len(tokenizer.sp_model), 256)).requires_grad_(False)
-    pictures = common.Pictures(tmp_path, teller, batch_size=2, seed=0)
+    pictures = common.Pictures(tmp_path, teller, batch_size=2, image_size=48, seed=0)
     scenes = pictures.world.tell(32)
     told = teller(scenes.in_reading_order())
     right, wrong = pictures.losses(told, scenes), pictures.losses(told.roll(1, 0), scenes)
