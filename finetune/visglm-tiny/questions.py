@@ -112,6 +112,11 @@ def with_article(name: str) -> str:
     return ("an " if sounds_open else "a ") + name
 
 
+def said(place: str, language: str) -> str:
+    """A place as it stands in an answer: "on the left", "左边"."""
+    return PLACES[place][0 if language == "en" else 1]
+
+
 def without_articles(text: str) -> str:
     return re.sub(r"\b(an?|the) ", "", text.strip().lower())
 
@@ -206,7 +211,7 @@ class Asker:
 
     def ask_side(self, things: list[Thing], language: str) -> Question:
         side = "left" if "left" in things[0].place else "right"
-        place = PLACES[side][0 if language == "en" else 1]
+        place = said(side, language)
         answer = f"It is {place}." if language == "en" else f"在{place}。"
         return Question("side", language, self.phrase("side", language), answer, (place,))
 
@@ -226,7 +231,7 @@ class Asker:
             answer = f"The picture shows {with_article(names[0])}." if language == "en" else f"图中有{names[0]}。"
             return Question("describe", language, self.phrase("describe", language), answer, names)
         ordered = sorted(things, key=lambda thing: list(PLACES).index(thing.place))
-        places = [PLACES[thing.place][0 if language == "en" else 1] for thing in ordered]
+        places = [said(thing.place, language) for thing in ordered]
         answers = tuple(
             described(names, places, language)
             for names in product(*(self.concepts[thing.concept].names(language) for thing in ordered))
@@ -275,14 +280,14 @@ class Asker:
     def ask_position(self, things: list[Thing], language: str) -> Question:
         thing = self.random.choice(things)
         name = self.name(thing, language)
-        place = PLACES[thing.place][0 if language == "en" else 1]
+        place = said(thing.place, language)
         answer = f"It is {with_article(name)}." if language == "en" else f"{place}是{name}。"
         accepted = self.concepts[thing.concept].names(language)
         return Question("position", language, self.phrase("position", language, place=place), answer, accepted)
 
     def ask_where(self, things: list[Thing], language: str) -> Question:
         thing = self.random.choice(things)
-        place = PLACES[thing.place][0 if language == "en" else 1]
+        place = said(thing.place, language)
         answer = f"It is {place}." if language == "en" else f"在{place}。"
         return Question(
             "where", language, self.phrase("where", language, name=self.name(thing, language)), answer, (place,)
