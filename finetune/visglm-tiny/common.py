@@ -287,6 +287,20 @@ def arguments_parser(description: str, steps: int, image_size: int | None = None
     return parser
 
 
+def rounds_parser(description: str, steps: int) -> argparse.ArgumentParser:
+    """The arguments of the last two stages, which are gone through more than once."""
+    parser = arguments_parser(description, steps, image_size=112)
+    parser.add_argument(
+        "--round", type=int, default=1, help="after the first, it goes on from what OUTPUT holds, with bent things"
+    )
+    return parser
+
+
+def log_of(stage: str, number: int) -> str:
+    """The name of a stage's log in a round."""
+    return f"{stage}.jsonl" if number == 1 else f"{stage}_{number}.jsonl"
+
+
 def train(
     optimizer: torch.optim.Optimizer,
     step_loss: Callable[[], dict[str, Tensor]],

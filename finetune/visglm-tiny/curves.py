@@ -20,7 +20,7 @@ CHARTS = (
             "stem": ("pretrain_stem", "openmoji_accuracy"),
             "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
             "ViT, with the bridge": ("pretrain_bridge", "openmoji_accuracy"),
-            "again, larger": ("pretrain_bridge_again", "openmoji_accuracy"),
+            "second round, larger": ("pretrain_bridge_2", "openmoji_accuracy"),
         },
     ),
     ("Stem", "nats", {"names": ("pretrain_stem", "stem")}),
@@ -37,18 +37,18 @@ CHARTS = (
     ),
     ("All together", "nats", {"a word of an answer": ("train", "answers"), "names told, halved": ("train", "names")}),
     (
-        "Bridge and ViT again, larger",
+        "Bridge and ViT, second round",
         "nats",
         {
-            "names": ("pretrain_bridge_again", "whole"),
-            "names of cells": ("pretrain_bridge_again", "cells"),
-            "names told, halved": ("pretrain_bridge_again", "names"),
+            "names": ("pretrain_bridge_2", "whole"),
+            "names of cells": ("pretrain_bridge_2", "cells"),
+            "names told, halved": ("pretrain_bridge_2", "names"),
         },
     ),
     (
-        "All together again, larger",
+        "All together, second round",
         "nats",
-        {"a word of an answer": ("train_again", "answers"), "names told, halved": ("train_again", "names")},
+        {"a word of an answer": ("train_2", "answers"), "names told, halved": ("train_2", "names")},
     ),
 )
 SMOOTHED = 8  # points of a log are averaged: each is the loss of a single step

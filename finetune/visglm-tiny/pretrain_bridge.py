@@ -6,8 +6,8 @@
 place, object by object in reading order. The ViT, which was not to mind places so far, keeps its heads and learns from
 both: naming is what the whole model lacks most, and no later stage sees as many pictures in its time.
 
-With `--again`, on larger pictures of things that are bent and cut, the same goes on from where it ended; what is left
-in the end is halfway between before and behind.
+In a later round the same goes on from where it ended, with things that are bent and cut; what is left in the end is
+halfway between before and behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from classifier import Classifier
-from common import Pictures, arguments_parser, bridge_groups, build_model, build_tokenizer, load_text, train
+from common import Pictures, bridge_groups, build_model, build_tokenizer, load_text, log_of, rounds_parser, train
 from concepts import load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
@@ -147,11 +147,10 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=6600, image_size=112)
+    parser = rounds_parser(__doc__, steps=6600)
     parser.add_argument("--batch-size", type=int, default=48, help="pictures per step")
-    parser.add_argument("--again", action="store_true", help="go on from OUTPUT/vision.pt, with bent things")
     arguments = parser.parse_args()
-    again, size, output = arguments.again, arguments.image_size, arguments.output
+    again, size, output = arguments.round > 1, arguments.image_size, arguments.output
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
@@ -180,7 +179,7 @@ def main() -> None:
     groups = vit_groups(classifier, rate) + bridge_groups(vision, 0.6 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     every = (400, lambda: look(vision, classifier.name, unseen, output / "vision.pt"))
-    train(optimizer, step_loss, arguments.steps, output / f"pretrain_bridge{'_again' if again else ''}.jsonl", every)
+    train(optimizer, step_loss, arguments.steps, output / log_of("pretrain_bridge", arguments.round), every)
     torch.save(classifier.state_dict(), output / "bridged.pt")
     # Before the second time it knew small things better, behind it large ones: halfway it is better at both.
     mean.update_parameters(vision)

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 PICTURE_SIZE = 112  # pixels a side
-LINE_ART_WEIGHT = 0.5
 # Emoji sets, found by code point.
 EMOJI_STYLES = (
     "noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione", "fxemoji",
@@ -161,8 +161,9 @@ def draw_icons(
             yield index, draw_icon(icon_set, name)
 
 
-def colour_in(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A line drawing with every area that its lines close painted in a colour of its own."""
+def colour_in(picture: np.ndarray, random: np.random.Generator, like: np.ndarray | None = None) -> np.ndarray:
+    """A line drawing with every area that its lines close painted: in a random colour, or in the one that `like`,
+    another drawing of the same thing, has there."""
     import scipy.ndimage
 
     open_areas, num_areas = scipy.ndimage.label(picture[3] < 128)
@@ -170,15 +171,27 @@ def colour_in(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     painted = picture.copy()
     palette = random.integers(60, 256, (3, 3))  # two or three colours a drawing
     palette[0] |= 0x80
+    model = None if like is None else laid_over(like, picture).astype(float)
     for area in range(1, num_areas + 1):
         if area in at_border:
             continue
         inside = scipy.ndimage.binary_dilation(open_areas == area, iterations=2)
         opacity = picture[3] / 255 * inside
         colour = palette[random.integers(len(palette))]
+        if model is not None and model[3][inside].mean() > 128:
+            colour = np.average(model[:3, inside], axis=1, weights=model[3][inside])
         painted[:3] = np.where(inside, picture[:3] * opacity + colour[:, None, None] * (1 - opacity), painted[:3])
         painted[3][inside] = 255
     return painted
+
+
+def laid_over(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """A picture moved and stretched so that what it shows fills the same rectangle as what `other` shows."""
+    picture, other = (Image.fromarray(drawn.transpose(1, 2, 0)) for drawn in (picture, other))
+    left, top, right, bottom = other.getbbox(alpha_only=True)
+    canvas = Image.new("RGBA", other.size)
+    canvas.paste(picture.crop(picture.getbbox(alpha_only=True)).resize((right - left, bottom - top)), (left, top))
+    return np.asarray(canvas).transpose(2, 0, 1)
 
 
 def is_line_art(picture: np.ndarray) -> bool:
@@ -196,12 +209,16 @@ def files_of(style: str, node_modules: Path, debian: Path) -> list[Path]:
     return files
 
 
-def render(node_modules: Path, debian: Path, styles: tuple[str, ...], concepts: list[Concept]) -> dict[str, np.ndarray]:
+def render(
+    node_modules: Path, debian: Path, styles: tuple[str, ...], concepts: list[Concept], paint: bool
+) -> dict[str, np.ndarray]:
     """`pictures [num, 4, size, size]` uint8, `concept [num]`, `style [num]` and `weight [num]` of every drawing.
 
-    Line art comes twice, as it is and coloured in, and with a lower weight: there is more of it than of pictures.
+    With `paint`, line art comes three times: as it is, coloured in, and coloured in like another drawing of the same
+    thing. All styles weigh the same, however many drawings of a thing they have.
     """
-    pictures, concept_of, style_of, weight_of = [], [], [], []
+    pictures, concept_of, style_of = [], [], []
+    in_colour: dict[int, list[np.ndarray]] = defaultdict(list)  # drawings by concept
     icons = node_modules / "@iconify-json"
     slugs = slugs_by_hexcode(icons)
     random = np.random.default_rng(0)
@@ -214,11 +231,18 @@ def render(node_modules: Path, debian: Path, styles: tuple[str, ...], concepts: 
         else:
             drawn = draw_icons(icons, style, concepts, slugs)
         for index, picture in tqdm(drawn, desc=style):
-            variants = [picture, colour_in(picture, random)] if is_line_art(picture) else [picture]
-            weight_of += [LINE_ART_WEIGHT if len(variants) > 1 else 1.0] * len(variants)
+            variants = [picture]
+            if not is_line_art(picture):
+                in_colour[index].append(picture)
+            elif paint:
+                variants.append(colour_in(picture, random))
+                if others := in_colour[index]:
+                    variants.append(colour_in(picture, random, like=others[random.integers(len(others))]))
             pictures += variants
             concept_of += [index] * len(variants)
             style_of += [style_index] * len(variants)
+    of_both = Counter(zip(concept_of, style_of, strict=True))
+    weight_of = [1 / of_both[pair] for pair in zip(concept_of, style_of, strict=True)]
     return {
         "pictures": np.stack(pictures),
         "concept": np.array(concept_of),
@@ -275,7 +299,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     concepts = load_concepts()
     parts = {"train": TRAINING_STYLES} | EVALUATION_STYLES
-    caches = {name: render(*roots, styles, concepts) for name, styles in parts.items()}
+    caches = {name: render(*roots, styles, concepts, paint=name == "train") for name, styles in parts.items()}
     caches["unseen"] = render_unseen(arguments.node_modules / "@iconify-json")
     caches["photographs"] = read_photographs(arguments.debian / PHOTOGRAPHS, concepts)
     for name, cache in caches.items():

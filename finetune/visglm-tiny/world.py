@@ -176,7 +176,7 @@ class World:
             torch.cat([matrix, offset], -1), [num, 4, self.image_size, self.image_size], align_corners=False
         )
         if self.deform:  # nobody draws a thing in quite the same proportions
-            bends = (self.rand(num, 2, 4, 4) - 0.5) * 0.4 * self.rand(num, 1, 1, 1)
+            bends = (self.rand(num, 2, 4, 4) - 0.5) * 0.3 * self.rand(num, 1, 1, 1)
             bent = F.grid_sample(bends, grid, mode="bicubic", padding_mode="border", align_corners=False)
             grid = grid + bent.permute(0, 2, 3, 1)
         return F.grid_sample(sprites, grid, align_corners=False)
@@ -185,7 +185,7 @@ class World:
         """Sprites `[num, 4, …]`, some without a rectangle of theirs: no single part is all there is to a thing."""
         num, side = len(sprites), torch.linspace(-1, 1, sprites.shape[-1])
         across, down = (
-            (side - (self.rand(num, 1) * 2 - 1)).abs() < 0.1 + 0.3 * self.rand(num, 1) for _ in range(2)
+            (side - (self.rand(num, 1) * 2 - 1)).abs() < 0.1 + 0.2 * self.rand(num, 1) for _ in range(2)
         )  # fmt: skip
         hole = (down[:, None, :, None] & across[:, None, None, :]).float()
         return sprites * (1 - hole * self.chance(0.3, num))
@@ -329,7 +329,8 @@ def basic_colour(colour: Tensor) -> Tensor:
         return torch.where(condition, COLOURS.index(name), otherwise)
 
     warm = (hue < 45) | (hue > 350)
-    named = where(warm & (highest < 0.62), "brown", named)
+    dark = highest < torch.where(named == COLOURS.index("red"), 0.62, 0.72)
+    named = where(warm & dark, "brown", named)
     named = where(((hue > 295) | (hue < 14)) & (highest > 0.85) & (lowest > 0.45), "pink", named)
     pale = chroma < 0.13
     named = where(pale, "grey", named)
@@ -338,10 +339,17 @@ def basic_colour(colour: Tensor) -> Tensor:
 
 
 def main_colour(sprites: Tensor, share: float = 0.55) -> Tensor:
-    """The colour that covers at least `share` of each premultiplied sprite `[num, 4, …]`, else -1."""
-    small = F.adaptive_avg_pool2d(sprites, 16).flatten(2)
-    opaque = small[:, 3] > 0.6
-    colour = (small[:, :3] / small[:, 3:].clamp(min=1e-3)).transpose(1, 2)
-    counted = F.one_hot(basic_colour(colour), len(COLOURS)) * opaque.unsqueeze(-1)
-    most, winner = counted.sum(1).max(-1)
-    return torch.where(most >= share * opaque.sum(-1).clamp(min=1), winner, -1)
+    """The colour that covers at least `share` of each premultiplied sprite `[num, 4, …]`, else -1.
+
+    Dark lines around and inside of it do not count, unless there is little else: a swan drawn in ink is white.
+    """
+    small = F.avg_pool2d(sprites, 2)
+    alpha, over_white = small[:, 3], small[:, :3] + (1 - small[:, 3:])
+    opaque = alpha > 0.6
+    lines = (shrink(grow(over_white)) - over_white).amax(1) > 0.25
+    areas = opaque & ~lines
+    only_lines = areas.sum((1, 2)) < 0.2 * opaque.sum((1, 2))
+    counted = torch.where(only_lines[:, None, None], opaque, areas)
+    colour = (small[:, :3] / small[:, 3:].clamp(min=1e-3)).permute(0, 2, 3, 1)
+    most, winner = (F.one_hot(basic_colour(colour), len(COLOURS)) * counted.unsqueeze(-1)).sum((1, 2)).max(-1)
+    return torch.where(most >= share * counted.sum((1, 2)).clamp(min=1), winner, -1)

@@ -12,7 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).parents[2] / "finetune" / "visglm-tiny"))
 
 from concepts import Concept  # noqa: E402 (a folder of scripts, found through the path above)
-from render import PICTURE_SIZE, draw_glyphs, draw_pictures, files_of, is_line_art, source  # noqa: E402
+from render import (  # noqa: E402
+    PICTURE_SIZE,
+    colour_in,
+    draw_glyphs,
+    draw_pictures,
+    files_of,
+    is_line_art,
+    render,
+    source,
+)
 
 LETTERS = [Concept((f"{ord(letter):04X}",), (letter,), (letter,), "tool") for letter in "LO"]
 NOTHING = Concept(("1F9FF", "004C-200D-004F"), ("amulet",), ("护身符",), "tool")  # not in the font; two letters in one
@@ -52,6 +61,57 @@ def test_pictures_are_found_by_code_point_and_keep_their_shape(tmp_path):
     assert drawn[:, 56, 5].tolist() == [255, 0, 0, 255]
     opaque = drawn[3].any(1).nonzero()[0]
     assert (opaque.min(), opaque.max()) == (28, 83)  # half as high as wide
+
+
+def ring() -> np.ndarray:
+    """A square drawn in ink, a cross in it."""
+    picture = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((16, 16, 95, 95), outline="black", width=5)
+    draw.line((56, 16, 56, 95), fill="black", width=5)
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def test_closed_areas_are_painted_at_random_or_like_another_drawing():
+    drawn = ring()
+    left, right, outside = (slice(None), 56, 30), (slice(None), 56, 80), (slice(None), 5, 5)
+    painted = colour_in(drawn, np.random.default_rng(0))
+    assert painted[3][left[1:]] == painted[3][right[1:]] == 255 and painted[3][outside[1:]] == 0
+    assert painted[:3, 56, 18].max() == 0 and not is_line_art(painted)  # the ink stays
+
+    # The other is smaller and elsewhere; half of it is red, half is blue, its top is missing.
+    other = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
+    ImageDraw.Draw(other).rectangle((60, 50, 69, 69), fill="red")
+    ImageDraw.Draw(other).rectangle((70, 50, 79, 69), fill="blue")
+    like = colour_in(drawn, np.random.default_rng(0), like=np.asarray(other).transpose(2, 0, 1))
+    assert like[left].tolist() == pytest.approx([255, 0, 0, 255], abs=20)
+    assert like[right].tolist() == pytest.approx([0, 0, 255, 255], abs=20)
+    assert like[3][outside[1:]] == 0 and like[:3, 56, 18].max() == 0
+    # Where the other has nothing, colours stay as they were.
+    empty = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
+    ImageDraw.Draw(empty).line((0, 0, 0, 111), fill="red", width=3)
+    ImageDraw.Draw(empty).line((111, 0, 111, 111), fill="red", width=3)
+    unlike = colour_in(drawn, np.random.default_rng(0), like=np.asarray(empty).transpose(2, 0, 1))
+    assert np.array_equal(unlike, painted)
+
+
+def test_line_art_is_painted_to_train_on_and_left_as_it_is_to_evaluate(font, monkeypatch):
+    """Two styles: the letters of a font, an O of which is the only thing in colour."""
+    coloured = np.zeros((4, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
+    coloured[[0, 3]] = 255
+    coloured[1, :20] = 255
+    drawn = {"one": [(1, coloured)], "two": list(draw_glyphs([font], LETTERS))}
+    monkeypatch.setattr("render.files_of", lambda style, *_: [style])
+    monkeypatch.setattr("render.slugs_by_hexcode", lambda icons: {})
+    monkeypatch.setattr("render.draw_icons", lambda icons, style, *_: drawn[style])
+    cache = render(font.parent, font.parent, ("one", "two"), LETTERS, paint=True)
+    assert cache["concept"].tolist() == [1, 0, 0, 1, 1, 1]  # no drawing in colour of the L
+    assert cache["style"].tolist() == [0, 1, 1, 1, 1, 1]
+    # Every style of a thing weighs the same.
+    assert cache["weight"].tolist() == pytest.approx([1, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
+    assert cache["pictures"][5, :, 56, 56].tolist() == pytest.approx([255, 0, 0, 255], abs=20)
+    plain = render(font.parent, font.parent, ("one", "two"), LETTERS, paint=False)
+    assert plain["concept"].tolist() == [1, 0, 1]
 
 
 def test_a_source_has_its_version_and_one_that_is_missing_is_named(tmp_path):

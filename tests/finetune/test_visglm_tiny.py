@@ -18,7 +18,7 @@ import common  # noqa: E402 (a folder of scripts, found through the path above)
 from common import Rows, Teller, add_questions, as_told, relate_heads, split, words  # noqa: E402
 from concepts import GROUPS, load_concepts  # noqa: E402
 from questions import QUESTIONS, Asker, Thing, things_of, with_article  # noqa: E402
-from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour  # noqa: E402
+from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour, main_colour  # noqa: E402
 
 from visglm import ChatGLMTokenizer, VisGLMConfig, VisGLMForConditionalGeneration  # noqa: E402
 from visglm.checkpoint import EMBEDDED_MODEL  # noqa: E402
@@ -118,6 +118,22 @@ def test_told_scenes_have_no_pictures_and_hide_what_is_absent(cache):
 )  # fmt: skip
 def test_colours_have_their_names(paint, name):
     assert COLOURS[basic_colour(torch.tensor(paint, dtype=torch.float32))] == name
+
+
+def test_ink_around_a_thing_is_not_its_colour():
+    sprites = torch.zeros(4, 4, 96, 96)
+    sprites[:3, 3, 16:80, 16:80] = 1  # black squares
+    sprites[0, :3, 19:77, 19:77] = 1  # white in a black outline, with as much ink inside
+    for column in range(22, 76, 6):
+        sprites[0, :3, :, column : column + 3] = 0
+    sprites[1, 0, 19:77, 19:77] = 0.65  # brown, crossed by lines
+    sprites[1, 1, 19:77, 19:77] = 0.45
+    sprites[1, :3, :, 24:72:16] = sprites[1, :3, :, 25:72:16] = sprites[1, :3, :, 26:72:16] = 0
+    sprites[3, 3, 16:80, 44:47] = 1  # a line
+    assert [COLOURS[colour] for colour in main_colour(sprites)] == ["white", "brown", "black", "black"]
+    sprites[0, 1:3, 48:, :] = 0  # half red, half white
+    sprites[3] = 0
+    assert [COLOURS[colour] if colour >= 0 else "" for colour in main_colour(sprites)] == ["", "brown", "black", ""]
 
 
 @pytest.mark.parametrize(
