@@ -11,45 +11,32 @@ from pathlib import Path
 from visglm.training.page import HEIGHT, WIDTH, Html, escape, line_chart
 
 HERE = Path(__file__).parent
+ROUNDS = {"first round": "", "second round": "_2", "third round": "_3"}  # name → how its logs end
+
+
+def by_round(stage: str, key: str) -> dict[str, tuple[str, str]]:
+    """A line for each round of a stage that is gone through more than once."""
+    return {name: (stage + end, key) for name, end in ROUNDS.items()}
+
+
 # Title of a chart, what its lines measure, and the lines: name → log and key in it.
 CHARTS = (
     (
-        "OpenMoji named",
+        "OpenMoji named, bridge and ViT in three rounds",
         "percent",
         {
             "stem": ("pretrain_stem", "openmoji_accuracy"),
             "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
-            "ViT, with the bridge": ("pretrain_bridge", "openmoji_accuracy"),
-            "second round, larger": ("pretrain_bridge_2", "openmoji_accuracy"),
+            **by_round("pretrain_bridge", "openmoji_accuracy"),
         },
     ),
-    ("Stem", "nats", {"names": ("pretrain_stem", "stem")}),
+    ("Stem: names", "nats", {"names": ("pretrain_stem", "stem")}),
     ("Whole ViT", "nats", {"names": ("pretrain_vision", "whole"), "names of cells": ("pretrain_vision", "cells")}),
     ("Text model", "nats", {"a word of an answer": ("pretrain_text", "loss")}),
-    (
-        "Bridge and ViT",
-        "nats",
-        {
-            "names": ("pretrain_bridge", "whole"),
-            "names of cells": ("pretrain_bridge", "cells"),
-            "names told, halved": ("pretrain_bridge", "names"),
-        },
-    ),
-    ("All together", "nats", {"a word of an answer": ("train", "answers"), "names told, halved": ("train", "names")}),
-    (
-        "Bridge and ViT, second round",
-        "nats",
-        {
-            "names": ("pretrain_bridge_2", "whole"),
-            "names of cells": ("pretrain_bridge_2", "cells"),
-            "names told, halved": ("pretrain_bridge_2", "names"),
-        },
-    ),
-    (
-        "All together, second round",
-        "nats",
-        {"a word of an answer": ("train_2", "answers"), "names told, halved": ("train_2", "names")},
-    ),
+    ("Bridge and ViT: names", "nats", by_round("pretrain_bridge", "whole")),
+    ("Bridge and ViT: names told, halved", "nats", by_round("pretrain_bridge", "names")),
+    ("All together: a word of an answer", "nats", by_round("train", "answers")),
+    ("All together: names told, halved", "nats", by_round("train", "names")),
 )
 SMOOTHED = 8  # points of a log are averaged: each is the loss of a single step
 TITLE_HEIGHT = 30  # pixels

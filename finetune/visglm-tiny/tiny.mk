@@ -46,7 +46,7 @@ tiny-again:  ## the last two stages twice more, on larger pictures
 	@for round in 2 3; do \
 		again="--round $$round --seed $$round --image-size 128"; \
 		$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $$again --steps 4200 --learning-rate 6e-4 || exit; \
-		$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $$again --steps 3600 || exit; \
+		$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $$again --steps 4000 || exit; \
 	done
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test and curves up to date

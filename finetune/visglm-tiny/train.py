@@ -47,9 +47,9 @@ def main() -> None:
     teller = load_text(model, tokenizer, output)
     again = arguments.round > 1
     if again:
-        learnt = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
-        model.model.text.load_state_dict(learnt.model.text.state_dict())
-        model.lm_head.load_state_dict(learnt.lm_head.state_dict())
+        found = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
+        model.model.text.load_state_dict(found.model.text.state_dict())
+        model.lm_head.load_state_dict(found.lm_head.state_dict())
     vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
     vision.vit.requires_grad_(False).blocks.requires_grad_(True)
     vision.vit.patch_embed.eval()  # so few pictures a step are too few for BatchNorm's averages
@@ -89,6 +89,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     log = output / log_of("train", arguments.round)
     train(optimizer, step_loss, arguments.steps, log, every=(400, save_model))
+    if again:
+        go_back(model, found)
+        save_model()
+
+
+@torch.no_grad()
+def go_back(model: nn.Module, found: nn.Module) -> None:
+    """A third of the way back to what a later round found: about as good at everything, and better at groups."""
+    before = found.state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(before[name], 1 / 3)
 
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:

@@ -334,8 +334,9 @@ def basic_colour(colour: Tensor) -> Tensor:
     named = where(((hue > 295) | (hue < 14)) & (highest > 0.85) & (lowest > 0.45), "pink", named)
     pale = chroma < 0.13
     named = where(pale, "grey", named)
-    named = where(pale & (highest > 0.85), "white", named)
-    return where(highest < 0.25, "black", named)
+    # Far from what sets of drawings have as black (up to 0.26), as light grey (0.82 to 0.88) and as white (from 0.93).
+    named = where(pale & (highest > 0.9), "white", named)
+    return where(highest < 0.33, "black", named)
 
 
 def main_colour(sprites: Tensor, share: float = 0.55) -> Tensor:
