@@ -22,14 +22,14 @@ def by_round(stage: str, key: str) -> dict[str, tuple[str, str]]:
 # Title of a chart, what its lines measure, and the lines: name → log and key in it.
 CHARTS = (
     (
-        "OpenMoji named, bridge and ViT in three rounds",
+        "OpenMoji named by the ViT, which goes on beside the bridge in three rounds",
         "percent",
         {
-            "stem": ("pretrain_stem", "openmoji_accuracy"),
             "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
             **by_round("pretrain_bridge", "openmoji_accuracy"),
         },
     ),
+    ("OpenMoji named by the stem", "percent", {"stem": ("pretrain_stem", "openmoji_accuracy")}),
     ("Stem: names", "nats", {"names": ("pretrain_stem", "stem")}),
     ("Whole ViT", "nats", {"names": ("pretrain_vision", "whole"), "names of cells": ("pretrain_vision", "cells")}),
     ("Text model", "nats", {"a word of an answer": ("pretrain_text", "loss")}),
