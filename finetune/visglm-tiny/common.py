@@ -304,6 +304,14 @@ def log_of(stage: str, number: int) -> str:
     return f"{stage}.jsonl" if number == 1 else f"{stage}_{number}.jsonl"
 
 
+@torch.no_grad()
+def go_back(module: nn.Module, found: dict[str, Tensor], share: float) -> None:
+    """Take a module this share of the way back to the weights that a later round found."""
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(found[name], share)
+
+
 def train(
     optimizer: torch.optim.Optimizer,
     step_loss: Callable[[], dict[str, Tensor]],

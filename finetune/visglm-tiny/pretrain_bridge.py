@@ -19,11 +19,20 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from classifier import Classifier
-from common import Pictures, bridge_groups, build_model, build_tokenizer, load_text, log_of, rounds_parser, train
+from common import (
+    Pictures,
+    bridge_groups,
+    build_model,
+    build_tokenizer,
+    go_back,
+    load_text,
+    log_of,
+    rounds_parser,
+    train,
+)
 from concepts import load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from world import World
 
 from visglm.vision import VisionEncoder
@@ -163,10 +172,9 @@ def main() -> None:
     vision.vit = classifier.vit
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     pictures = Pictures(arguments.data, teller, arguments.batch_size, size, arguments.seed + 300, deform=again)
-    mean = AveragedModel(vision, use_buffers=True)
     if again:
-        vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
-        mean.update_parameters(vision)
+        found = torch.load(output / "vision.pt", weights_only=True)
+        vision.load_state_dict(found)
     else:
         start_bridge(vision, classifier, pictures)
     make_trainable(vision.vit.patch_embed.backbone)
@@ -181,9 +189,9 @@ def main() -> None:
     every = (400, lambda: look(vision, classifier.name, unseen, output / "vision.pt"))
     train(optimizer, step_loss, arguments.steps, output / log_of("pretrain_bridge", arguments.round), every)
     torch.save(classifier.state_dict(), output / "bridged.pt")
-    # Before the second time it knew small things better, behind it large ones: halfway it is better at both.
-    mean.update_parameters(vision)
-    torch.save(mean.module.state_dict(), output / "vision.pt")
+    if again:
+        go_back(vision, found, 1 / 2)  # before, it knew small things better, behind it large ones: halfway both
+        torch.save(vision.state_dict(), output / "vision.pt")
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from common import (
     bridge_groups,
     build_model,
     build_tokenizer,
+    go_back,
     load_text,
     log_of,
     parameter_groups,
@@ -90,17 +91,8 @@ def main() -> None:
     log = output / log_of("train", arguments.round)
     train(optimizer, step_loss, arguments.steps, log, every=(400, save_model))
     if again:
-        go_back(model, found)
+        go_back(model, found.state_dict(), 1 / 3)  # about as good at everything, and better at groups
         save_model()
-
-
-@torch.no_grad()
-def go_back(model: nn.Module, found: nn.Module) -> None:
-    """A third of the way back to what a later round found: about as good at everything, and better at groups."""
-    before = found.state_dict()
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(before[name], 1 / 3)
 
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:

@@ -64,7 +64,7 @@ def test_pictures_are_found_by_code_point_and_keep_their_shape(tmp_path):
 
 
 def ring() -> np.ndarray:
-    """A square drawn in ink, a cross in it."""
+    """A square drawn in ink, halved by a line."""
     picture = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((16, 16, 95, 95), outline="black", width=5)
@@ -79,7 +79,7 @@ def test_closed_areas_are_painted_at_random_or_like_another_drawing():
     assert painted[3][left[1:]] == painted[3][right[1:]] == 255 and painted[3][outside[1:]] == 0
     assert painted[:3, 56, 18].max() == 0 and not is_line_art(painted)  # the ink stays
 
-    # The other is smaller and elsewhere; half of it is red, half is blue, its top is missing.
+    # The other is smaller and elsewhere; half of it is red, half is blue.
     other = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
     ImageDraw.Draw(other).rectangle((60, 50, 69, 69), fill="red")
     ImageDraw.Draw(other).rectangle((70, 50, 79, 69), fill="blue")

@@ -15,10 +15,9 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 import common  # noqa: E402 (a folder of scripts, found through the path above)
-from common import Rows, Teller, add_questions, as_told, relate_heads, split, words  # noqa: E402
+from common import Rows, Teller, add_questions, as_told, go_back, relate_heads, split, words  # noqa: E402
 from concepts import GROUPS, load_concepts  # noqa: E402
 from questions import QUESTIONS, Asker, Thing, things_of, with_article  # noqa: E402
-from train import go_back  # noqa: E402
 from world import AMBIGUOUS, BACKGROUND, COLOURS, SceneStream, World, basic_colour, main_colour  # noqa: E402
 
 from visglm import ChatGLMTokenizer, VisGLMConfig, VisGLMForConditionalGeneration  # noqa: E402
@@ -224,7 +223,7 @@ def test_telling_right_costs_next_to_nothing_and_a_colour_only_where_it_is_clear
     right, wrong = pictures.losses(told, scenes), pictures.losses(told.roll(1, 0), scenes)
     assert right.keys() == wrong.keys() == {"told", "names", "groups", "colours"}
     for name, loss in right.items():
-        assert loss < 0.4 and wrong[name] > 3 * loss, name
+        assert loss < (0.4 if name == "colours" else 0.3) and wrong[name] > 3 * loss, name
     unclear = dataclasses.replace(scenes, colour=torch.where(scenes.colour == 0, -1, scenes.colour))
     assert pictures.losses(told, unclear)["colours"] < 0.4  # black things may be told black where nobody asks
 
@@ -258,11 +257,11 @@ def projections(attention):
     return attention.query_key_value.weight.detach().chunk(3)
 
 
-def test_a_later_round_goes_a_third_of_the_way_back():
+def test_going_back_is_part_of_the_way_and_counts_nothing():
     found, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(model.weight, 4.0)
     model.num_batches_tracked += 7
-    go_back(model, found)
+    go_back(model, found.state_dict(), 1 / 3)
     assert model.weight.tolist() == [3, 3] and found.weight.tolist() == [1, 1]
     assert model.num_batches_tracked == 7
 
