@@ -6,8 +6,8 @@
 place, object by object in reading order. The ViT, which was not to mind places so far, keeps its heads and learns from
 both: naming is what the whole model lacks most, and no later stage sees as many pictures in its time.
 
-In a later round the same goes on from where it ended, with things that are bent and cut; what is left in the end is
-halfway between before and behind.
+In a later round the same goes on from the model that the one before left, with things that are bent and cut; what is
+left in the end is halfway between before and behind.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
 from world import World
 
+from visglm import VisGLMForConditionalGeneration
 from visglm.vision import VisionEncoder
 
 PASSED_ON = 4  # how much louder than a query what it looks at is at first
@@ -173,7 +174,8 @@ def main() -> None:
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     pictures = Pictures(arguments.data, teller, arguments.batch_size, size, arguments.seed + 300, deform=again)
     if again:
-        found = torch.load(output / "vision.pt", weights_only=True)
+        before = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
+        found = before.model.vision.state_dict()
         vision.load_state_dict(found)
     else:
         start_bridge(vision, classifier, pictures)

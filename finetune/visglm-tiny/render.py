@@ -169,8 +169,9 @@ def colour_in(picture: np.ndarray, random: np.random.Generator, like: np.ndarray
     open_areas, num_areas = scipy.ndimage.label(picture[3] < 128)
     at_border = set(np.concatenate([open_areas[0], open_areas[-1], open_areas[:, 0], open_areas[:, -1]]).tolist())
     painted = picture.copy()
-    palette = random.integers(60, 256, (3, 3))  # two or three colours a drawing
-    palette[0] |= 0x80
+    palette = random.integers(0, 256, (random.integers(1, 4), 3))
+    without_hue = random.random(len(palette)) < 0.4  # black, greys and white, which hardly come about by chance
+    palette[without_hue] = random.integers(30, 320, (without_hue.sum(), 1)).clip(max=255)
     model = None if like is None else laid_over(like, picture).astype(float)
     for area in range(1, num_areas + 1):
         if area in at_border:

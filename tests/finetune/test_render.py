@@ -95,6 +95,15 @@ def test_closed_areas_are_painted_at_random_or_like_another_drawing():
     assert np.array_equal(unlike, painted)
 
 
+def test_paint_at_random_is_often_black_grey_or_white():
+    drawn, random = ring(), np.random.default_rng(0)
+    painted = np.stack([colour_in(drawn, random) for _ in range(200)]).astype(int)
+    left, right = painted[:, :3, 56, 30], painted[:, :3, 56, 80]
+    assert 0.3 < (np.ptp(left, axis=1) == 0).mean() < 0.5
+    assert (left.min(1) == 255).sum() > 4 and (left.max(1) < 80).sum() > 4
+    assert 0.4 < (left == right).all(1).mean() < 0.8  # not always two colours
+
+
 def test_line_art_is_painted_to_train_on_and_left_as_it_is_to_evaluate(font, monkeypatch):
     """Two styles: the letters of a font, an O of which is the only thing in colour."""
     coloured = np.zeros((4, PICTURE_SIZE, PICTURE_SIZE), np.uint8)

@@ -132,7 +132,7 @@ def test_ink_around_a_thing_is_not_its_colour():
     sprites[1, :3, :, 24:72:16] = sprites[1, :3, :, 25:72:16] = sprites[1, :3, :, 26:72:16] = 0
     sprites[3, 3, 16:80, 44:47] = 1  # a line
     assert [COLOURS[colour] for colour in main_colour(sprites)] == ["white", "brown", "black", "black"]
-    sprites[0, 1:3, 48:, :] = 0  # half red, half white
+    sprites[0, 1:3, 38:, :] = 0  # two thirds red, one third white
     sprites[3] = 0
     assert [COLOURS[colour] if colour >= 0 else "" for colour in main_colour(sprites)] == ["", "brown", "black", ""]
 
