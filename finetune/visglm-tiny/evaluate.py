@@ -46,7 +46,7 @@ BATCH_SIZE = 64
 NEW_TOKENS = {"describe": 64}  # longest answer by kind; others need far fewer
 SCHEMES = ("int8", "int4")
 # Arrangement → fewest and most objects in a picture, and how many pictures (None: one for every drawing).
-ARRANGEMENTS = {"alone": (1, 1, None), "any": (1, 4, 400), "several": (2, 4, 300)}
+ARRANGEMENTS = {"alone": (1, 1, None), "any": (1, 4, 400), "several": (2, 4, 400)}
 # Kind of question → what it is asked about, of how many pictures (None: all), and the share wanted.
 PLAN: dict[str, tuple[str, int | None, float]] = {
     "name": ("alone", None, 0.50),
@@ -55,9 +55,9 @@ PLAN: dict[str, tuple[str, int | None, float]] = {
     "outside": ("alone", 200, 0.90),
     "count": ("any", 300, 0.95),
     "presence": ("any", 400, 0.90),
-    "position": ("several", 300, 0.60),
-    "where": ("several", 200, 0.60),
-    "describe": ("several", 200, 0.50),
+    "position": ("several", 400, 0.60),
+    "where": ("several", 400, 0.60),
+    "describe": ("several", 400, 0.50),
 }
 # Cache → what is asked of its pictures.
 OTHER_PLANS: dict[str, dict[str, tuple[str, int | None, float]]] = {
@@ -71,8 +71,8 @@ FOLLOW_UPS = {
     "count, then where": ("count", "where", "several"),
     "presence, then side": ("presence", "side", "several"),
 }
-FOLLOW_UP_TARGET, NUM_FOLLOW_UPS = 0.85, 100
-NUM_REWORDED = 60  # pictures per kind: each of the 30 phrasings twice
+FOLLOW_UP_TARGET, NUM_FOLLOW_UPS = 0.85, 200
+NUM_REWORDED = 180  # pictures per kind: each of the 30 phrasings six times
 GRID_SIZE = 24  # pictures shown
 MEASURED_AGAIN = 3  # every third question is asked of the blank picture and of packed weights
 

@@ -46,6 +46,15 @@ def test_line_chart_places_points_to_scale() -> None:
     assert {"step", "loss", "loss <1>", "0", "10"} <= set(words)
 
 
+def test_line_chart_has_room_for_the_names_of_five_lines() -> None:
+    names = ["whole ViT", "first round", "second round", "third round", "fourth round"]
+    svg = ElementTree.fromstring(line_chart({name: [(0, 0), (1, 1)] for name in names}, "step", "percent"))
+    width = float(svg.get("viewBox").split()[2])
+    starts = [float(text.get("x")) for text in svg.iter("text") if text.text in names]
+    for name, start, limit in zip(names, starts, [*starts[1:], width + 24], strict=True):
+        assert start + 6.5 * len(name) < limit - 24  # the next has its stroke before it
+
+
 def test_line_chart_leaves_a_gap_where_a_value_is_not_finite() -> None:
     chart = line_chart({"loss": [(0, 1), (1, math.nan), (2, 1), (3, 2)]}, "step", "loss")
     path = re.search(r'd="([^"]*)" fill="none"', chart)[1]

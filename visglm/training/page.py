@@ -97,13 +97,14 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], x_label: str,
         marks.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.6g}</text>')
     marks.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>')
     marks.append(f'<text x="4" y="14">{escape(y_label)}</text>')
+    key = LEFT + 40  # behind the label of the other axis
     for number, (name, points) in enumerate(lines.items()):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         line = f'd="{trace(points, place)}" fill="none" stroke="{colour}"'
         marks.append(f'<path {line} stroke-width="1.5" stroke-linecap="round"/>')
-        x = LEFT + 100 + 150 * number
-        marks.append(f'<path d="M{x} 10h18" stroke="{colour}" stroke-width="3"/>')
-        marks.append(f'<text x="{x + 24}" y="14">{escape(name)}</text>')
+        marks.append(f'<path d="M{key} 10h18" stroke="{colour}" stroke-width="3"/>')
+        marks.append(f'<text x="{key + 24}" y="14">{escape(name)}</text>')
+        key += 44 + 7 * len(name)  # one behind the other, with room for what a letter takes at most
     return Html(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{"".join(marks)}</svg>')
 
 
