@@ -11,7 +11,7 @@ from pathlib import Path
 from visglm.training.page import HEIGHT, WIDTH, Html, escape, line_chart
 
 HERE = Path(__file__).parent
-ROUNDS = {"first round": "", "second round": "_2", "third round": "_3"}  # name → how its logs end
+ROUNDS = {"first round": "", "second round": "_2", "third round": "_3", "fourth round": "_4"}  # name → how its logs end
 
 
 def by_round(stage: str, key: str) -> dict[str, tuple[str, str]]:
@@ -22,7 +22,7 @@ def by_round(stage: str, key: str) -> dict[str, tuple[str, str]]:
 # Title of a chart, what its lines measure, and the lines: name → log and key in it.
 CHARTS = (
     (
-        "OpenMoji named by the ViT, which goes on beside the bridge in three rounds",
+        "OpenMoji named by the ViT, which goes on beside the bridge in all rounds",
         "percent",
         {
             "whole ViT": ("pretrain_vision", "openmoji_accuracy"),

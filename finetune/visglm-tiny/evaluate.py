@@ -51,7 +51,7 @@ ARRANGEMENTS = {"alone": (1, 1, None), "any": (1, 4, 400), "several": (2, 4, 400
 PLAN: dict[str, tuple[str, int | None, float]] = {
     "name": ("alone", None, 0.50),
     "group": ("alone", 400, 0.80),
-    "colour": ("alone", 400, 0.90),  # of those that have a clear one
+    "colour": ("alone", None, 0.90),  # of those that have a clear one
     "outside": ("alone", 200, 0.90),
     "count": ("any", 300, 0.95),
     "presence": ("any", 400, 0.90),

@@ -81,20 +81,32 @@ def read_set(icons: Path, style: str) -> dict:
     return json.loads((icons / style / "icons.json").read_text())
 
 
+def owners(concepts: list[Concept]) -> dict[str, int]:
+    """The concept that an English name, as a slug, stands for: the one it is the first name of, else the only one that
+    has it. A "football" is any of three things, and an icon of that name shows nobody knows which."""
+    having: dict[str, list[tuple[bool, int]]] = defaultdict(list)
+    for index, concept in enumerate(concepts):
+        for place, name in enumerate(dict.fromkeys(map(slug, concept.english))):
+            having[name].append((place > 0, index))
+    best = {name: (min(found), len(found)) for name, found in having.items()}
+    return {name: index for name, ((is_alias, index), num) in best.items() if num == 1 or not is_alias}
+
+
 def drawings(icon_set: dict, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:
     """The icons of a set that show each concept."""
     by_code_point = style in (*EMOJI_STYLES, "openmoji")
     names: dict[str, list[str]] = {}
     for name in icon_set["icons"]:
         names.setdefault(slug(name if by_code_point else VARIANT.sub("", name)), []).append(name)
-    found = []
-    for concept in concepts:
+    found, owner = [], owners(concepts)
+    for index, concept in enumerate(concepts):
+        own = [name for name in concept.english if owner.get(slug(name)) == index]
         if not by_code_point:
-            wanted = {slug(name) for name in concept.english if (style, name) not in HOMONYMS}
+            wanted = {slug(name) for name in own if (style, name) not in HOMONYMS}
             found.append([name for key in sorted(wanted) for name in names.get(key, ())])
         else:
             keys = [sorted(slugs.get(code, ())) for code in concept.hexcodes]
-            keys += [[slug(name) for name in concept.english]] if style == "streamline-emojis" else []
+            keys += [[slug(name) for name in own]] if style == "streamline-emojis" else []
             # One drawing for each code point.
             firsts = [next((key for key in of_code if key in names), None) for of_code in keys]
             found.append(list(dict.fromkeys(names[key][0] for key in firsts if key is not None)))

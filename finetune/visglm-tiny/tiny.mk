@@ -42,8 +42,8 @@ tiny-bridge:  ## fourth stage: the bridge between them, and the ViT again
 tiny-train:  ## fifth stage: all but the ViT's stem together; leaves a model in build/tiny/run/model
 	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
 
-tiny-again:  ## the last two stages twice more, on larger pictures
-	@for round in 2 3; do \
+tiny-again:  ## the last two stages three times more, on larger pictures
+	@for round in 2 3 4; do \
 		again="--round $$round --seed $$round --image-size 128"; \
 		$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $$again --steps 4200 --learning-rate 6e-4 || exit; \
 		$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $$again --steps 4000 || exit; \

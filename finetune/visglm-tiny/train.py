@@ -91,7 +91,7 @@ def main() -> None:
     log = output / log_of("train", arguments.round)
     train(optimizer, step_loss, arguments.steps, log, every=(400, save_model))
     if again:
-        go_back(model, found.state_dict(), 1 / 3)  # about as good at everything, and better at groups
+        go_back(model, found.state_dict(), 1 / 2)  # about as good at everything, and better at groups
         save_model()
 
 

@@ -17,6 +17,7 @@ from render import (  # noqa: E402
     colour_in,
     draw_glyphs,
     draw_pictures,
+    drawings,
     files_of,
     is_line_art,
     render,
@@ -139,3 +140,19 @@ def test_a_source_has_its_version_and_one_that_is_missing_is_named(tmp_path):
     assert source("symbola", node_modules, debian) == {"sha256": sha256}
     with pytest.raises(SystemExit, match="noto-emoji"):
         files_of("noto-emoji", node_modules, debian)
+
+
+def test_an_icon_shows_what_its_name_stands_for_first_or_alone():
+    names = [
+        ("dog", "pup"),
+        ("poodle", "dog"),
+        ("daisy", "flower"),
+        ("hibiscus", "flower"),
+        ("guide dog", "Dog", "harness"),
+    ]
+    concepts = [Concept((f"1F4{number:02}",), english, ("狗",), "animal") for number, english in enumerate(names)]
+    icon_set = {"icons": {"dog": {}, "dog-outline": {}, "flower": {}, "pup": {}, "harness": {}, "poodle": {}}}
+    assert drawings(icon_set, "mdi", concepts, {}) == [["dog", "dog-outline", "pup"], ["poodle"], [], [], ["harness"]]
+    # A set that lists code points, but not all: what has none goes by its name.
+    found = drawings(icon_set, "streamline-emojis", concepts, {"1F401": {"poodle"}})
+    assert found == [["dog"], ["poodle"], [], [], ["harness"]]

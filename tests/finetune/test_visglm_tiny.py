@@ -266,6 +266,16 @@ def test_going_back_is_part_of_the_way_and_counts_nothing():
     assert model.num_batches_tracked == 7
 
 
+def test_what_is_black_is_seldom_asked_for_its_colour(concepts):
+    asker = Asker(concepts, seed=6)
+    asked = {
+        colour: sum(asker.ask([Thing(0, "", colour)]).kind == "colour" for _ in range(400))
+        for colour in ("black", "red", "")
+    }
+    assert asked[""] == 0 < asked["black"] < asked["red"] / 3
+    asker.ask([Thing(0, "left", "black"), Thing(1, "right", "black")])  # of several nobody asks for it at all
+
+
 def test_questions_come_as_people_type_them(concepts):
     asker = Asker(concepts, seed=3)
     asked = {asker.loosen("What is this?", "en") for _ in range(300)}
