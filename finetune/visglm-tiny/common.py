@@ -304,6 +304,11 @@ def log_of(stage: str, number: int) -> str:
     return f"{stage}.jsonl" if number == 1 else f"{stage}_{number}.jsonl"
 
 
+def load_found(output: Path) -> VisGLMForConditionalGeneration:
+    """The model that a later round finds: what the one before it left."""
+    return VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
+
+
 @torch.no_grad()
 def go_back(module: nn.Module, found: dict[str, Tensor], share: float) -> None:
     """Take a module this share of the way back to the weights that a later round found."""

@@ -8,31 +8,37 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from common import log_of
+
 from visglm.training.page import HEIGHT, WIDTH, Html, escape, line_chart
 
 HERE = Path(__file__).parent
-ROUNDS = {"first round": "", "second round": "_2", "third round": "_3", "fourth round": "_4"}  # name → how its logs end
+ROUNDS = ("first round", "second round", "third round", "fourth round")
 
 
 def by_round(stage: str, key: str) -> dict[str, tuple[str, str]]:
     """A line for each round of a stage that is gone through more than once."""
-    return {name: (stage + end, key) for name, end in ROUNDS.items()}
+    return {name: (log_of(stage, number), key) for number, name in enumerate(ROUNDS, 1)}
 
 
-# Title of a chart, what its lines measure, and the lines: name → log and key in it.
+# Title of a chart, what its lines measure, and the lines: name → log in `logs/` and key in it.
 CHARTS = (
     (
         "OpenMoji named by the ViT, which goes on beside the bridge in all rounds",
         "percent",
         {
-            "whole ViT": ("pretrain_vision", "openmoji_accuracy"),
+            "whole ViT": ("pretrain_vision.jsonl", "openmoji_accuracy"),
             **by_round("pretrain_bridge", "openmoji_accuracy"),
         },
     ),
-    ("OpenMoji named by the stem", "percent", {"stem": ("pretrain_stem", "openmoji_accuracy")}),
-    ("Stem: names", "nats", {"names": ("pretrain_stem", "stem")}),
-    ("Whole ViT", "nats", {"names": ("pretrain_vision", "whole"), "names of cells": ("pretrain_vision", "cells")}),
-    ("Text model", "nats", {"a word of an answer": ("pretrain_text", "loss")}),
+    ("OpenMoji named by the stem", "percent", {"stem": ("pretrain_stem.jsonl", "openmoji_accuracy")}),
+    ("Stem: names", "nats", {"names": ("pretrain_stem.jsonl", "stem")}),
+    (
+        "Whole ViT",
+        "nats",
+        {"names": ("pretrain_vision.jsonl", "whole"), "names of cells": ("pretrain_vision.jsonl", "cells")},
+    ),
+    ("Text model", "nats", {"a word of an answer": ("pretrain_text.jsonl", "loss")}),
     ("Bridge and ViT: names", "nats", by_round("pretrain_bridge", "whole")),
     ("Bridge and ViT: names told, halved", "nats", by_round("pretrain_bridge", "names")),
     ("All together: a word of an answer", "nats", by_round("train", "answers")),
@@ -44,7 +50,7 @@ TITLE_HEIGHT = 30  # pixels
 
 def curve(log: str, key: str) -> list[tuple[float, float]]:
     """Step and value, averaged over neighbours where there are many; shares in percent."""
-    rows = [json.loads(line) for line in (HERE / "logs" / f"{log}.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in (HERE / "logs" / log).read_text("utf-8").splitlines()]
     points = [(row["step"], row[key]) for row in rows if key in row]
     if key.endswith("accuracy"):
         return [(step, 100 * share) for step, share in points]

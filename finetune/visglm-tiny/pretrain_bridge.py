@@ -25,6 +25,7 @@ from common import (
     build_model,
     build_tokenizer,
     go_back,
+    load_found,
     load_text,
     log_of,
     rounds_parser,
@@ -35,7 +36,6 @@ from pretrain_vision import look, make_trainable, vit_groups
 from torch import Tensor, nn
 from world import World
 
-from visglm import VisGLMForConditionalGeneration
 from visglm.vision import VisionEncoder
 
 PASSED_ON = 4  # how much louder than a query what it looks at is at first
@@ -174,8 +174,7 @@ def main() -> None:
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
     pictures = Pictures(arguments.data, teller, arguments.batch_size, size, arguments.seed + 300, deform=again)
     if again:
-        before = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
-        found = before.model.vision.state_dict()
+        found = load_found(output).model.vision.state_dict()
         vision.load_state_dict(found)
     else:
         start_bridge(vision, classifier, pictures)

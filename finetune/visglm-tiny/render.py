@@ -84,12 +84,12 @@ def read_set(icons: Path, style: str) -> dict:
 def owners(concepts: list[Concept]) -> dict[str, int]:
     """The concept that an English name, as a slug, stands for: the one it is the first name of, else the only one that
     has it. A "football" is any of three things, and an icon of that name shows nobody knows which."""
-    having: dict[str, list[tuple[bool, int]]] = defaultdict(list)
+    having: dict[str, set[int]] = defaultdict(set)
     for index, concept in enumerate(concepts):
-        for place, name in enumerate(dict.fromkeys(map(slug, concept.english))):
-            having[name].append((place > 0, index))
-    best = {name: (min(found), len(found)) for name, found in having.items()}
-    return {name: index for name, ((is_alias, index), num) in best.items() if num == 1 or not is_alias}
+        for name in concept.english:
+            having[slug(name)].add(index)
+    only = {name: min(indices) for name, indices in having.items() if len(indices) == 1}
+    return only | {slug(concept.english[0]): index for index, concept in enumerate(concepts)}
 
 
 def drawings(icon_set: dict, style: str, concepts: list[Concept], slugs: dict[str, set[str]]) -> list[list[str]]:

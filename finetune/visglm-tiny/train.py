@@ -2,9 +2,10 @@
 
     python train.py DATA OUTPUT
 
-`OUTPUT` holds what the earlier stages wrote; in a later round the text model goes on from `OUTPUT/model`. The stem
-stays as it is; the rest of the ViT and the text model go on learning, slower. Prompts come from `visglm.prompt` and the
-network from `visglm.model`: what is trained here is what chats later.
+`OUTPUT` holds what the earlier stages wrote; in a later round the text model goes on from `OUTPUT/model`, and what is
+left in the end is halfway between before and behind. The stem stays as it is; the rest of the ViT and the text model go
+on learning, slower. Prompts come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what
+chats later.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from common import (
     build_model,
     build_tokenizer,
     go_back,
+    load_found,
     load_text,
     log_of,
     parameter_groups,
@@ -48,7 +50,7 @@ def main() -> None:
     teller = load_text(model, tokenizer, output)
     again = arguments.round > 1
     if again:
-        found = VisGLMForConditionalGeneration.from_pretrained(output / "model", dtype=torch.float32)
+        found = load_found(output)
         model.model.text.load_state_dict(found.model.text.state_dict())
         model.lm_head.load_state_dict(found.lm_head.state_dict())
     vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
