@@ -14,10 +14,10 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 import visglm  # noqa: F401 (registers the Auto classes)
 from tests.tiny import GOLDEN, golden_model
 from visglm.errors import ContextLengthError, ImageError, PromptError
-from visglm.preprocess import VisGLMImageProcessor
+from visglm.pictures.preprocess import VisGLMImageProcessor
 from visglm.processor import VisGLMProcessor
 from visglm.prompt import Turn, render
-from visglm.tokenizer import ChatGLMTokenizer
+from visglm.tokenizers import ChatGLMTokenizer
 
 SLOT, GMASK, SOP, EOP = 510, 505, 508, 509
 NUM_SLOTS = 32

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
     from .explain import Explanation
-    from .images import ImageLimits, load_image
     from .model import VisGLMForConditionalGeneration, VisGLMModel
-    from .preprocess import VisGLMImageProcessor
+    from .pictures import ImageLimits, load_image
+    from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
     from .reply import History, Reply
     from .stream import ReplyStream
-    from .tokenizer import ChatGLMTokenizer
+    from .tokenizers import ChatGLMTokenizer
 
 __version__ = "0.1.0"
 
@@ -29,21 +29,21 @@ __version__ = "0.1.0"
 _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
-    "ChatGLMTokenizer": "tokenizer",
+    "ChatGLMTokenizer": "tokenizers",
     "Explanation": "explain",
     "History": "reply",
-    "ImageLimits": "images",
+    "ImageLimits": "pictures",
     "Reply": "reply",
     "ReplyStream": "stream",
     "VisGLM": "chat",
     "VisGLMConfig": "config",
     "VisGLMError": "errors",
     "VisGLMForConditionalGeneration": "model",
-    "VisGLMImageProcessor": "preprocess",
+    "VisGLMImageProcessor": "pictures.preprocess",
     "VisGLMModel": "model",
     "VisGLMProcessor": "processor",
     "VisGLMVisionConfig": "config",
-    "load_image": "images",
+    "load_image": "pictures",
 }
 
 __all__ = [

@@ -16,12 +16,11 @@ from .config import ChatGLMConfig, VisGLMConfig
 AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
 AutoConfig.register(VisGLMConfig.model_type, VisGLMConfig)
 
-from .glm_tokenizers import ChatGLM2Tokenizer  # noqa: E402
 from .model import VisGLMForConditionalGeneration, VisGLMModel  # noqa: E402 (its text_config is looked up by AutoConfig)
-from .preprocess import VisGLMImageProcessor  # noqa: E402
+from .pictures.preprocess import VisGLMImageProcessor  # noqa: E402
 from .processor import VisGLMProcessor  # noqa: E402
 from .text import ChatGLMModel  # noqa: E402
-from .tokenizer import ChatGLMTokenizer  # noqa: E402
+from .tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer  # noqa: E402
 
 AutoModel.register(ChatGLMConfig, ChatGLMModel)
 AutoModel.register(VisGLMConfig, VisGLMModel)

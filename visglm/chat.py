@@ -17,15 +17,15 @@ from torch import Tensor
 from . import checkpoint, generation, request
 from .batch import answer_all
 from .errors import PromptError, VisGLMError
-from .images import load_images
 from .model import VisGLMForConditionalGeneration
+from .pictures import load_images
 from .processor import VisGLMProcessor
 from .prompt import Turn
 from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
 from .sampling import Sampling
 from .stream import ReplyStream, pieces
-from .tokenizer import ChatGLMTokenizer
+from .tokenizers import ChatGLMTokenizer
 
 if TYPE_CHECKING:
     from .explain import Explanation

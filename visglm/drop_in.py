@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedToke
 
 from .errors import ConfigError, PromptError
 from .model import VisGLMForConditionalGeneration
-from .preprocess import VisGLMImageProcessor
+from .pictures.preprocess import VisGLMImageProcessor
 from .processor import VisGLMProcessor
 from .prompt import Turn
 from .reply import History

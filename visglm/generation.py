@@ -17,7 +17,7 @@ from .quant.products import without_contention
 from .reply import History, Reply, Timings, Usage
 from .request import Prompt
 from .sampling import Sampling
-from .tokenizer import ChatGLMTokenizer
+from .tokenizers import ChatGLMTokenizer
 
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 

@@ -9,7 +9,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
 from .errors import PromptError
-from .images import load_image
+from .pictures import load_image
 from .prompt import (
     IMAGE_PLACEHOLDER,
     Rendered,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .config import VisGLMConfig
 from .errors import PromptError
-from .images import load_images
+from .pictures import load_images
 from .prompt import Rendered, Turn, fit, render, render_blank
 from .reply import History
-from .tokenizer import ChatGLMTokenizer
+from .tokenizers import ChatGLMTokenizer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .errors import VisGLMError
 from .generation import Watch
 from .prompt import postprocess, settled
 from .reply import Reply
-from .tokenizer import ChatGLMTokenizer, StreamDecoder
+from .tokenizers import ChatGLMTokenizer, StreamDecoder
 
 
 class ReplyStream(Iterator[str]):

@@ -20,7 +20,7 @@ from questions import (
 )
 from world import COLOURS
 
-from visglm.tokenizer import ChatGLMTokenizer
+from visglm.tokenizers import ChatGLMTokenizer
 
 VOCAB_SIZE = 4096  # enough for every word of a name to be one piece: a small model spells badly
 # <|image|> right after <eop>, where the tokenizer expects the id of an image slot.

@@ -16,9 +16,8 @@ from tests.tiny import GOLDEN_CHATGLM2, GOLDEN_HF
 from visglm import VisGLM
 from visglm.checkpoint import open_source
 from visglm.errors import PromptError
-from visglm.glm_tokenizers import load_glm_tokenizer
 from visglm.prompt import Turn, render
-from visglm.tokenizer import StreamDecoder
+from visglm.tokenizers import StreamDecoder, load_glm_tokenizer
 
 TEXTS = ["北京是中国的首都。", "Hello, world!\n\n  two spaces", "é 🐱 <|user|> [gMASK]"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from visglm import VisGLM
 from visglm.errors import DataError, ImageError, VisGLMError
-from visglm.images import load_image
+from visglm.pictures import load_image
 from visglm.prompt import Turn
 from visglm.reply import History, Reply, Timings, Usage
 from visglm.training import Evaluation, evaluate

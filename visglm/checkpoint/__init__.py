@@ -30,10 +30,10 @@ from .assemble import Prepare, assemble, build, check, fill
 from .convert import EXPORTS, HERE, convert, save
 from .estimate import Estimate, estimate
 from .files import DamagedFile, TensorInfo
-from .formats import FORMATS, recognise
 from .hub import find_folder
 from .inspect import Check, inspect
-from .legacy import SatSource
+from .layouts import FORMATS, recognise
+from .layouts.legacy import SatSource
 from .made import QuantizedSource, RandomSource
 from .parts import PartsSource
 from .quantized import assemble_quantized, choose_quantization

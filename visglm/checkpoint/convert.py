@@ -14,13 +14,13 @@ from ..config import ChatGLMConfig, VisGLMConfig
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
-from ..tokenizer import VOCAB_FILE_NAME
+from ..tokenizers import VOCAB_FILE_NAME
 from .adapter import active, attached, base_names, write_adapter
 from .assemble import build, check, generation_config
 from .files import write_json
-from .legacy import HF_VISION, SAT_VISION, SatSource
+from .layouts.legacy import HF_VISION, SAT_VISION, SatSource
+from .layouts.rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .made import QuantizedSource
-from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .source import Source
 from .writer import ShardWriter, replacing
 

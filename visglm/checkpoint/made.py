@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..config import PRESETS, VisGLMConfig
 from ..errors import ConfigError
-from ..preprocess import VisGLMImageProcessor
+from ..pictures.preprocess import VisGLMImageProcessor
 from ..processor import VisGLMProcessor
 from ..quant import Quantization, modules_of, pack_matrix
-from ..tokenizer import ChatGLMTokenizer
+from ..tokenizers import ChatGLMTokenizer
 from .assemble import build
 from .files import TensorInfo
 from .source import Source

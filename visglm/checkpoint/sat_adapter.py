@@ -16,7 +16,7 @@ from ..errors import CheckpointError, require
 from ..model import VisGLMForConditionalGeneration
 from ..text.prefix import add_prefix
 from .adapter import LORA_START, Attached, activate, attached, fill_lora, inject_lora
-from .legacy import SatSource
+from .layouts.legacy import SatSource
 
 ADAPTER_NAME = "default"
 MATRIX = re.compile(r"transformer\.(?P<module>layers\.\d+\..+)\.matrix_(?P<side>[AB])\.(?P<part>\d+)")

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load_pictures(paths: Sequence[str], allow_urls: bool) -> list[Picture]:
-    from ..images import load_image
+    from ..pictures import load_image
 
     return [Picture(path, load_image(path, allow_urls=allow_urls)) for path in paths]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import DataError, ImageError, VisGLMError
-from ..images import SOURCES, load_image
+from ..pictures import SOURCES, load_image
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX, Rendered, Turn, render
 from .containers import Rows, undecoded

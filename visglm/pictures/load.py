@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError
 from .fetch import check_num_bytes, check_url, fetch, read_all
 
 # What cameras, browsers and screenshots write. Pillow's other readers run Ghostscript or are hardly tested

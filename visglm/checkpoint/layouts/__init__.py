@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
-from .files import DamagedFile, read_json
+from ...errors import CheckpointError
+from ..files import DamagedFile, read_json
+from ..source import Source
 from .glm import ChatGLM2Source, TransformersGlmSource
 from .legacy import LegacySource, SatSource
 from .native import NativeSource
-from .source import Source
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from .errors import CheckpointError
-from .tokenizer import ChatGLMTokenizer
+from ..errors import CheckpointError
+from .chatglm import ChatGLMTokenizer
 
 VOCABULARY, FAST_VOCABULARY = "tokenizer.model", "tokenizer.json"
 IMAGE_TOKEN = "<|image|>"

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests.web import serve
-from visglm import fetch as fetch_module
 from visglm.errors import ImageError
-from visglm.fetch import check_url, fetch, is_public_address
+from visglm.pictures import fetch as fetch_module
+from visglm.pictures.fetch import check_url, fetch, is_public_address
 
 LIMITS = {"max_bytes": 1000, "timeout": 5.0, "max_redirects": 3}
 

@@ -19,7 +19,7 @@ from typing import Any
 import sentencepiece
 from transformers import AddedToken, PreTrainedTokenizer
 
-from .errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError
 
 VOCAB_FILE_NAME = "ice_text.model"
 WORD_START = "▁"  # sentencepiece writes a space as this character

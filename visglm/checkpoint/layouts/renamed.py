@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import VisGLMConfig
-from ..errors import CheckpointError
-from ..quant import PARTS, Quantization, usual_group_size
-from .files import TensorInfo, WeightFiles
+from ...config import VisGLMConfig
+from ...errors import CheckpointError
+from ...quant import PARTS, Quantization, usual_group_size
+from ..files import TensorInfo, WeightFiles
+from ..source import Source
 from .rules import Move
-from .source import Source
 
 SCALE = "_scale"  # `weight_scale` stands beside a `weight` that the family's own tools have packed
 PART_OF = {"model.text.embed_tokens.weight": "embeddings", "lm_head.weight": "head"}  # else they are of the layers

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.web import serve
 from visglm.errors import ConfigError, ImageError
-from visglm.preprocess import VisGLMImageProcessor
+from visglm.pictures.preprocess import VisGLMImageProcessor
 
 # As published with VisualGLM-6B.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

@@ -2,31 +2,24 @@
 
 Control tokens and image slots are placed by id. Whatever a user typed goes through the tokenizer as plain
 text and can become neither.
-
-A new prompt style is one row of `PROMPT_STYLES`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .errors import ContextLengthError, PromptError
+from ..errors import ContextLengthError, PromptError
+from .styles import PROMPT_STYLES, SOP, Control, Mark, Segments, detect_language
 
 IGNORE_INDEX = -100  # labels with this value do not count in the loss
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 IMAGE_PLACEHOLDER = "<|image|>"
-LANGUAGES = ("zh", "en")
-
-CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
-ASCII_BESIDE_CHINESE = re.compile(rf"(?<={CHINESE})[,!:;?]|[,!:;?](?={CHINESE})")
 
 
 @dataclass(frozen=True)
@@ -55,88 +48,6 @@ class Rendered:
 
     input_ids: list[int]
     labels: list[int]
-
-
-@dataclass(frozen=True)
-class Control:
-    """A control token of the text model by name; several names where releases spell it differently."""
-
-    names: tuple[str, ...]
-
-
-class Mark(Enum):
-    """Places in a template that are not text."""
-
-    IMAGES = "the pictures of the turn"
-    SLOTS = "the image slots of one picture"
-    CUT = "the text before and the text behind are tokenized apart"
-    END = "the end token"
-
-
-Segments = tuple[str | Control | Mark, ...]
-
-
-@dataclass(frozen=True)
-class PromptStyle:
-    """How a text model was taught to see a conversation.
-
-    Each turn is a question; an answer that lies in the past follows it as `past_answer`, the answer to write
-    or to learn as `generation` (still prompt) and `answer`. Templates may name `{question}`, `{answer}` and
-    `{round}`.
-
-    Args:
-        questions: template of a question for each of `LANGUAGES`.
-        past_answer: template of an answer that later turns follow.
-        start: what every prompt starts with.
-        generation: what asks the model to write; a prompt ends here.
-        answer: template of what the model writes.
-        lone_question: template of a question without history; None where it looks like any other.
-        first_round: the number `{round}` counts from.
-    """
-
-    questions: Mapping[str, Segments]
-    past_answer: Segments
-    start: Segments = ()
-    generation: Segments = ()
-    answer: Segments = ("{answer}", Mark.END)
-    lone_question: Segments | None = None
-    first_round: int = 0
-
-
-GMASK, SOP = Control(("[gMASK]",)), Control(("<sop>", "sop"))
-USER, ASSISTANT = Control(("<|user|>",)), Control(("<|assistant|>",))
-
-ROLE_TOKENS = PromptStyle(
-    start=(GMASK, SOP),
-    questions=dict.fromkeys(LANGUAGES, (USER, "\n", Mark.CUT, Mark.IMAGES, "{question}")),
-    past_answer=(ASSISTANT, "\n", Mark.CUT, "{answer}"),
-    generation=(ASSISTANT,),  # the newline behind it is the first thing the model writes
-    answer=("\n", Mark.CUT, "{answer}", Mark.END),
-)
-
-# Sources: the chat functions and tokenizers published with THUDM/visualglm-6b, chatglm-6b, chatglm2-6b,
-# chatglm3-6b and glm-4-9b-chat. The last two differ in their tokenizers only.
-PROMPT_STYLES: Mapping[str, PromptStyle] = {
-    "visualglm": PromptStyle(
-        questions={"zh": (Mark.IMAGES, "问：{question}\n答："), "en": (Mark.IMAGES, "Q:{question}\nA:")},
-        past_answer=("{answer}\n",),
-        generation=(GMASK, SOP),
-    ),
-    "chatglm": PromptStyle(
-        lone_question=(Mark.IMAGES, "{question}"),
-        questions=dict.fromkeys(LANGUAGES, (Mark.IMAGES, "[Round {round}]\n问：{question}\n答：")),
-        past_answer=("{answer}\n",),
-        generation=(GMASK, SOP),
-    ),
-    "chatglm2": PromptStyle(
-        start=(GMASK, SOP),
-        questions=dict.fromkeys(LANGUAGES, (Mark.IMAGES, "[Round {round}]\n\n问：{question}\n\n答：")),
-        past_answer=("{answer}\n\n",),
-        first_round=1,
-    ),
-    "chatglm3": ROLE_TOKENS,
-    "glm4": ROLE_TOKENS,
-}
 
 
 def render(
@@ -245,112 +156,6 @@ def fit(rendered: Rendered, max_length: int, max_new_tokens: int = 0) -> Rendere
             "Shorten it, leave out old turns or pictures, or ask for fewer new tokens."
         )
     return rendered
-
-
-def postprocess(text: str) -> str:
-    """Tidy a decoded answer: strip it, and make ASCII `, ! : ; ?` beside Chinese characters full-width."""
-    return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text.strip())
-
-
-def settled(text: str) -> str:
-    """The part of `postprocess(text)` that stays whatever text comes after: for streams."""
-    tidy = postprocess(text)
-    return tidy[:-1] if tidy[-1:] in FULL_WIDTH else tidy
-
-
-def detect_language(text: str) -> str:
-    """ "zh" if the text holds a Chinese character, else "en"."""
-    return "zh" if re.search(CHINESE, text) else "en"
-
-
-# --- conversations as others write them ---------------------------------------------------------------
-
-IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")
-
-
-def messages_to_turns(
-    messages: Sequence[Mapping[str, Any]], *, image_marker: str | None = None
-) -> tuple[list[Turn], list[Any]]:
-    """Read messages in the style of OpenAI and Hugging Face.
-
-    A message is `{"role": "system" | "user" | "assistant", "content": …}`, its content a string or a list of
-    parts: `{"type": "text", "text": …}`, `{"type": "image", "image" | "url" | "path" | "base64": …}` or
-    `{"type": "image_url", "image_url": {"url": …}}`. What the system says is put in front of the first
-    question; user messages in a row make one question.
-
-    Args:
-        messages: the messages, oldest first.
-        image_marker: a string that stands for a picture inside text, such as the `<image>` of training files.
-            Without it text is text, whatever it holds.
-
-    Returns:
-        The turns, and the sources of their pictures in order: what the part held, or None for an image part
-        without a source and for a marker.
-
-    Raises:
-        PromptError: a message cannot be read, or the roles do not alternate.
-    """
-    turns: list[Turn] = []
-    sources: list[Any] = []
-    system = ""
-    for number, message in enumerate(messages, start=1):
-        role = message.get("role") if isinstance(message, Mapping) else None
-        if role not in ("system", "user", "assistant"):
-            raise PromptError(f"Message {number} has the role {role!r}. Expected system, user or assistant.")
-        text, images = _read_content(message.get("content"), f"Message {number}", image_marker)
-        is_open = bool(turns) and turns[-1].answer is None
-        if images and role != "user":
-            raise PromptError(f"Message {number} ({role}) holds a picture. Move it to a user message.")
-        if role == "user" and is_open:
-            turns[-1] = replace(
-                turns[-1],
-                question="\n".join(filter(None, (turns[-1].question, text))),
-                num_images=turns[-1].num_images + len(images),
-            )
-        elif role == "user":
-            turns.append(Turn(text, num_images=len(images)))
-        elif role == "assistant" and is_open:
-            turns[-1] = replace(turns[-1], answer=text)
-        elif role == "system" and number == 1:
-            system = text
-        else:
-            expected = "It can only be the first" if role == "system" else "Expected a user message before it"
-            raise PromptError(f"Message {number} is a message of the role {role} at the wrong place. {expected}.")
-        sources.extend(images)
-    if not turns:
-        raise PromptError(f"There is no user message among the {len(messages)} messages. Add a question.")
-    if system:
-        turns[0] = replace(turns[0], question=f"{system}\n{turns[0].question}")
-    return turns, sources
-
-
-def _read_content(content: Any, where: str, image_marker: str | None) -> tuple[str, list[Any]]:
-    """Text and image sources of one message."""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, Sequence):
-        raise PromptError(f"{where}: content is {type(content).__name__}. Expected a string or a list of parts.")
-    texts: list[str] = []
-    images: list[Any] = []
-    for part in parts:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            text = part["text"]
-            if image_marker and image_marker in text:
-                images.extend([None] * text.count(image_marker))
-                text = text.replace(image_marker, "").strip()
-            texts.append(text)
-        elif kind in ("image", "image_url"):
-            source = next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
-            images.append(source.get("url") if isinstance(source, Mapping) else source)
-        else:
-            raise PromptError(
-                f"{where}: cannot read a content part of type {kind!r}. "
-                'Expected {"type": "text", "text": "…"}, {"type": "image", …} or {"type": "image_url", …}.'
-            )
-    return "\n".join(filter(None, texts)), images
-
-
-# --- rendering ----------------------------------------------------------------------------------------
 
 
 def _lay_out(turns: Sequence[Turn], style: str, language: str) -> tuple[Segments, Segments]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import VisGLMConfig
-from ..errors import CheckpointError
-from ..glm_tokenizers import is_tiktoken, load_glm_tokenizer
-from ..preprocess import VisGLMImageProcessor
-from ..processor import VisGLMProcessor
-from .files import read_json
+from ...config import VisGLMConfig
+from ...errors import CheckpointError
+from ...pictures.preprocess import VisGLMImageProcessor
+from ...processor import VisGLMProcessor
+from ...tokenizers.glm import is_tiktoken, load_glm_tokenizer
+from ..files import read_json
 from .legacy import check_tokenizer, choose_weights
 from .renamed import RenamedSource
 from .rules import CHATGLM2_HF, CHATGLM2_HF_BIAS, GLM_HF, GLM_HF_BIAS, expand

@@ -23,7 +23,7 @@ from visglm.prompt import (
     render_text,
     training_rows,
 )
-from visglm.tokenizer import ChatGLMTokenizer
+from visglm.tokenizers import ChatGLMTokenizer
 
 SLOT, GMASK, SOP, EOP, USER, ASSISTANT = 510, 505, 508, 509, 512, 513
 SLOTS = [SLOT] * 3

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..config import VisGLMConfig
+from ...config import VisGLMConfig
 
 Split = Callable[[Tensor, VisGLMConfig], list[Tensor]]
 Join = Callable[[list[Tensor], VisGLMConfig], Tensor]

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import VisGLMConfig
-from ..errors import CheckpointError, ConfigError
-from ..preprocess import VisGLMImageProcessor
-from ..processor import VisGLMProcessor
-from ..tokenizer import VOCAB_FILE_NAME, ChatGLMTokenizer
-from .files import WeightFiles, find_weights, read_json
+from ...config import VisGLMConfig
+from ...errors import CheckpointError, ConfigError
+from ...pictures.preprocess import VisGLMImageProcessor
+from ...processor import VisGLMProcessor
+from ...tokenizers import VOCAB_FILE_NAME, ChatGLMTokenizer
+from ..files import WeightFiles, find_weights, read_json
+from ..source import Source
 from .renamed import RenamedSource
 from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, expand
-from .source import Source
 
 HF_VISION, SAT_VISION = "image_encoder.", "mixins.eva.model."
 LEGACY_WEIGHTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))

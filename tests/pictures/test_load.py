@@ -20,10 +20,10 @@ import torch
 from PIL import Image, ImageOps
 
 from tests.web import serve
-from visglm import fetch as fetch_module
-from visglm import images as images_module
 from visglm.errors import ConfigError, ImageError
-from visglm.images import SOURCES, ImageLimits, load_image
+from visglm.pictures import SOURCES, ImageLimits, load_image
+from visglm.pictures import fetch as fetch_module
+from visglm.pictures import load as images_module
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)  # height 5, width 7, RGBA

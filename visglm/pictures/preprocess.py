@@ -9,14 +9,14 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, is_torch_tensor
 
-from .errors import ConfigError
-from .images import load_image
+from ..errors import ConfigError
+from .load import load_image
 
 
 class VisGLMImageProcessor(PilBackend):
     """Turn pictures into the input of the vision tower, with Pillow and NumPy only.
 
-    Each picture is loaded by `visglm.images.load_image`, which makes it RGB; resized to `size`, a square,
+    Each picture is loaded by `visglm.load_image`, which makes it RGB; resized to `size`, a square,
     with bicubic interpolation and no cropping, whatever its proportions; divided by 255; and normalized with
     CLIP's mean and standard deviation. VisualGLM was trained on this: https://github.com/THUDM/VisualGLM-6B.
 

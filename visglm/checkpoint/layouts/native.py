@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..config import VisGLMConfig
-from ..processor import VisGLMProcessor
-from .files import TensorInfo, WeightFiles, find_weights
-from .source import Source
+from ...config import VisGLMConfig
+from ...processor import VisGLMProcessor
+from ..files import TensorInfo, WeightFiles, find_weights
+from ..source import Source
 
 WEIGHTS = ("model", ".safetensors")
 

@@ -14,7 +14,7 @@ import torch
 
 from tests.tiny import GOLDEN
 from visglm.errors import CheckpointError, ConfigError
-from visglm.tokenizer import ChatGLMTokenizer, StreamDecoder
+from visglm.tokenizers import ChatGLMTokenizer, StreamDecoder
 
 FOLDER = GOLDEN / "visualglm-hf"
 REFERENCE = json.loads((GOLDEN / "expected/tokenizer.json").read_text())

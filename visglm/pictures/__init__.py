@@ -1,0 +1,7 @@
+"""Pictures: from anything that holds one to RGB, and on to what the vision tower takes (`preprocess`)."""
+
+from __future__ import annotations
+
+from .load import DEFAULT_LIMITS, FORMATS, SOURCES, ImageLimits, load_image, load_images
+
+__all__ = ["DEFAULT_LIMITS", "FORMATS", "SOURCES", "ImageLimits", "load_image", "load_images"]

@@ -1,0 +1,112 @@
+"""How text models were taught to see a conversation, as data: one row of `PROMPT_STYLES` each, and their wording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+LANGUAGES = ("zh", "en")
+
+CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+ASCII_BESIDE_CHINESE = re.compile(rf"(?<={CHINESE})[,!:;?]|[,!:;?](?={CHINESE})")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token of the text model by name; several names where releases spell it differently."""
+
+    names: tuple[str, ...]
+
+
+class Mark(Enum):
+    """Places in a template that are not text."""
+
+    IMAGES = "the pictures of the turn"
+    SLOTS = "the image slots of one picture"
+    CUT = "the text before and the text behind are tokenized apart"
+    END = "the end token"
+
+
+Segments = tuple[str | Control | Mark, ...]
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a text model was taught to see a conversation.
+
+    Each turn is a question; an answer that lies in the past follows it as `past_answer`, the answer to write
+    or to learn as `generation` (still prompt) and `answer`. Templates may name `{question}`, `{answer}` and
+    `{round}`.
+
+    Args:
+        questions: template of a question for each of `LANGUAGES`.
+        past_answer: template of an answer that later turns follow.
+        start: what every prompt starts with.
+        generation: what asks the model to write; a prompt ends here.
+        answer: template of what the model writes.
+        lone_question: template of a question without history; None where it looks like any other.
+        first_round: the number `{round}` counts from.
+    """
+
+    questions: Mapping[str, Segments]
+    past_answer: Segments
+    start: Segments = ()
+    generation: Segments = ()
+    answer: Segments = ("{answer}", Mark.END)
+    lone_question: Segments | None = None
+    first_round: int = 0
+
+
+GMASK, SOP = Control(("[gMASK]",)), Control(("<sop>", "sop"))
+USER, ASSISTANT = Control(("<|user|>",)), Control(("<|assistant|>",))
+
+ROLE_TOKENS = PromptStyle(
+    start=(GMASK, SOP),
+    questions=dict.fromkeys(LANGUAGES, (USER, "\n", Mark.CUT, Mark.IMAGES, "{question}")),
+    past_answer=(ASSISTANT, "\n", Mark.CUT, "{answer}"),
+    generation=(ASSISTANT,),  # the newline behind it is the first thing the model writes
+    answer=("\n", Mark.CUT, "{answer}", Mark.END),
+)
+
+# Sources: the chat functions and tokenizers published with THUDM/visualglm-6b, chatglm-6b, chatglm2-6b,
+# chatglm3-6b and glm-4-9b-chat. The last two differ in their tokenizers only.
+PROMPT_STYLES: Mapping[str, PromptStyle] = {
+    "visualglm": PromptStyle(
+        questions={"zh": (Mark.IMAGES, "问：{question}\n答："), "en": (Mark.IMAGES, "Q:{question}\nA:")},
+        past_answer=("{answer}\n",),
+        generation=(GMASK, SOP),
+    ),
+    "chatglm": PromptStyle(
+        lone_question=(Mark.IMAGES, "{question}"),
+        questions=dict.fromkeys(LANGUAGES, (Mark.IMAGES, "[Round {round}]\n问：{question}\n答：")),
+        past_answer=("{answer}\n",),
+        generation=(GMASK, SOP),
+    ),
+    "chatglm2": PromptStyle(
+        start=(GMASK, SOP),
+        questions=dict.fromkeys(LANGUAGES, (Mark.IMAGES, "[Round {round}]\n\n问：{question}\n\n答：")),
+        past_answer=("{answer}\n\n",),
+        first_round=1,
+    ),
+    "chatglm3": ROLE_TOKENS,
+    "glm4": ROLE_TOKENS,
+}
+
+
+def postprocess(text: str) -> str:
+    """Tidy a decoded answer: strip it, and make ASCII `, ! : ; ?` beside Chinese characters full-width."""
+    return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text.strip())
+
+
+def settled(text: str) -> str:
+    """The part of `postprocess(text)` that stays whatever text comes after: for streams."""
+    tidy = postprocess(text)
+    return tidy[:-1] if tidy[-1:] in FULL_WIDTH else tidy
+
+
+def detect_language(text: str) -> str:
+    """ "zh" if the text holds a Chinese character, else "en"."""
+    return "zh" if re.search(CHINESE, text) else "en"
