@@ -36,6 +36,10 @@ class VisGLMVisionConfig(PreTrainedConfig):
         layer_norm_eps: of the blocks. `final_layer_norm_eps`: of the norm after the last block.
         stem: name of a timm convolutional network whose feature map of stride `patch_size` takes the place of the
             linear patches (a hybrid ViT: it learns from far fewer pictures), or None.
+        recogniser: name of a timm classification network, with its head, that looks at every picture beside the ViT and
+            tells in visual tokens of its own what it takes it for (see `visglm.vision.Recogniser`), or None.
+        num_classes: of the recogniser's head. num_names: by which they are told, several classes by one name, perhaps.
+        num_guesses: how many of the likeliest names are told. tokens_per_guess: visual tokens for each.
     """
 
     model_type = "visglm_vision"
@@ -50,6 +54,11 @@ class VisGLMVisionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     final_layer_norm_eps: float = 1e-5
     stem: str | None = None
+    recogniser: str | None = None
+    num_classes: int = 1000
+    num_names: int = 1000
+    num_guesses: int = 1
+    tokens_per_guess: int = 1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -57,6 +66,16 @@ class VisGLMVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         require_divisible(self, "hidden_size", "num_attention_heads")
         require_divisible(self, "image_size", "patch_size")
+        if self.recogniser is not None and not 0 < self.num_guesses <= self.num_names <= self.num_classes:
+            raise ConfigError(
+                "a recogniser tells some of its names, and has a class for each; got "
+                f"num_guesses={self.num_guesses}, num_names={self.num_names}, num_classes={self.num_classes}."
+            )
+
+    @property
+    def num_recogniser_tokens(self) -> int:
+        """Visual tokens of a picture that are the recogniser's, behind those of the Q-Former's queries."""
+        return self.num_guesses * self.tokens_per_guess if self.recogniser is not None else 0
 
 
 class ChatGLMConfig(PreTrainedConfig):
@@ -113,7 +132,7 @@ class VisGLMConfig(PreTrainedConfig):
         vision_config: `VisGLMVisionConfig`, or None for a text-only model (then `qformer_config` is None too).
         qformer_config: `Blip2QFormerConfig` of transformers; its `encoder_hidden_size` follows the ViT.
         text_config: configuration of a registered text backbone (`visglm.text.BACKBONES`).
-        num_query_tokens: image slots (visual tokens) per picture.
+        num_query_tokens: image slots (visual tokens) per picture, those of a recogniser included.
         image_token_id: id at every image slot; never a text token, a pad token least of all.
         prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
         quantization: how the weights are packed, as `visglm.quant.Quantization` records it; None in 16 or 32 bits.
@@ -151,6 +170,11 @@ class VisGLMConfig(PreTrainedConfig):
             raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
         if self.qformer_config is not None:
             self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+            if self.num_query_tokens <= self.vision_config.num_recogniser_tokens:
+                raise ConfigError(
+                    f"num_query_tokens={self.num_query_tokens} counts the recogniser's "
+                    f"{self.vision_config.num_recogniser_tokens} visual tokens, too, and leaves none for the Q-Former."
+                )
             if self.image_token_id is None:
                 raise ConfigError("a model with a vision tower needs image_token_id, an id no text token uses.")
         control = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")

@@ -115,9 +115,11 @@ def explain(
                 "bits: without `quantize`, or, where the folder itself is quantized, from the one it was made of."
             ) from None
     layers = [attention * gradient for attention, gradient in zip(attentions, gradients, strict=True)]
-    relevance = torch.stack(layers)[:, picture, :, :, 1:].clamp(min=0).float().mean(1).sum((0, 1))
     patch_size = model.config.vision_config.patch_size
-    grid = relevance.detach().view(pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
+    rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+    # The class token stands before the patches, and what a recogniser sees behind them.
+    relevance = torch.stack(layers)[:, picture, :, :, 1 : 1 + rows * columns].clamp(min=0).float().mean(1).sum((0, 1))
+    grid = relevance.detach().view(rows, columns)
     heat = (grid / grid.max().clamp(min=torch.finfo(torch.float32).tiny)).cpu().numpy()
     return Explanation(heat, images[picture], turns[-1].answer or "")
 
@@ -138,18 +140,19 @@ def count_new(images: Sequence[Image.Image], turns: Sequence[Turn]) -> int:
 
 
 def look(vision: VisionEncoder, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches]` they came from."""
+    """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches (+ cells)]` they came
+    from."""
     with torch.no_grad():
-        features = vision.vit(pixel_values.to(vision.projection.weight.dtype))
-    queries = repeat(vision.query_tokens.detach(), "1 query hidden -> image query hidden", image=len(features))
+        seen = vision.see(pixel_values)
+    queries = repeat(vision.query_tokens.detach(), "1 query hidden -> image query hidden", image=len(seen.features))
     queries.requires_grad_()  # the maps have gradients then, whether or not all of the model is frozen, as LoRA does
     usual = vision.qformer.config._attn_implementation
     vision.qformer.set_attn_implementation("eager")  # the others never hold the maps
     try:
-        outputs = vision.qformer(queries, encoder_hidden_states=features, output_attentions=True)
+        outputs = vision.qformer(queries, encoder_hidden_states=seen.features, output_attentions=True)
     finally:
         vision.qformer.set_attn_implementation(usual)
-    return vision.projection(outputs.last_hidden_state), outputs.cross_attentions
+    return torch.cat([vision.projection(outputs.last_hidden_state), seen.guesses], 1), outputs.cross_attentions
 
 
 def answer_log_likelihood(

@@ -145,11 +145,12 @@ def _saved_tensors(model: VisGLMForConditionalGeneration) -> Iterator[tuple[str,
 def _legacy_moves(config: VisGLMConfig, text_rules: list, vision: str) -> list[Move]:
     if getattr(config, "quantization", None) is not None:
         raise ConfigError("this checkpoint is quantized, which the old formats cannot hold. Convert the 16-bit one.")
-    if not isinstance(config.text_config, ChatGLMConfig) or (config.vision_config and config.vision_config.stem):
+    added = {name: getattr(config.vision_config, name, None) for name in ("stem", "recogniser")}
+    if not isinstance(config.text_config, ChatGLMConfig) or any(added.values()):
         text = config.text_config.model_type
-        stem = config.vision_config.stem if config.vision_config else None
         raise ConfigError(
-            f"the old formats hold ChatGLM-6B behind a plain ViT; this is {text} with stem {stem!r}. Convert to native."
+            f"the old formats hold ChatGLM-6B behind a plain ViT; this is {text} with stem {added['stem']!r} and "
+            f"recogniser {added['recogniser']!r}. Convert to native."
         )
     return list(expand([*text_rules, *(VISION if config.vision_config else [])], config, vision))
 
