@@ -53,6 +53,10 @@ tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, no
 	@$(TINY_RUN)/record.py
 	@$(TINY_RUN)/curves.py
 
-eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right; brings its MODEL_CARD.md up to date
+# PHOTOGRAPHS=folder with photos.tsv; without, only Tux Paint's photographs are shown.
+eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right: both renderers, photographs, speech, a lesson
+	@$(TINY_RUN)/measure.py $(TINY)/node_modules $(TINY)/debian $(TINY)/measured \
+		$(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 	@$(TINY_RUN)/evaluate.py $(TINY)/data $(TINY)/evaluation
-	@cp $(TINY)/evaluation/evaluation.json $(TINY)/evaluation/answers.png finetune/visglm-tiny/
+	@cp $(TINY)/measured/measured.json $(TINY)/evaluation/evaluation.json $(TINY)/evaluation/answers.png \
+		finetune/visglm-tiny/
