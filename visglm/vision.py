@@ -65,6 +65,9 @@ def build_vit(config: VisGLMVisionConfig) -> VisionTransformer:
 INTO_TEXT = ("projection.", "recogniser.names.", "recogniser.impression.", "recogniser.sure", "recogniser.nothing")
 
 
+LEAST = 1e-12  # probability of a name, whose logarithm is wanted
+
+
 class Seen(NamedTuple):
     """What is known of pictures before the Q-Former looks.
 
@@ -118,9 +121,14 @@ class Recogniser(nn.Module):
         self.cells = nn.Linear(num_features, config.hidden_size)
 
     def probabilities(self, pooled: Tensor) -> Tensor:
-        """Pooled features `[num_images, features]` to the probability of every name `[num_images, num_names]`."""
-        of_class = (self.network.get_classifier()(pooled) / self.temperature).softmax(-1)
-        return of_class.new_zeros(len(of_class), self.names.num_embeddings).index_add(1, self.name_of_class, of_class)
+        """Pooled features `[num_images, features]` to the probability of every name `[num_images, num_names]`.
+
+        The temperature works on names: on classes, it would favour those names that have many of them.
+        """
+        of_class = self.network.get_classifier()(pooled).softmax(-1, dtype=torch.float32)
+        of_name = of_class.new_zeros(len(of_class), self.names.num_embeddings)
+        of_name = of_name.index_add(1, self.name_of_class, of_class).clamp(min=LEAST)
+        return (of_name.log() / self.temperature).softmax(-1).to(pooled.dtype)
 
     def tell(self, probability: Tensor, impression: Tensor, gate: Tensor) -> Tensor:
         """Visual tokens `[num_images, tokens_per_guess * num_guesses, hidden_size]`: the guesses by the first of their

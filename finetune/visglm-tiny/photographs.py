@@ -36,7 +36,7 @@ class Photograph:
     Args:
         path: where it is. set: whose it is, one word. english, chinese: right names, the best one first.
         group: as in `concepts.GROUPS`. colour: "" where the kind has none of its own.
-        held_out: never to be trained on.
+        held_out: never to be trained on. label: what its source calls the kind.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class Photograph:
     group: str
     colour: str
     held_out: bool
+    label: str
 
     def open(self) -> Image.Image:
         """RGB, what is cut out on white."""
@@ -76,6 +77,7 @@ def read_folder(folder: Path) -> list[Photograph]:
                 row["group"],
                 row["colour"],
                 is_held_out(row["set"], row["source_label"]),
+                row["source_label"],
             )
             for row in csv.DictReader(file, delimiter="\t")
         ]
@@ -92,11 +94,8 @@ def read_stamps(folder: Path, concepts: Sequence[Concept]) -> list[Photograph]:
     found = []
     for row in read_rows("photographs.tsv"):
         concept = by_name[row["english"]]
-        found.append(
-            Photograph(
-                folder / STAMPS / row["path"], "stamps", concept.english, concept.chinese, concept.group, "", True
-            )
-        )
+        path, names = folder / STAMPS / row["path"], (concept.english, concept.chinese)
+        found.append(Photograph(path, "stamps", *names, concept.group, "", True, row["english"]))
     return found
 
 
