@@ -107,7 +107,7 @@ class Teller(nn.Module):
         self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
         self.colour.weight.data.mul_(0.5)
         self.something = nn.Parameter(torch.randn(hidden_size))  # tells objects from words, in whatever looks at both
-        self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+        self.place = nn.Sequential(nn.Linear(4, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.randn(hidden_size))
         self.many = nn.Parameter(torch.randn(hidden_size))  # there are more things than are told
         self.no_photograph = nn.Parameter(torch.randn(hidden_size))
@@ -123,7 +123,9 @@ class Teller(nn.Module):
 
     def forward(self, scenes: Scenes) -> Tensor:
         told = self.name(scenes.concept) + self.group(self.groups[scenes.concept]) + self.something
-        told = told + self.colour(scenes.colour + 1) + self.place(scenes.centre)
+        # Where it is, and on which side of the others: to compare places is hard for a text model this small.
+        there = torch.cat([scenes.centre, scenes.sides()], -1)
+        told = told + self.colour(scenes.colour + 1) + self.place(there)
         told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
         told = told + self.many * (scenes.count > MAX_TOLD).view(1, -1, 1, 1)
         told = rearrange(told, "language batch object hidden -> batch (language object) hidden")
@@ -148,7 +150,7 @@ class Teller(nn.Module):
         """All visual tokens of photographs of one thing `[batch, 12, hidden_size]`: as an object it has a group, a
         colour and a place, but no name, which is for the guesses to say."""
         something = self.group(self.groups[concept[:, 0]]) + self.something + self.colour(colour + 1)
-        something = something + self.place(torch.full((len(concept), 2), 0.5))
+        something = something + self.place(torch.tensor([0.5, 0.5, 0.0, 0.0]))
         objects = torch.stack([something, *[self.nothing.expand_as(something)] * (MAX_TOLD - 1)], 1)
         return torch.cat([objects, objects, self.guesses(concept, probability, colour)], 1)
 
@@ -345,6 +347,15 @@ def add_talks(rows: Rows, scenes: Scenes, talker: Talker, number: int) -> None:
         else:
             turns, language = talker.about_nothing(things[first])
         rows.add(turns, language, *(first, second)[: sum(number for _, _, number in turns)])
+
+
+def add_echoes(rows: Rows, talker: Talker, number: int) -> None:
+    """So many names that nobody has, given and asked for again without any picture: few words, in which all of the
+    vocabulary comes round."""
+    for _ in range(number):
+        language = talker.language()
+        turns = talker.called(talker.made_up(language), language)
+        rows.add([(question, answer, 0) for question, answer, _ in turns], language)
 
 
 def make_up_guesses(num: int, talker: Talker, num_concepts: int) -> tuple[list[Guess], tuple[Tensor, Tensor, Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from common import (
     Rows,
     Teller,
+    add_echoes,
     add_questions,
     add_talks,
     arguments_parser,
@@ -39,10 +40,11 @@ def name_pieces(tokenizer: ChatGLMTokenizer) -> list[str]:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=4000)
+    parser = arguments_parser(__doc__, steps=9000)
     parser.add_argument("--pictures", type=int, default=8, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
     parser.add_argument("--talks", type=int, default=5, help="longer conversations per step")
+    parser.add_argument("--echoes", type=int, default=6, help="names that nobody has, to be repeated, per step")
     parser.add_argument("--photographs", type=int, default=5, help="photographs told per step")
     arguments = parser.parse_args()
     log = arguments.output / "pretrain_text.jsonl"
@@ -62,6 +64,7 @@ def main() -> None:
         rows = Rows(tokenizer, model.config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         add_talks(rows, scenes, talker, arguments.talks)
+        add_echoes(rows, talker, arguments.echoes)
         guesses, told = make_up_guesses(arguments.photographs, talker, len(concepts))
         for index, guess in enumerate(guesses):
             question = talker.guess(guess)

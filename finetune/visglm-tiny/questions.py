@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from concepts import GROUPS, Concept, read_phrasings
-from world import COLOURS, MAX_TOLD, Scenes
+from world import APART, COLOURS, MAX_TOLD, Scenes
 
 COLOURS_ZH = dict(
     zip(COLOURS, ("黑色", "白色", "灰色", "红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)
@@ -61,7 +61,6 @@ NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张
 WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 1, "presence": 5, "colour": 8, "outside": 1}
 WEIGHTS_SEVERAL = {"describe": 3, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
 WEIGHTS_MANY = {"describe": 1, "count": 4, "outside": 1}
-APART = 0.13  # of the side: middles that are closer are neither left nor right of each other
 BLACK_ASKED_FOR = 0.15  # times as often as another colour: half the drawings are line art, and soon all is called black
 
 # Names that take no article: no plural, but not counted either, or a proper name.

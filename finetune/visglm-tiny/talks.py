@@ -91,8 +91,12 @@ class Talker:
             question = self.asker.phrase("presence", language, a=f"a {name}", name=name)
             answer = f"No, there is no {name}." if language == "en" else f"没有，图中没有{name}。"
             return [(question, answer, 1)], language
+        return self.called(name, language), language
+
+    def called(self, name: str, language: str) -> Turns:
+        """A name that is given, and asked for again."""
         (told, taken), (asked, said) = CALLED[language]
-        return [(told.format(name), taken.format(name), 1), (asked, said.format(name), 0)], language
+        return [(told.format(name), taken.format(name), 1), (asked, said.format(name), 0)]
 
     def switched(self, things: Sequence[Thing]) -> tuple[Turns, str]:
         """A second question in the other language."""

@@ -20,6 +20,7 @@ from common import (
     Pictures,
     Recognised,
     Rows,
+    add_echoes,
     add_questions,
     add_talks,
     bridge_groups,
@@ -94,6 +95,7 @@ def main() -> None:
         rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
         add_talks(rows, scenes, talker, arguments.talks)
+        add_echoes(rows, talker, arguments.talks)
         image_embeds = vision.bridge(without_photograph(features))
         silent = vision.recogniser.nothing.expand(len(features), config.vision_config.num_recogniser_tokens, -1)
         half = arguments.photographs // 2

@@ -112,6 +112,26 @@ def test_one_of_things_that_stand_together_at_an_edge_is_left_of_the_others():
     assert [thing.place for thing in things] == ["left", "right"]
 
 
+def test_sides_are_those_that_are_said(world):
+    scenes = world.tell(60, single_share=0.2)
+    sides = scenes.sides()
+    for row, count in enumerate(scenes.count.tolist()):
+        if 1 < count <= MAX_TOLD:  # of more than four, no place is asked for
+            said = things_of(*(part[row, :count].tolist() for part in (scenes.concept, scenes.centre, scenes.colour)))
+            for slot, thing in enumerate(said):
+                across, down = ({-1: first, 0: "", 1: last}[int(side)] for side, first, last in zip(
+                    sides[row, slot].tolist(), ("left", "top"), ("right", "bottom"), strict=True))  # fmt: skip
+                assert thing.place.split() == [part for part in (down, across) if part]
+        assert not sides[row, count:].any() and (count > 1 or not sides[row].any())
+
+
+def test_names_are_repeated_without_a_picture(talker, tokenizer):
+    rows = common.Rows(tokenizer, 12)
+    common.add_echoes(rows, talker, 5)
+    assert rows.scenes == [()] * 5
+    assert all(tokenizer.image_token_id not in row.input_ids for row in rows.rendered)
+
+
 def test_more_than_four_are_not_counted_out_and_copies_not_asked_for(talker):
     asker = talker.asker
     six = [Thing(index, "", "") for index in range(6)]
