@@ -100,9 +100,9 @@ def main() -> None:
         silent = vision.recogniser.nothing.expand(len(features), config.vision_config.num_recogniser_tokens, -1)
         half = arguments.photographs // 2
         seen = photographs.next(half, half)
-        photographed = look_at_photographs(vision, seen, size)
-        ask_about_photographs(rows, seen, photographed, asker, talker, first=len(features))
-        shown = torch.cat([torch.cat([image_embeds, silent], 1), photographed.guesses])
+        photographed, recognised = look_at_photographs(vision, seen, size)
+        ask_about_photographs(rows, seen, recognised, asker, talker, first=len(features))
+        shown = torch.cat([torch.cat([image_embeds, silent], 1), photographed])
         # Half the drawings are black: the other colours are learnt from telling, where all are alike often.
         told = pictures.world.tell(arguments.told, single_share=0.8)
         told_rows = Rows(tokenizer, config.num_query_tokens)
@@ -129,13 +129,13 @@ def main() -> None:
         save_model()
 
 
-def look_at_photographs(vision: VisionEncoder, scenes: Scenes, size: int) -> Recognised:
-    """What the recogniser makes of photographs, with all visual tokens `[num, 12, hidden_size]` as its guesses."""
+def look_at_photographs(vision: VisionEncoder, scenes: Scenes, size: int) -> tuple[Tensor, Recognised]:
+    """All visual tokens of photographs `[num, 12, hidden_size]`, and what the recogniser makes of them."""
     with fast_products():
         features = vision.vit(pixel_values(F.interpolate(scenes.pictures, size=size, mode="bilinear", antialias=True)))
     seen = recognise(vision.recogniser, pixel_values(scenes.pictures))
     telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
-    return seen._replace(guesses=torch.cat([telling, seen.guesses], 1))
+    return torch.cat([telling, seen.guesses], 1), seen
 
 
 def ask_about_photographs(
