@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, generation, request
+from .adapters import Adapters
 from .batch import answer_all
 from .errors import PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
@@ -43,12 +44,21 @@ class VisGLM:
     Args:
         model: the network.
         processor: image processor and tokenizer that belong to it.
+        adapters: what is attached to it; by default nothing, over a base that no folder holds.
         allow_urls: fetch pictures named by a URL; public addresses only.
     """
 
-    def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, *, allow_urls: bool = False):
+    def __init__(
+        self,
+        model: VisGLMForConditionalGeneration,
+        processor: VisGLMProcessor,
+        *,
+        adapters: Adapters | None = None,
+        allow_urls: bool = False,
+    ):
         self.model = model.eval()
         self.processor = processor
+        self.adapters = Adapters(model) if adapters is None else adapters
         self.allow_urls = allow_urls
         self._lock = threading.Lock()
 
@@ -74,6 +84,7 @@ class VisGLM:
         dtype: str | torch.dtype = "auto",
         image_size: int | None = None,
         tokenizer: str | Path | None = None,
+        base: str | Path | None = None,
         quantize: str | None = None,
         quantize_vision: bool = False,
         allow_urls: bool = False,
@@ -81,12 +92,15 @@ class VisGLM:
         """Load a model.
 
         Args:
-            name_or_path: folder or hub id; None for the embedded visglm-tiny, which needs no network.
+            name_or_path: folder or hub id, of a model or of what fine-tuning made; None for the embedded visglm-tiny,
+                which needs no network.
             device: "auto" (CUDA, then Apple's MPS, then CPU), or a torch device.
             dtype: "auto" (bfloat16 on GPUs, and on CPUs from a billion parameters on; float32 below), or a torch dtype.
             image_size: side of the square pictures are resized to, in pixels; other sizes than the model's own are
                 reached by interpolating its position embedding.
             tokenizer: folder to take the tokenizer from, for checkpoints that come without (SwissArmyTransformer's).
+            base: folder or hub id of the model that an adapter was trained over, where the one that the adapter names
+                is not on this machine.
             quantize: "int8", "int4" or "nf4": pack the text model's weights as they are read (`visglm.quant`). A
                 quantized checkpoint, THUDM's own among them, is loaded as it is, without this; with its own scheme
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
@@ -97,11 +111,11 @@ class VisGLM:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
             ConfigError: an unknown scheme, or a checkpoint that is quantized to another one already.
         """
-        model, processor = checkpoint.load(
-            name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
-            quantize_vision=quantize_vision,
+        loaded = checkpoint.load(
+            name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, base=base,
+            quantize=quantize, quantize_vision=quantize_vision,
         )  # fmt: skip
-        return cls(model, processor, allow_urls=allow_urls)
+        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)
 
     @classmethod
     def from_parts(
@@ -122,17 +136,20 @@ class VisGLM:
         """
         allow_urls = options.pop("allow_urls", False)
         source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
-        model, processor = checkpoint.realize(source, **options)
-        return cls(model, processor, allow_urls=allow_urls)
+        loaded = checkpoint.realize(source, **options)
+        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""
-        name = checkpoint.active(self.model)
-        if name is None or checkpoint.attached(self.model)[name].beside_base:
-            checkpoint.save(self.model, self.processor, folder)
-        else:
-            checkpoint.save_adapter(folder, self.model, name)
-            self.processor.save_pretrained(folder)
+        """Write what this model is into `folder`; `from_pretrained` gives it back.
+
+        The adapter in use is written alone where its base can be found again, else with its base beside it; without
+        one, the whole model. Files in the folder that are no part of a checkpoint stay.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+            ConfigError: it is the folder of the adapter's own base.
+        """
+        checkpoint.save(self.adapters, self.processor, folder)
 
     def finetune(
         self, data: Any, method: str = "lora", output_dir: str | Path = "finetuned", stop: Stop = None, **settings: Any
@@ -155,23 +172,28 @@ class VisGLM:
 
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
-        return training.finetune(self.model, self.processor, data, arguments, self.batch, stop)
+        return training.finetune(self.adapters, self.processor, data, arguments, self.batch, stop)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
-        """Put a fine-tuning result beside those that are loaded, and use it."""
-        checkpoint.attach(self.model, folder, name)
+        """Put a fine-tuning result, a folder or hub id, beside those that are loaded, and use it.
+
+        Raises:
+            CheckpointError: it does not fit this model, or belongs to another one; nothing was changed.
+            ConfigError: there is one of that name already.
+        """
+        self.adapters.attach(checkpoint.find_delta(folder), name, where=folder)
 
     def use_adapter(self, name: str | None) -> None:
         """Answer with the adapter `name`, or with None as the base model. The first one is called "default"."""
-        checkpoint.activate(self.model, name)
+        self.adapters.activate(name)
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """Answer as the base model, inside a `with`."""
-        return checkpoint.disabled(self.model)
+        return self.adapters.disabled()
 
     def merge(self) -> None:
         """Make the adapter in use part of the weights: the same answers, nothing to add up, `save_pretrained` whole."""
-        checkpoint.merge(self.model)
+        self.adapters.merge()
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes; the commit's address. `visglm.training.push` uploads a whole run."""

@@ -40,7 +40,7 @@ gc.collect()
 give_back_memory()
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak
 before = memory("VmRSS")
-network, processor = checkpoint.load(folder, device="cpu", **options)
+network, processor, _ = checkpoint.load(folder, device="cpu", **options)
 gc.collect()
 give_back_memory()
 print(json.dumps({"resident": memory("VmRSS") - before, "peak": memory("VmHWM") - before}))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..adapters import HERE, Delta, Home
 from ..config import VisGLMConfig
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
@@ -23,6 +24,7 @@ class Source(ABC):
     Attributes:
         format: how people call the layout.
         problems: what is wrong with the files themselves, one line each.
+        home: where it can be found again; `HERE`, which no other folder can name, for what is made as it is read.
     """
 
     format: str
@@ -32,6 +34,12 @@ class Source(ABC):
         self.config = config
         self.config._name_or_path = str(path)
         self.problems: list[str] = []
+        self.home = Home(HERE)
+
+    @property
+    def weights_path(self) -> Path:
+        """The folder that holds the tensors."""
+        return self.path
 
     @abstractmethod
     def keys(self) -> Mapping[str, TensorInfo]:
@@ -48,6 +56,10 @@ class Source(ABC):
         Raises:
             CheckpointError: a file they need is missing or is another model's.
         """
+
+    def delta(self) -> Delta | None:
+        """What fine-tuning has put over these tensors, if it has."""
+        return None
 
     def name_on_disk(self, name: str) -> str:
         """What the files call a native name."""

@@ -14,8 +14,8 @@ from torch import nn
 from ..errors import DataError, TrainingError
 from ..model import VisGLMForConditionalGeneration
 from ..prompt import IGNORE_INDEX
-from .adapters import trainable
 from .data import Collator, TrainingData
+from .methods import trainable
 
 NUM_SCANNED = 20_000  # examples whose length is measured; of larger sets an even sample
 ADAM_BYTES = 4 + 8  # gradient and two moments of a float32 parameter

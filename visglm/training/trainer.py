@@ -15,33 +15,40 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from ..adapters import Adapters, Home, relative_to
 from ..errors import TrainingError
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments, split_names
-from .adapters import METHODS, rate_of, save_trained, tower_names, tower_of
 from .data import check_bad_share
-from .saving import PARTIAL_NAME, disk_error, publish, rotate
+from .methods import METHODS, rate_of, tower_names, tower_of
+from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
 
 NUM_LOGGED = 500  # points of a loss curve
 
 
 class VisGLMTrainer(Trainer):
-    """Trains what `adapters.prepare` has made trainable.
+    """Trains the part that `adapters.learn` has put into the network.
 
     Args:
-        settings: of the run. processor: saved beside the weights.
+        settings: of the run. processor: saved beside the weights. home: of the base, as `save_trained` takes it.
         schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, by Trainer's names.
     """
 
     optimizer: Any  # Trainer assigns it without saying what it is
 
     def __init__(
-        self, model: nn.Module, settings: FinetuneArguments, processor: VisGLMProcessor, schedule: Any, **data
+        self,
+        adapters: Adapters,
+        settings: FinetuneArguments,
+        processor: VisGLMProcessor,
+        home: Home | None,
+        schedule: Any,
+        **data,
     ):
-        self.settings, self.processor = settings, processor
+        self.adapters, self.settings, self.processor, self.home = adapters, settings, processor, home
         self.problems: list[str] = []
         self.num_seen = self.num_cut = 0
-        super().__init__(model=model, args=schedule, processing_class=processor, **data)
+        super().__init__(model=adapters.network, args=schedule, processing_class=processor, **data)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.meter = Meter()
@@ -110,12 +117,24 @@ class VisGLMTrainer(Trainer):
 
     # --- checkpoints ---
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the network only."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def save_last(self) -> None:
+        """A checkpoint of the last step, where it ended between two."""
+        found = checkpoints(self.args.output_dir)
+        if not found or found[-1].name != f"checkpoint-{self.state.global_step}":
+            self._save_checkpoint(self.model, None)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_trained(
-                folder, self.accelerator.unwrap_model(self.model), self.processor, self.settings.method, state_dict
-            )
+            folder, run = Path(output_dir or self.args.output_dir), Path(self.args.output_dir).resolve()
+            place = run / folder.name  # where it will be when it is whole
+            home = relative_to(self.home, run, place) if self.home is not None else None
+            save_trained(folder, self.adapters, self.processor, home, state_dict)
+            write_facts(folder, self.settings)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / PARTIAL_NAME)
