@@ -445,6 +445,20 @@ def test_conversion_keeps_what_evaluation_reads(folder):
     assert (written["references"], written["type"]) == (["disc", "circle"], "name")
 
 
+def test_conversion_leaves_out_what_evaluation_could_not_read(folder):
+    caption = {"image": "pictures/0.png", "caption": "A disc."}
+    rows = [
+        caption,
+        caption | {"references": ["half \ud83d"]},
+        caption | {"references": 5},
+        caption | {"type": "\udce9"},
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    num_written, problems = convert_data(path, folder / "common.jsonl")
+    assert num_written == 1 and [problem.split("rows.jsonl:")[1][0] for problem in problems] == ["2", "3", "4"]
+
+
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 def test_a_system_field_beside_the_messages_is_used(key):
     names = ("role", "content") if key == "messages" else ("from", "value")
@@ -577,6 +591,23 @@ def test_unusable_second_data_is_one_clear_error(folder, vlm, setting, content, 
     settings = FAST | {"max_bad_rows": 1.0, setting: str(path)} | more
     with pytest.raises((DataError, ConfigError), match="second"):
         vlm.finetune(captions(folder, 4), output_dir=folder / "out", **settings)
+
+
+def test_a_stream_tells_of_a_key_that_is_not_used_when_it_comes_up(folder, caplog):
+    import datasets
+
+    rows = [{"image": picture(number), "caption": f"A {number}.", "weight": 1} for number in range(6)]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    VisGLM.from_pretrained().finetune(stream, output_dir=folder / "out", **FAST | {"held_out": 0.0, "max_steps": 2})
+    assert sum("weight (1 rows)" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_broken_picture_does_not_end_the_answers_that_replay_asks_for(folder):
+    path = captions(folder, 8)
+    (folder / "pictures" / "2.png").write_bytes(b"garbage")
+    settings = FAST | {"replay": 0.5, "held_out": 0.0}
+    report = VisGLM.from_pretrained().finetune(path, output_dir=folder / "out", **settings)
+    assert report.history
 
 
 @pytest.mark.parametrize("broken", [1, 2])

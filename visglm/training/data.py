@@ -89,7 +89,7 @@ def build_index(rows: Rows, question: str | None = None) -> Index:
             index.rows.append(number)
             index.turns.append(turn)
     if unused:
-        logger.warning("%s", unused)
+        logger.warning("%s", str(unused))
     return index
 
 
@@ -290,11 +290,17 @@ class StreamData(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         skipped: list[str] = []
+        unused = UnusedKeys()
         for number, row in enumerate(self.rows):
             if number < self.num_skipped_rows:
                 continue
             try:
-                conversation = read_row(as_row(row), self.question)
+                row = as_row(row)
+                conversation = read_row(row, self.question)
+                num_known = len(unused)
+                unused.count(row)
+                if len(unused) > num_known:
+                    logger.warning("row %d: %s", number, str(unused))
                 for turn, _ in answered(conversation):
                     example = self.renderer.example(conversation, turn, HERE, f"row {number}")
                     yield self.renderer.tensors(example) | {"skipped": skipped}

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, VisGLMError, require, shorten, shown
+from ..errors import DataError, VisGLMError, require, shorten
 from ..prompt import detect_language
 from ..reply import History, Reply, thumbnail_url
 from .containers import as_row, is_stream, open_rows, undecoded
 from .folder import HERE, Folder
-from .formats import Conversation, check_text, read_row
+from .formats import Conversation, read_extras, read_row
 from .metrics import METRICS, Answer, Scores, contains, token_f1, with_interval
 from .page import Html, escape, heading, page, paragraph, pictures, table
 
@@ -251,23 +251,6 @@ def read_raw(rows: Any) -> Iterator[tuple[Any, Folder, Callable[[int], str]]]:
 def name_of(image: Any) -> str:
     """A picture in a few words: its path, or what kind of thing it is."""
     return shorten(str(image)) if isinstance(image, str | Path) else f"({type(image).__name__})"
-
-
-def read_extras(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """References and type of a row.
-
-    Raises:
-        DataError: they are none.
-    """
-    references, kind = row.get("references") or (), row.get("type")
-    is_list = isinstance(references, list | tuple)
-    if not is_list or not all(isinstance(text, str) and text.strip() for text in references):
-        raise DataError(f'"references" is {shown(references)}. Expected a list of right answers, each a string.')
-    if not isinstance(kind, str | None):
-        raise DataError(f'"type" is {shown(kind)}. Expected a string.')
-    for text in (*references, kind or ""):
-        check_text(text, "a reference or type")
-    return tuple(references), kind
 
 
 def ask(

@@ -207,8 +207,25 @@ def to_common(row: Any, question: str | None = None) -> CommonRow:
         DataError: as of `read_row`.
     """
     conversation = read_row(row, question)
-    extras = {key: row[key] for key in EVALUATION_KEYS if row.get(key) is not None}
-    return write_row(conversation) | extras
+    extras = dict(zip(EVALUATION_KEYS, read_extras(row), strict=True))
+    return write_row(conversation) | {key: value for key, value in extras.items() if value}
+
+
+def read_extras(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """What `evaluate` reads beside the conversation: right answers to the last question, and its type.
+
+    Raises:
+        DataError: they are none.
+    """
+    references, kind = row.get("references") or (), row.get("type")
+    is_list = isinstance(references, list | tuple)
+    if not is_list or not all(isinstance(text, str) and text.strip() for text in references):
+        raise DataError(f'"references" is {shown(references)}. Expected a list of right answers, each a string.')
+    if not isinstance(kind, str | None):
+        raise DataError(f'"type" is {shown(kind)}. Expected a string.')
+    for text in (*references, kind or ""):
+        check_text(text, "a reference or type")
+    return tuple(references), kind
 
 
 def write_row(conversation: Conversation) -> CommonRow:

@@ -36,7 +36,6 @@ from .data import (
     TrainingData,
     build_index,
     check_bad_share,
-    open_image,
     split_held_out,
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
@@ -277,6 +276,8 @@ def add_replay(train: TrainingData, settings: FinetuneArguments, renderer: Rende
         objects.folder = train.rows.folder
         index = build_index(objects)
         general = TrainingData(objects, index, np.arange(len(index.rows)), renderer)
+    if not len(general):
+        raise DataError("there is nothing to replay: the model answered no general question. Name rows by replay_data.")
     spread = Index(rows=as_array(general.row_of), turns=as_array(general.turn_of, "i"))
     places = np.arange(wanted) * len(general) // wanted if wanted < len(general) else np.arange(wanted) % len(general)
     return ConcatDataset([train, TrainingData(general.rows, spread, places, renderer, general.question)])
@@ -296,8 +297,9 @@ def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[
         language = detect_language(conversation.turns[0].question) if number % 2 else ("zh", "en")[number // 2 % 2]
         questions = CAPTION_QUESTIONS[language]
         question = questions[number % len(questions)]
-        opened = [open_image(image, train.rows.folder)] if image is not None else []
-        requests.append((opened, question, []))
+        # A path: a picture that cannot be read becomes an empty answer, and is left out below.
+        located = [train.rows.folder.locate(image)] if image is not None else []
+        requests.append((located, question, []))
         pictures.append([image] if image is not None else [])
     replies = answer(requests)
     return [
