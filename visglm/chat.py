@@ -327,13 +327,14 @@ class VisGLM:
         max_new_tokens: int | None = None,
         seed: int = 0,
         progress: bool = True,
+        allow_outside: bool = False,
     ) -> Evaluation:
         """Ask every question of a data set and score the answers: see `visglm.training.evaluate`."""
         from .training import evaluate
 
         return evaluate(
             data, self.batch, question=question, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
-            progress=progress,
+            progress=progress, allow_outside=allow_outside,
         )  # fmt: skip
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:

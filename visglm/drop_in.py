@@ -55,7 +55,7 @@ class LegacyChat(VisGLMForConditionalGeneration):
             )
         stored = None if dtype in (None, "auto") else torch_dtype(dtype)
         source, cpu = open_source(name_or_path), torch.device("cpu")
-        quantization = choose_quantization(source.config, None, False)
+        quantization = choose_quantization(source, None, False)
         if quantization is not None:
             network = assemble_quantized(source, quantization, device=cpu, dtype=stored or torch.float16)
         else:

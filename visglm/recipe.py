@@ -36,6 +36,7 @@ class FinetuneArguments:
         replay_data: rows to take them from; by default the model's own answers, before training, to general questions
             about the training pictures.
         max_bad_rows: share of the rows that may be unusable, 0 to 1.
+        allow_outside: whether rows of a file may name pictures outside of its folder, by absolute paths, .. or links.
         max_length: longest prompt and answer, in tokens, image slots included; by default the model's context.
         epochs: passes over the data.
         max_steps: optimizer steps, in place of epochs.
@@ -75,6 +76,7 @@ class FinetuneArguments:
     replay: float = 0.0
     replay_data: str | None = None
     max_bad_rows: float = 0.01
+    allow_outside: bool = False
     max_length: int | None = None
     epochs: float = 3.0
     max_steps: int | None = None

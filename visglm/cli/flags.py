@@ -70,6 +70,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="let rows of a file name pictures outside of its folder"
+    )
+
+
 def add_language(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language",

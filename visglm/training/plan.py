@@ -151,7 +151,7 @@ def read_data(
         raise ConfigError("eval_data is the file to train on: a loss on it says nothing. Name another one.")
     if is_stream(data):
         return read_stream(data, settings, renderer)
-    rows = open_rows(data)
+    rows = open_rows(data, settings.allow_outside)
     index = build_index(rows, settings.prompt)
     check_bad_share(len(index.problems), len(rows), index.problems, settings.max_bad_rows)
     for problem in index.problems:
@@ -176,7 +176,7 @@ def read_data(
 
 def whole(source: Any, settings: FinetuneArguments, renderer: Renderer) -> TrainingData:
     """All of a second set of rows."""
-    rows = open_rows(source)
+    rows = open_rows(source, settings.allow_outside)
     index = build_index(rows, settings.prompt)
     check_bad_share(len(index.problems), len(rows), index.problems, settings.max_bad_rows)
     return TrainingData(rows, index, np.arange(len(index.rows)), renderer, settings.prompt)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset
 
+from ..errors import DataError
 from ..prompt import detect_language
 from .containers import ObjectRows
-from .data import Index, TrainingData, build_index, open_image
+from .data import Index, TrainingData, build_index
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
@@ -18,7 +19,13 @@ MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are re
 
 
 def add_replay(train: TrainingData, share: float, general: TrainingData) -> ConcatDataset:
-    """`train` with so many of the general examples that they are `share` of all."""
+    """`train` with so many of the general examples that they are `share` of all.
+
+    Raises:
+        DataError: there is no general example.
+    """
+    if not len(general):
+        raise DataError("there is nothing to replay: the model answered no general question. Name rows by replay_data.")
     wanted = num_replayed(train, share)
     spread = Index(rows=as_array(general.row_of), turns=as_array(general.turn_of, "i"))
     places = np.arange(wanted) * len(general) // wanted if wanted < len(general) else np.arange(wanted) % len(general)
@@ -52,8 +59,9 @@ def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[
         language = detect_language(conversation.turns[0].question) if number % 2 else ("zh", "en")[number // 2 % 2]
         questions = CAPTION_QUESTIONS[language]
         question = questions[number % len(questions)]
-        opened = [open_image(image, train.rows.folder)] if image is not None else []
-        requests.append((opened, question, []))
+        # A path: a picture that cannot be read becomes an empty answer, and is left out below.
+        located = [train.rows.folder.locate(image)] if image is not None else []
+        requests.append((located, question, []))
         pictures.append([image] if image is not None else [])
     replies = answer(requests)
     return [
