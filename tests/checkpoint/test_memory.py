@@ -71,7 +71,7 @@ def test_loading_takes_what_is_estimated(folder, tmp_path, suffix, scheme, dtype
     source = checkpoint.open_source(folder)
     largest = max(info.num_bytes for info in source.keys().values())
     assert weights.stat().st_size > 4 * max(largest, MAPPED_BYTES)
-    quantization = choose_quantization(source.config, scheme, False)
+    quantization = choose_quantization(source, scheme, False)
     expected = estimate(source, quantization, torch.device("cpu"), getattr(torch, dtype))
     options = json.dumps({"dtype": dtype, "quantize": scheme})
     command = [sys.executable, "-c", LOAD, folder, options, str(MAPPED_BYTES)]
