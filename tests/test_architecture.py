@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[1]
 # Lower never imports higher. A row is one layer; inside it imports go one way at most.
 LAYERS = (
     ("errors", "config"),
-    ("pictures", "tokenizers", "sampling", "recipe"),
+    ("pictures", "tokenizers", "settings", "sampling", "recipe", "turns"),
     ("prompt",),
     ("processor", "vision", "text", "reply"),
     ("model", "request"),
+    ("identity",),
     ("auto",),
     ("quant",),
     ("adapters",),

@@ -147,7 +147,7 @@ def test_control_c_stops_the_answer_and_not_the_program(talk, vlm, pictures, mon
     assert status == 0
     assert "(stopped)" in err
     assert out.endswith(f"{vlm.chat(pictures[0], 'What is this?', max_new_tokens=4)}\n")
-    assert not vlm._lock.locked()
+    assert vlm._turns.is_free
 
 
 def test_control_c_at_the_prompt_and_an_empty_line_do_nothing(talk, monkeypatch):
