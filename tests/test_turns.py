@@ -231,6 +231,17 @@ def test_turns_are_taken_in_order():
     assert order == list(range(5))
 
 
+def test_two_faces_of_one_network_share_its_turns(vlm, rows, tmp_path):
+    other, told = VisGLM(vlm.model, vlm.processor, allow_urls=True), []
+
+    def stop() -> bool:
+        told.append(Thread(lambda: other.chat(None, "Hello")).end())
+        return True
+
+    vlm.finetune(rows, output_dir=tmp_path / "out", stop=stop, **FAST)
+    assert isinstance(told[0], BusyError)
+
+
 def test_many_threads_get_their_own_answers(vlm):
     questions = ["What is this?", "你好", "Describe it.", "它是什么？"]
     wanted = [vlm.chat(None, question, max_new_tokens=6).text for question in questions]

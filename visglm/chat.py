@@ -31,7 +31,7 @@ from .reply import History, Reply
 from .sampling import Sampling
 from .settings import Rule, check_call
 from .stream import ReplyStream
-from .turns import Cancelled, Turns
+from .turns import Cancelled, Turns, turns_of
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -63,7 +63,7 @@ class VisGLM:
 
     Use `VisGLM.from_pretrained()`. `model`, `processor` and `tokenizer` are the Hugging Face layer below.
 
-    Threads may share one instance; they take turns, first come first served. An answer, a batch's next few, a switch of
+    Threads may share a network; they take turns, first come first served. An answer, a batch's next few, a switch of
     adapters, a merge and saving wait for what is in flight, and an answer is by one state of the model from its first
     picture to its last token. `finetune` waits likewise; once it runs, whoever else asks is told at once, by
     `BusyError`, and what it calls itself works. Others wait until `with adapter_disabled()` is left, so that no thread
@@ -77,24 +77,22 @@ class VisGLM:
     """
 
     def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, *, allow_urls: bool = False):
-        self.model = model.eval()
+        self.model = model
         self.processor = processor
         self.allow_urls = allow_urls
-        self._turns = Turns()
+        turns = turns_of(model)  # from here on a fork is noticed
+        if model.training:
+            with turns.take(changes=True):
+                model.eval()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_turns"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._turns = Turns()
+    @property
+    def _turns(self) -> Turns:
+        return turns_of(self.model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisGLM:
-        twin = VisGLM.__new__(type(self))
-        memo[id(self)] = twin
         with self._turns.take():
-            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
+            model, processor = copy.deepcopy((self.model, self.processor), memo)
+        return type(self)(model, processor, allow_urls=self.allow_urls)
 
     def __repr__(self) -> str:
         name = Path(self.model.config._name_or_path).name or type(self.model).__name__

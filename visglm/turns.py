@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import nn
 
 from .errors import BusyError
 
@@ -126,6 +127,13 @@ class Turns:
 
 
 EVERY: weakref.WeakSet[Turns] = weakref.WeakSet()
+OF_NETWORK: weakref.WeakKeyDictionary[nn.Module, Turns] = weakref.WeakKeyDictionary()
+
+
+def turns_of(network: nn.Module) -> Turns:
+    """The turns of a network, the same for all who use it. Copies have their own."""
+    found = OF_NETWORK.get(network)
+    return OF_NETWORK.setdefault(network, Turns()) if found is None else found
 
 
 def after_fork() -> None:
