@@ -280,6 +280,23 @@ def test_what_from_pretrained_takes(settings, message):
             VisGLM.from_parts(text=Path("nowhere"), **settings)
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"output_dir": 3}, "output_dir must be a path; got 3"),
+        ({"method": None}, "method must be text; got None"),
+        ({"method": "lorra"}, "lorra"),
+        ({"rank": 4.5}, "rank must be between 1 and 1024, a whole number; got 4.5"),
+        ({"report_to": "sky"}, "report_to must be one of"),
+    ],
+)
+def test_what_finetune_takes(vlm, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        vlm.finetune([{"messages": []}], **settings)
+    assert not list(tmp_path.iterdir()) and vlm._turns.is_free
+
+
 def test_from_parts_refuses_what_it_does_not_know():
     with pytest.raises(ConfigError, match="takes no devise"):
         VisGLM.from_parts(text="nowhere", devise="cpu")

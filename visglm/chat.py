@@ -67,8 +67,8 @@ class VisGLM:
     adapters, a merge and saving wait for what is in flight, and an answer is by one state of the model from its first
     picture to its last token. `finetune` waits likewise; once it runs, whoever else asks is told at once, by
     `BusyError`, and what it calls itself works. Others wait until `with adapter_disabled()` is left, so that no thread
-    may be waited for in there. Copies and forked processes have turns of their own. What works on `model` directly
-    takes none.
+    may be waited for in there. Copies and forked processes have turns of their own; forked, torch computes on one
+    thread, as its others stay behind. What works on `model` directly takes no turns.
 
     Args:
         model: the network.
@@ -229,7 +229,7 @@ class VisGLM:
         from . import training
 
         check_names(settings)
-        arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
+        arguments = FinetuneArguments(method=method, output_dir=output_dir, **settings)  # type: ignore[arg-type]
         with self._turns.scope("being fine-tuned", changes=True):
             return training.finetune(self.model, self.processor, data, arguments, self.batch, stop)
 

@@ -97,27 +97,29 @@ class Turns:
             yield
             return
         turn = Turn(doing, changes)
-        with self._condition:
-            self._waiting.append(turn)
-            try:
-                while self._holder is not None or self._waiting[0] is not turn:
-                    self.refuse_if_busy()
-                    if unless is not None and unless.is_set():
-                        raise Cancelled
-                    self._condition.wait(POLL_SECONDS if unless is not None else None)
-                self._holder = turn
-            finally:
-                self._waiting.remove(turn)
-                self._condition.notify_all()
-        HELD.set(HELD.get() | {turn})
         try:
+            self._wait(turn, unless)
+            HELD.set(HELD.get() | {turn})
             yield
         finally:
             HELD.set(HELD.get() - {turn})  # not reset(): a `with` may be left in another context than it was entered
             with self._condition:
-                if self._holder is turn:  # else this is a forked process, and the turn was its parent's
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                if self._holder is turn:  # in a forked process it is not: the turn was its parent's
                     self._holder = None
                 self._condition.notify_all()
+
+    def _wait(self, turn: Turn, unless: threading.Event | None) -> None:
+        with self._condition:
+            self._waiting.append(turn)
+            while self._holder is not None or self._waiting[0] is not turn:
+                self.refuse_if_busy()
+                if unless is not None and unless.is_set():
+                    raise Cancelled
+                self._condition.wait(POLL_SECONDS if unless is not None else None)
+            self._holder = self._waiting.popleft()
+            self._condition.notify_all()  # those behind a long turn are to be told
 
     @contextmanager
     def take(self, *, changes: bool = False, unless: threading.Event | None = None) -> Iterator[None]:
