@@ -39,6 +39,10 @@ class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 
 
+class BusyError(VisGLMError, RuntimeError):
+    """The model is in use for something long, in another thread."""
+
+
 class DataError(VisGLMError, ValueError):
     """A row, or a whole file, of training data cannot be used; the message names file and line."""
 
