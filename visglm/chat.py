@@ -18,7 +18,7 @@ from . import checkpoint, generation, request
 from .batch import answer_all
 from .errors import PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
 from .prompt import Turn
 from .recipe import FinetuneArguments, check_names
@@ -59,6 +59,11 @@ class VisGLM:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """How much one picture may cost; the image processor's, by which fine-tuning goes as well."""
+        return self.processor.image_processor.limits
 
     @property
     def context_length(self) -> int:
@@ -260,7 +265,8 @@ class VisGLM:
         """
         from .explain import count_new, explain
 
-        pictures, past = load_images(images, allow_urls=self.allow_urls), History.of(history)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
+        past = History.of(history)
         num_new = count_new(pictures, past.turns)
         language = past.language if language == "auto" else language
         if answer is None:
@@ -337,7 +343,8 @@ class VisGLM:
     def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls,
+            config=self.model.config, tokenizer=self.tokenizer, limits=self.image_limits,
+            allow_urls=self.allow_urls,
         )  # fmt: skip
 
     def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
@@ -347,7 +354,7 @@ class VisGLM:
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pictures = load_images(images, allow_urls=self.allow_urls)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
         pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
         with self._lock:
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output

@@ -9,7 +9,6 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
 from .errors import PromptError
-from .pictures import load_image
 from .prompt import (
     IMAGE_PLACEHOLDER,
     Rendered,
@@ -143,7 +142,7 @@ class VisGLMProcessor(ProcessorMixin):
                     "A message has an image part without a picture. "
                     'Expected {"type": "image", "image": …}, or "url", "path" or "base64" instead of "image".'
                 )
-            images.extend(map(load_image, sources))
+            images.extend(self.image_processor.fetch_images(sources))
         if not tokenize:
             return texts if is_batch else texts[0]
         options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .config import VisGLMConfig
 from .errors import PromptError
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .prompt import Rendered, Turn, fit, render, render_blank
 from .reply import History
 from .tokenizers import ChatGLMTokenizer
@@ -46,6 +46,7 @@ def prepare(
     max_new_tokens: int,
     config: VisGLMConfig,
     tokenizer: ChatGLMTokenizer,
+    limits: ImageLimits,
     allow_urls: bool,
 ) -> Prompt:
     """Load the new pictures, which `look` encodes, and render the conversation.
@@ -61,7 +62,7 @@ def prepare(
     if not isinstance(question, str) or not question.strip():
         raise PromptError(f"the question must be a string that is not empty; got {question!r}.")
     past = History.of(history)
-    pictures = load_images(images, allow_urls=allow_urls)
+    pictures = load_images(images, limits=limits, allow_urls=allow_urls)
     if pictures and config.vision_config is None:
         raise PromptError(
             f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."

@@ -87,7 +87,7 @@ def check_data(source: Any, processor: VisGLMProcessor, *, max_length: int, ques
             kind = "empty answer" if "is empty" in str(error) else "row"
             report.problems.append((kind, rows.where(number), str(error)))
             continue
-        if problem := _check_images(conversation, rows.folder):
+        if problem := _check_images(conversation, rows.folder, renderer):
             report.problems.append((problem[0], rows.where(number), problem[1]))
             continue
         try:
@@ -115,13 +115,13 @@ def _repeated(rows: np.ndarray, digests: np.ndarray) -> np.ndarray:
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-def _check_images(conversation: Conversation, folder: Path) -> tuple[str, str] | None:
+def _check_images(conversation: Conversation, folder: Path, renderer: Renderer) -> tuple[str, str] | None:
     for image in conversation.images:
         path = locate(image, folder)
         if isinstance(path, Path) and not path.is_file():
             return "missing file", f"there is no picture {path}."
         try:
-            open_image(image, folder)
+            renderer.open(image, folder)
         except ImageError as error:
             return "unreadable image", str(error)
     return None

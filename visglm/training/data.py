@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import DataError, ImageError, VisGLMError
-from ..pictures import SOURCES, load_image
+from ..pictures import DEFAULT_LIMITS, SOURCES, ImageLimits, load_images
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX, Rendered, Turn, render
 from .containers import Rows, undecoded
@@ -113,13 +113,13 @@ def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarra
     return np.flatnonzero(~held_out), apart[:: max(1, -(-len(apart) // MAX_HELD_OUT))]
 
 
-def open_image(image: Any, folder: Path) -> Image.Image:
-    """The picture that a row names; relative paths start from the folder of the data file.
+def open_image(image: Any, folder: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """The picture that a row names, to look at; relative paths start from the folder of the data file.
 
     Raises:
         ImageError: it cannot be read.
     """
-    return load_image(locate(image, folder))
+    return load_images([locate(image, folder)], limits=limits, is_read_only=True)[0]
 
 
 def locate(image: Any, folder: Path) -> Any:
@@ -186,8 +186,12 @@ class Renderer:
         turns = conversation.turns[: turn + 1]
         rendered, _, is_cut = self.render(turns)
         num_images = sum(turn.num_images for turn in turns)  # only turns without pictures were dropped
-        images = tuple(open_image(image, folder) for image in conversation.images[:num_images])
+        images = tuple(self.open(image, folder) for image in conversation.images[:num_images])
         return Example(rendered, images, where, is_cut)
+
+    def open(self, image: Any, folder: Path) -> Image.Image:
+        """As `open_image`, within the limits of the model's image processor."""
+        return open_image(image, folder, self.image_processor.limits)
 
     def tensors(self, example: Example) -> dict[str, Any]:
         """An example as the collator takes it."""

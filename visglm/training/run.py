@@ -36,7 +36,6 @@ from .data import (
     TrainingData,
     build_index,
     check_bad_share,
-    open_image,
     split_held_out,
 )
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
@@ -296,7 +295,7 @@ def answer_itself(train: TrainingData, count: int, answer: Answer) -> list[dict[
         language = detect_language(conversation.turns[0].question) if number % 2 else ("zh", "en")[number // 2 % 2]
         questions = CAPTION_QUESTIONS[language]
         question = questions[number % len(questions)]
-        opened = [open_image(image, train.rows.folder)] if image is not None else []
+        opened = [train.renderer.open(image, train.rows.folder)] if image is not None else []
         requests.append((opened, question, []))
         pictures.append([image] if image is not None else [])
     replies = answer(requests)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..prompt import detect_language
 from ..reply import Reply
-from .data import TrainingData, open_image
+from .data import TrainingData
 from .metrics import Answer as Answered
 from .metrics import Scores
 from .report import Sample
@@ -36,7 +36,9 @@ def sample_rows(held_out: TrainingData | None, answer: Answer) -> list[Sample]:
         if turn or not all(part.num_images == 0 for part in conversation.turns[1:]):
             continue  # answers to first questions compare most plainly
         first = conversation.turns[0]
-        images = [open_image(image, held_out.rows.folder) for image in conversation.images[: first.num_images]]
+        images = [
+            held_out.renderer.open(image, held_out.rows.folder) for image in conversation.images[: first.num_images]
+        ]
         samples.append(Sample(held_out.where(place), first.question, first.answer or "", "", None, images))
     for sample, before in zip(samples, answer_samples(samples, answer), strict=True):
         sample.before = before
