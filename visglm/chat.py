@@ -44,12 +44,26 @@ class VisGLM:
         model: the network.
         processor: image processor and tokenizer that belong to it.
         allow_urls: fetch pictures named by a URL; public addresses only.
+        image_limits: how much one picture may cost; by default what the image processor says.
+
+    Raises:
+        ConfigError: model and processor do not belong together.
     """
 
-    def __init__(self, model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, *, allow_urls: bool = False):
+    def __init__(
+        self,
+        model: VisGLMForConditionalGeneration,
+        processor: VisGLMProcessor,
+        *,
+        allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
+    ):
+        processor.check(model.config)
         self.model = model.eval()
         self.processor = processor
         self.allow_urls = allow_urls
+        if image_limits is not None:
+            processor.image_processor.limits = image_limits
         self._lock = threading.Lock()
 
     @property
@@ -82,6 +96,7 @@ class VisGLM:
         quantize: str | None = None,
         quantize_vision: bool = False,
         allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
     ) -> VisGLM:
         """Load a model.
 
@@ -97,16 +112,18 @@ class VisGLM:
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
+            image_limits: how much one picture may cost, in chat as in fine-tuning; by default `ImageLimits()`.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-            ConfigError: an unknown scheme, or a checkpoint that is quantized to another one already.
+            ConfigError: an unknown scheme, a checkpoint that is quantized to another one already, or an image size that
+                the model cannot cut into its patches.
         """
         model, processor = checkpoint.load(
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
             quantize_vision=quantize_vision,
         )  # fmt: skip
-        return cls(model, processor, allow_urls=allow_urls)
+        return cls(model, processor, allow_urls=allow_urls, image_limits=image_limits)
 
     @classmethod
     def from_parts(
@@ -120,15 +137,15 @@ class VisGLM:
             vision: folder or hub id whose vision tower is taken; None for the embedded visglm-tiny.
             text: folder or hub id whose text model, tokenizer and prompt style are taken.
             tokenizer: folder of the tokenizer, if `text` comes without.
-            options: device, dtype, image_size, quantize and allow_urls of `from_pretrained`.
+            options: device, dtype, image_size, quantize, allow_urls and image_limits of `from_pretrained`.
 
         Raises:
             CheckpointError: `vision` has no vision tower, or one of them is broken.
         """
-        allow_urls = options.pop("allow_urls", False)
+        own = {name: options.pop(name) for name in ("allow_urls", "image_limits") if name in options}
         source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
         model, processor = checkpoint.realize(source, **options)
-        return cls(model, processor, allow_urls=allow_urls)
+        return cls(model, processor, **own)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, tokenizer and processor into `folder`; `from_pretrained` needs nothing else."""

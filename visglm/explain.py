@@ -94,13 +94,7 @@ def explain(
             f"the conversation has {num_images} pictures; got {len(images)}, and number {picture} to explain. "
             "Pass all of them in order, those of the history first."
         )
-    row = render(
-        turns,
-        tokenizer=processor.tokenizer,
-        style=model.config.prompt_style,
-        num_query_tokens=model.config.num_query_tokens,
-        language=language,
-    )
+    row = render(turns, language=language, **processor.render_options)
     pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(model.device)
     with torch.enable_grad():
         image_embeds, attentions = look(vision, pixel_values)

@@ -82,7 +82,8 @@ def load(
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already to another one.
+        ConfigError: `quantize` is no known scheme, the checkpoint is quantized already to another one, or `image_size`
+            is no multiple of the patch size.
     """
     adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
     base = read_metadata(adapter)["base"] if adapter is not None else HERE
@@ -124,6 +125,8 @@ def realize(
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
+        if source.config.vision_config is not None:
+            source.config.vision_config.check_image_size(image_size)
         processor.image_processor.size = {"height": image_size, "width": image_size}
     if quantization is not None:
         model = assemble_quantized(source, quantization, device=target, dtype=torch_dtype(dtype))

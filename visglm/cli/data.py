@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .flags import add_max_pixels, image_limits
+
 if TYPE_CHECKING:
     from ..training import DataReport
 
@@ -22,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, metavar="INT", help="tokens of prompt and answer (default: the model's)"
     )
     check.add_argument("--all", action="store_true", help=f"list every problem, not the first {MAX_SHOWN} of a kind")
+    add_max_pixels(check)
     convert = actions.add_parser("convert", help="write rows of any format as common rows")
     for action in (check, convert):
         action.add_argument("data", metavar="DATA", help="file, folder, or pattern of shards")
@@ -43,6 +46,7 @@ def check(arguments: argparse.Namespace) -> int:
     model = arguments.model or checkpoint.EMBEDDED_MODEL
     limit = arguments.max_length or VisGLMConfig.from_pretrained(model).text_config.max_position_embeddings
     processor = VisGLMProcessor.from_pretrained(model)
+    processor.image_processor.limits = image_limits(arguments)
     report = check_data(arguments.data, processor, max_length=limit, question=arguments.prompt)
     print("\n".join(describe(report, None if arguments.all else MAX_SHOWN)))
     return 0 if report.is_clean else 3

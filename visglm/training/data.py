@@ -149,11 +149,7 @@ class Renderer:
     def __init__(self, processor: VisGLMProcessor, max_length: int):
         self.image_processor = processor.image_processor
         self.max_length = max_length
-        self.options: dict[str, Any] = {
-            "tokenizer": processor.tokenizer,
-            "style": processor.prompt_style,
-            "num_query_tokens": processor.num_query_tokens,
-        }
+        self.options = processor.render_options
 
     def render(self, turns: Sequence[Turn]) -> tuple[Rendered, int, bool]:
         """The conversation up to its last answer, how many of its first turns had to go, and whether anything had to.

@@ -78,6 +78,7 @@ def finetune(
     """
     started = time.perf_counter()
     check_settings(settings)
+    processor.check(model.config)
     answer = partial(answer_briefly, answerer)
     require("evaluate", "sacrebleu")  # rather now than after training
     output_dir = Path(settings.output_dir)
