@@ -56,15 +56,16 @@ def load(choice: Choice) -> VisGLM:
 def load_fresh(choice: Choice) -> VisGLM:
     """A model of one's own, to teach."""
     options: dict[str, Any] = {"quantize": choice.quantize} if choice.quantize else {}
-    name = None if choice.model == EMBEDDED else choice.model
-    return VisGLM.from_pretrained(name, image_limits=image_limits(), **options)
+    return VisGLM.from_pretrained(None if choice.model == EMBEDDED else choice.model, **options)
 
 
 def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM:
     """The model; while it loads, a line that says so. Where it cannot be loaded, the page ends here with the reason."""
     try:
         with st.spinner(say("loading", model=choice.label)):
-            return load(choice)
+            vlm = load(choice)
+            vlm.image_limits = image_limits()
+            return vlm
     except (VisGLMError, OSError) as error:
         st.error(f"**{say('load_failed')}**", icon=":material/error:")
         st.code(str(error), language=None, wrap_lines=True)

@@ -63,7 +63,7 @@ class VisGLM:
         self.processor = processor
         self.allow_urls = allow_urls
         if image_limits is not None:
-            processor.image_processor.limits = image_limits
+            self.image_limits = image_limits
         self._lock = threading.Lock()
 
     @property
@@ -78,6 +78,10 @@ class VisGLM:
     def image_limits(self) -> ImageLimits:
         """How much one picture may cost; the image processor's, by which fine-tuning goes as well."""
         return self.processor.image_processor.limits
+
+    @image_limits.setter
+    def image_limits(self, limits: ImageLimits) -> None:
+        self.processor.image_processor.limits = limits
 
     @property
     def context_length(self) -> int:
