@@ -39,6 +39,14 @@ class TrainingError(VisGLMError, RuntimeError):
     """Training cannot start, or had to stop before it did harm."""
 
 
+def printable(text: str) -> str:
+    """The text with a backslash escape for every character that a terminal would obey instead of showing it."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )
+
+
 class CheckpointError(VisGLMError, ValueError):
     """A checkpoint cannot be used; the message lists every problem found, not just the first.
 
@@ -50,14 +58,14 @@ class CheckpointError(VisGLMError, ValueError):
 
     def __init__(self, where: object, problems: Iterable[str], next_step: str):
         self.where = str(where)
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         self.next_step = next_step
         # All three become `args`, so that the error survives pickling on its way out of a worker process.
         super().__init__(self.where, self.problems, self.next_step)
 
     def __str__(self) -> str:
         noun = "problem" if len(self.problems) == 1 else "problems"
-        head = f"{self.where} cannot be used, {len(self.problems)} {noun}:"
+        head = f"{printable(self.where)} cannot be used, {len(self.problems)} {noun}:"
         return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
 
 

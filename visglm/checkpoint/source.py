@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..config import VisGLMConfig
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
+from .settings import read_generation
 
 
 class Source(ABC):
@@ -48,6 +50,14 @@ class Source(ABC):
         Raises:
             CheckpointError: a file they need is missing or is another model's.
         """
+
+    def generation_config(self) -> GenerationConfig:
+        """Settings of answers.
+
+        Raises:
+            CheckpointError: the folder's are damaged.
+        """
+        return read_generation(self.path, self.config)
 
     def name_on_disk(self, name: str) -> str:
         """What the files call a native name."""

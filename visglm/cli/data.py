@@ -36,14 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
-    from ..config import VisGLMConfig
-    from ..processor import VisGLMProcessor
     from ..training import check_data
 
-    model = arguments.model or checkpoint.EMBEDDED_MODEL
-    limit = arguments.max_length or VisGLMConfig.from_pretrained(model).text_config.max_position_embeddings
-    processor = VisGLMProcessor.from_pretrained(model)
-    report = check_data(arguments.data, processor, max_length=limit, question=arguments.prompt)
+    source = checkpoint.open_source(arguments.model)
+    limit = arguments.max_length or source.config.text_config.max_position_embeddings
+    report = check_data(arguments.data, source.processor(), max_length=limit, question=arguments.prompt)
     print("\n".join(describe(report, None if arguments.all else MAX_SHOWN)))
     return 0 if report.is_clean else 3
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ..errors import CheckpointError
+from ..untrusted import from_pretrained
 from .chatglm import ChatGLMTokenizer
 
 VOCABULARY, FAST_VOCABULARY = "tokenizer.model", "tokenizer.json"
@@ -89,7 +90,7 @@ def load_glm_tokenizer(folder: Path, style: str) -> Any:
         CheckpointError: there is no vocabulary, or the file under its name is something else.
     """
     if (folder / FAST_VOCABULARY).is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left", extra_special_tokens=SLOT)
+        return from_pretrained(PreTrainedTokenizerFast, folder, padding_side="left", extra_special_tokens=SLOT)
     vocabulary = folder / VOCABULARY
     if not vocabulary.is_file():
         raise CheckpointError(
