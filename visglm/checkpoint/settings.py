@@ -87,8 +87,8 @@ def read_config(path: Path) -> VisGLMConfig:
     problems += [f"the configuration has no {name}" for name in REQUIRED[VisGLMConfig] if fields.get(name) is None]
     if problems:
         raise CheckpointError(path, problems, NEXT_STEP)
-    own = {name: part_fields(path, kind, parts[name]) for name, kind in PARTS.items() if parts[name] is not None}
-    text = parts["text_config"]
+    own = {name: part_fields(path, kind, part) for name, kind in PARTS.items() if (part := parts[name]) is not None}
+    text = fields["text_config"]
     model_type = text.get("model_type")
     if not isinstance(model_type, str) or model_type not in TEXT_CONFIGS:
         raise CheckpointError(
