@@ -11,9 +11,10 @@ from typing import Any
 
 HUGE = 10**30
 VALUES: tuple[Any, ...] = (
-    HUGE, -HUGE, 2**31, 1_000_000, -1, 0, 1e308, float("nan"), float("inf"), "x", "", "../../etc/passwd", "12", "\x1b[2J",
-    [], [1, 2], [[[]]], {}, {"a": {"b": 1}}, None, True, False, ["x"] * 1000, {"0": None},
+    HUGE, -HUGE, 2**31, 1_000_000, -1, 0, 1e308, float("nan"), float("inf"), "x", "", "../../etc/passwd", "12",
+    "\x1b[2J", [], [1, 2], [[[]]], {}, {"a": {"b": 1}}, None, True, False, ["x"] * 1000, {"0": None},
 )  # fmt: skip
+NAMES = ("surprise", "attn_implementation", "num_labels", "auto_map", "\x1b]0;x\x07")
 
 
 def damage_bytes(content: bytes, dice: random.Random) -> bytes:
