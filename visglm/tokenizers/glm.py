@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ..errors import CheckpointError
-from ..untrusted import from_pretrained
+from ..untrusted import from_pretrained, told
 from .chatglm import ChatGLMTokenizer
 
 VOCABULARY, FAST_VOCABULARY = "tokenizer.model", "tokenizer.json"
@@ -138,7 +138,8 @@ def build_glm4_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
     merges: Any = [
         tuple(map(spell, _last_merge(ranks, word))) for word in sorted(ranks, key=ranks.__getitem__) if len(word) > 1
     ]
-    tokenizer = Tokenizer(BPE({spell(word): rank for word, rank in ranks.items()}, merges, fuse_unk=False))
+    with told(vocabulary, "the vocabulary", "Download it again; it may be cut off."):
+        tokenizer = Tokenizer(BPE({spell(word): rank for word, rank in ranks.items()}, merges, fuse_unk=False))
     cut = pre_tokenizers.Split(Regex(GLM4_PATTERN), behavior="isolated", invert=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
