@@ -7,6 +7,7 @@ is killed over that is finished by the next process that loads from the folder o
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 import shutil
@@ -147,15 +148,11 @@ def _in_the_way(target: Path, partial: Path, names: list[str], old: set[str]) ->
             problems.append(f"{path.parent.name} is there and is no folder")
         elif path.is_dir():
             problems.append(f"{name} is there and is a folder")
-        elif path.exists() and not path.is_symlink() and name not in old and not _same(path, partial / name):
+        elif path.is_symlink() and name not in old:
+            problems.append(f"{name} is there and is a link to something else")
+        elif path.exists() and name not in old and not filecmp.cmp(path, partial / name, shallow=False):
             problems.append(f"{name} is there and is no part of a checkpoint that visglm knows")
     return problems
-
-
-def _same(first: Path, second: Path) -> bool:
-    return (
-        first.is_file() and first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes()
-    )
 
 
 def _settle(partial: Path) -> None:
