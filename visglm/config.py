@@ -158,7 +158,7 @@ class ChatGLMConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
 
-# Configurations of the text backbones in `visglm.text.BACKBONES`, by model type.
+# Configurations of the text backbones, by model type; `visglm.text.register` adds to them.
 TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     ChatGLMConfig.model_type: ChatGLMConfig,
     GlmConfig.model_type: GlmConfig,

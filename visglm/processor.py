@@ -163,7 +163,7 @@ class VisGLMProcessor(ProcessorMixin):
                 self.tokenizer.decode(part, skip_special_tokens=skip_special_tokens, **kwargs)
                 for part in (ids[:start], ids[start:])
             )
-            texts.append(prompt + postprocess(answer))
+            texts.append(prompt + postprocess(answer, self.prompt_style))
         return texts
 
     def _render_options(self) -> dict[str, Any]:

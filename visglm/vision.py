@@ -86,7 +86,8 @@ class VisionEncoder(nn.Module):
     def bridge(self, image_features: Tensor, **kwargs) -> Tensor:
         """ViT features `[num_images, 1 + num_patches, vit hidden size]` to visual tokens."""
         queries = repeat(self.query_tokens, "1 query hidden -> image query hidden", image=image_features.shape[0])
-        qformer_out = self.qformer(queries, encoder_hidden_states=image_features, **kwargs)
+        # While only one of the two is trained, it is in float32.
+        qformer_out = self.qformer(queries, encoder_hidden_states=image_features.to(queries.dtype), **kwargs)
         return self.projection(qformer_out.last_hidden_state)
 
     def forward(self, pixel_values: Tensor, **kwargs) -> Tensor:
@@ -96,4 +97,4 @@ class VisionEncoder(nn.Module):
         """
         if not len(pixel_values):
             return self(pixel_values.new_zeros(1, *pixel_values.shape[1:]), **kwargs)[:0]
-        return self.bridge(self.vit(pixel_values.to(self.projection.weight.dtype)), **kwargs)
+        return self.bridge(self.vit(pixel_values.to(self.vit.pos_embed.dtype)), **kwargs)

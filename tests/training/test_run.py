@@ -265,7 +265,7 @@ def test_streams_need_an_end_and_then_train(tmp_path, monkeypatch):
 
     rows = [{"image": picture(number), "caption": f"Disc {number}."} for number in range(80)]
     stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
-    monkeypatch.setattr("visglm.training.run.NUM_STREAM_HELD_OUT", 2)
+    monkeypatch.setattr("visglm.training.plan.NUM_STREAM_HELD_OUT", 2)
     vlm = VisGLM.from_pretrained()
     with pytest.raises(ConfigError, match="max_steps"):
         vlm.finetune(stream, output_dir=tmp_path / "a", **{**FAST, "max_steps": None})

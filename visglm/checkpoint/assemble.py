@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..adapters import Fingerprint
 from ..config import VisGLMConfig
 from ..errors import CheckpointError
 from ..model import VisGLMForConditionalGeneration
@@ -70,14 +71,18 @@ def fill(
     device: torch.device,
     dtype: torch.dtype | None,
     prepare: Prepare | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> None:
     """Give `network` (on the meta device, and checked) the tensors of `source`.
 
     Args:
         dtype: of the floating-point weights; None keeps each as it is stored.
         prepare: see `Prepare`.
+        fingerprint: is shown every tensor as it is stored.
     """
     for name, tensor in told_of(source):
+        if fingerprint is not None:
+            fingerprint.add(name, tensor)
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
         if prepare is not None and prepare(name, module, tensor.to(device)):
@@ -126,7 +131,12 @@ def compute_buffers(network: VisGLMForConditionalGeneration, device: torch.devic
 
 
 def assemble(
-    source: Source, *, device: torch.device, dtype: torch.dtype | None, prepare: Prepare | None = None
+    source: Source,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    prepare: Prepare | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> VisGLMForConditionalGeneration:
     """`build`, `check` and `fill` in one: the network of a checkpoint, in evaluation mode.
 
@@ -135,6 +145,6 @@ def assemble(
     """
     network = build(source.config)
     check(source, network)
-    fill(network, source, device=device, dtype=dtype, prepare=prepare)
+    fill(network, source, device=device, dtype=dtype, prepare=prepare, fingerprint=fingerprint)
     network.generation_config = source.generation_config()
     return network

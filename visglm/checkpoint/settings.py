@@ -133,17 +133,18 @@ def part_fields(path: Path, kind: type[PreTrainedConfig], fields: Mapping[str, A
     """
     with told(path, kind.__name__):
         reject_hub_code(dict(fields))
-    own = {*kind.__annotations__, *(ROPE_KEYS if "rope_parameters" in kind.__annotations__ else ())}
+    own = kind.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    own |= ROPE_KEYS if "rope_parameters" in own else set()
     problems = [f"{kind.__name__} has no field {name!r}" for name in fields if not is_known(name, own)]
     if whole:
-        missing = [name for name in REQUIRED[kind] if fields.get(name) is None]
+        missing = [name for name in REQUIRED.get(kind, ()) if fields.get(name) is None]
         problems += [f"{kind.__name__} lacks {name}" for name in missing]
     rope = fields.get("rope_parameters")
     if rope is not None and not (
         isinstance(rope, dict)
         and isinstance(rope.get("rope_type"), str)
         and all(is_number(rope.get(name, 1.0), 1e-3, 1e12) for name in ROPE_NUMBERS)
-        and (not whole or {"rope_theta", "partial_rotary_factor"} <= rope.keys())
+        and (not whole or kind not in REQUIRED or {"rope_theta", "partial_rotary_factor"} <= rope.keys())
     ):
         problems.append(f"{kind.__name__}: rope_parameters is {str(rope)[:120]!r}")
     if problems:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..adapters import HERE, Delta, Home
 from ..config import VisGLMConfig
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
@@ -25,6 +26,7 @@ class Source(ABC):
     Attributes:
         format: how people call the layout.
         problems: what is wrong with the files themselves, one line each.
+        home: where it can be found again; `HERE`, which no other folder can name, for what is made as it is read.
     """
 
     format: str
@@ -34,6 +36,12 @@ class Source(ABC):
         self.config = config
         self.config._name_or_path = str(path)
         self.problems: list[str] = []
+        self.home = Home(HERE)
+
+    @property
+    def weights_path(self) -> Path:
+        """The folder that holds the tensors."""
+        return self.path
 
     @abstractmethod
     def keys(self) -> Mapping[str, TensorInfo]:
@@ -58,6 +66,10 @@ class Source(ABC):
             CheckpointError: the folder's are damaged.
         """
         return read_generation(self.path, self.config)
+
+    def delta(self) -> Delta | None:
+        """What fine-tuning has put over these tensors, if it has."""
+        return None
 
     def name_on_disk(self, name: str) -> str:
         """What the files call a native name."""

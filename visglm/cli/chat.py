@@ -39,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     sampling = read_settings(arguments, Sampling)
+    if arguments.question is None and sys.stdin is None:  # `<&-` in a shell
+        raise VisGLMError("Standard input is closed, so there are no questions. Ask one with --question.")
     pictures = load_pictures(arguments.images, arguments.allow_urls)  # before the model: a wrong name is told at once
     conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
     if arguments.question is None:
@@ -159,6 +161,8 @@ def converse(conversation: Conversation) -> int:
         try:
             line = input(prompt).strip()
         except EOFError:
+            if prompt:
+                show_status("")  # what comes next starts on a line of its own
             break
         except KeyboardInterrupt:  # Ctrl-C throws away the line that was begun
             show_status("")
@@ -167,6 +171,8 @@ def converse(conversation: Conversation) -> int:
             respond(conversation, line)
         except Leave:
             break
+        except BrokenPipeError:  # nobody reads the answers any more
+            raise
         except (VisGLMError, OSError) as error:
             num_failed += 1
             show_status(str(error))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
+BASE_HELP = "folder or hub id of an adapter's base, where the one that it names is not on this machine"
 # Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
 TYPES: Mapping[str, Any] = {"int": int, "float": float, "str": str}
 
@@ -56,6 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH", help="folder or hub id (default: the embedded visglm-tiny)")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, for checkpoints without one")
+    group.add_argument("--base", metavar="PATH", help=BASE_HELP)
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: the fastest (default: auto)")
     group.add_argument(
         "--dtype",
@@ -65,6 +67,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
+    )
+
+
+def add_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="let rows of a file name pictures outside of its folder"
     )
 
 
@@ -90,6 +98,7 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         device=arguments.device,
         dtype=arguments.dtype,
         tokenizer=arguments.tokenizer,
+        base=arguments.base,
         allow_urls=arguments.allow_urls,
     )
     seconds = time.perf_counter() - started

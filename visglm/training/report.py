@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
+import secrets
+import shlex
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +19,7 @@ from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
 from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
 
+CARD_START = "---\nlibrary_name: visglm\n"
 MEASURED = "peak_of_the_process"  # among the memory; the rest of it is what training was expected to take
 VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
 
@@ -117,14 +122,14 @@ class FinetuneReport:
         ]
 
     def summary(self) -> str:
+        return f"{self.facts()} Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
+
+    def facts(self) -> str:
         kept = (
             f"; the best held-out loss, {self.best['loss']:.3f}, was at step {self.best['step']}" if self.best else ""
         )
         steps = max((row["step"] for row in self.history), default=0)
-        return (
-            f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}. "
-            f"Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
-        )
+        return f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}."
 
     def _repr_html_(self) -> str:
         return str(self.html)
@@ -137,36 +142,49 @@ class FinetuneReport:
 
     def write(self) -> None:
         """report.html, report.json and README.md in the output folder."""
-        (self.output_dir / "report.html").write_text(self.html, "utf-8")
+        write_text(self.output_dir / "report.html", self.html)
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, default=str)
-        (self.output_dir / "report.json").write_text(text + "\n", "utf-8")
-        (self.output_dir / "README.md").write_text(self.card(), "utf-8")
+        write_text(self.output_dir / "report.json", text + "\n")
+        card = self.output_dir / "README.md"
+        if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):  # else it is the user's
+            write_text(card, self.card())
 
     def card(self) -> str:
         """A model card, as model hubs show it."""
+        # It is read elsewhere, where this machine's folders say nothing and are nobody's business.
+        command = shlex.join(Path(word).name if os.path.isabs(word) else word for word in shlex.split(self.command))
+        fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", command)), 0)
+        name = re.sub(r"[^\w.-]", "_", self.output_dir.name)
         lines = [
-            "---",
-            "library_name: visglm",
+            *CARD_START.splitlines(),
             "pipeline_tag: image-text-to-text",
             f"tags: [visglm, {self.settings['method']}]",
             "---",
             "",
-            f"# {self.output_dir.name}",
+            f"# {name}",
             "",
-            f"Fine-tuned with visglm ({self.settings['method']}). {self.summary()}",
+            f"Fine-tuned with visglm ({self.settings['method']}). {self.facts()}",
             "",
             "```python",
             "from visglm import VisGLM",
             "",
-            f'vlm = VisGLM.from_pretrained("{self.output_dir.name}")',
+            f'vlm = VisGLM.from_pretrained("{name}")',
             'print(vlm.chat("picture.jpg", "What is this?"))',
             "```",
         ]
         if self.metrics:
             lines += ["", f"| held-out, percent | {' | '.join(self.metrics)} |", "|---|" + "---|" * len(self.metrics)]
             lines += [f"| {' | '.join(row)} |" for row in self.scores()]
-        lines += ["", "```", self.command, "```", ""]
+        lines += ["", fence, command, fence, ""]
         return "\n".join(lines)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step. What it was a link to is not written to."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(part, path)
 
 
 def read_versions() -> dict[str, str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import DataError, ImageError
 from ..prompt import detect_language
 from ..reply import Reply
-from .data import TrainingData, open_image
+from .data import TrainingData
+from .folder import open_image
 from .metrics import Answer as Answered
 from .metrics import Scores
 from .report import Sample
+
+logger = logging.getLogger(__name__)
 
 # (pictures, question, [(earlier question, answer), …]) → an answer for each, greedy.
 Answer = Callable[[Sequence[tuple[list[Any], str, list[tuple[str, str]]]]], list[str]]
@@ -26,18 +31,32 @@ def answer_briefly(answerer: Callable[..., Sequence[Any]], requests: Sequence[Se
 
 
 def sample_rows(held_out: TrainingData | None, answer: Answer) -> list[Sample]:
-    """Held-out rows and what the model says before it has learnt anything."""
+    """Held-out rows and what the model says before it has learnt anything.
+
+    Raises:
+        DataError: not one picture of theirs can be read.
+    """
     if held_out is None:
         return []
     step = max(1, len(held_out) // NUM_METRIC_ROWS)
-    samples = []
+    samples: list[Sample] = []
+    problems: list[str] = []
     for place in range(0, len(held_out), step):
         conversation, turn = held_out.conversation(place), int(held_out.turn_of[place])
         if turn or not all(part.num_images == 0 for part in conversation.turns[1:]):
             continue  # answers to first questions compare most plainly
         first = conversation.turns[0]
-        images = [open_image(image, held_out.rows.folder) for image in conversation.images[: first.num_images]]
+        try:
+            images = [open_image(image, held_out.rows.folder) for image in conversation.images[: first.num_images]]
+        except ImageError as error:
+            problems.append(f"{held_out.where(place)}: {error}")
+            continue
         samples.append(Sample(held_out.where(place), first.question, first.answer or "", "", None, images))
+    if problems and not samples:
+        shown = "".join(f"\n  {problem}" for problem in problems[:10])
+        raise DataError(f"not one of {len(problems)} held-out pictures can be read:{shown}")
+    for problem in problems:
+        logger.warning("left out of the held-out rows: %s", problem)
     for sample, before in zip(samples, answer_samples(samples, answer), strict=True):
         sample.before = before
     return samples

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from ...adapters import Delta, is_leftover, read_leftovers
 from ...config import RANGES, VisGLMConfig
 from ...errors import CheckpointError, ConfigError
 from ...pictures.preprocess import VisGLMImageProcessor
@@ -218,7 +217,7 @@ class SatSource(RenamedSource):
     """A folder that SwissArmyTransformer wrote: `latest`, `model_config.json`, `N/mp_rank_00_model_states.pt`.
 
     Attributes:
-        adapter_tensors: names of what its fine-tuning added, LoRA matrices and prefix tables, which `tensors`
+        leftovers: names of what its fine-tuning added, LoRA matrices and prefix tables, which `tensors`
             leaves out.
     """
 
@@ -230,21 +229,19 @@ class SatSource(RenamedSource):
         self._tokenizer = tokenizer
         moves = expand([*CHATGLM_SAT, *(VISION if config.vision_config else [])], config, SAT_VISION)
         super().__init__(path, config, WeightFiles(_sat_files(path)), moves)
-        self.adapter_tensors = [name for name in self.files.infos if _is_adapter(name)]
+        self.leftovers = [name for name in self.files.infos if is_leftover(name)]
 
     def old_name(self, name: str) -> str:
-        return "" if _is_adapter(name) else name.replace(".original.", ".")
+        return "" if is_leftover(name) else name.replace(".original.", ".")
 
-    def read_adapter(self) -> dict[str, Tensor]:
-        """The tensors that fine-tuning added, under the names SwissArmyTransformer gave them."""
-        return {name: tensor.clone() for name, tensor in self.files.tensors() if _is_adapter(name)}
+    def delta(self) -> Delta | None:
+        if not self.leftovers:
+            return None
+        found = {name: tensor.clone() for name, tensor in self.files.tensors() if is_leftover(name)}
+        return read_leftovers(self.path, found, "model.text.layers.{}.attention.prefix".format)
 
     def processor(self) -> VisGLMProcessor:
         return legacy_processor(self, self._tokenizer or self.path)
-
-
-def _is_adapter(name: str) -> bool:
-    return ".matrix_A." in name or ".matrix_B." in name or name.startswith("mixins.ptuning.")
 
 
 def _sat_files(path: Path) -> list[Path]:

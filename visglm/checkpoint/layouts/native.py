@@ -23,8 +23,9 @@ class NativeSource(Source):
     format = "visglm"
 
     def __init__(self, path: Path):
-        super().__init__(path, read_config(path))
-        files = find_weights(path, *WEIGHTS)
+        with told(path, "the checkpoint"):
+            super().__init__(path, read_config(path))
+            files = find_weights(path, *WEIGHTS)
         self._files = WeightFiles([path / "".join(WEIGHTS)]) if files is None else files  # says that it is missing
         self.problems += self._files.problems
 
