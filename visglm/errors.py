@@ -62,14 +62,14 @@ class CheckpointError(VisGLMError, ValueError):
 
     def __init__(self, where: object, problems: Iterable[str], next_step: str):
         self.where = str(where)
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         self.next_step = next_step
         # All three become `args`, so that the error survives pickling on its way out of a worker process.
         super().__init__(self.where, self.problems, self.next_step)
 
     def __str__(self) -> str:
         noun = "problem" if len(self.problems) == 1 else "problems"
-        head = f"{self.where} cannot be used, {len(self.problems)} {noun}:"
+        head = f"{printable(self.where)} cannot be used, {len(self.problems)} {noun}:"
         return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,7 @@ from visglm.errors import MissingDependencyError
 def started(monkeypatch):
     """The command lines that would have been started."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 0)
+    monkeypatch.setattr(app, "serve", lambda words: calls.append(words) or 0)
     monkeypatch.setattr(app, "require", lambda *names: None)
     return calls
 
@@ -50,3 +54,41 @@ def test_without_streamlit_it_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamlit", None)
     with pytest.raises(MissingDependencyError, match=r"visglm\[demo\]"):
         app.run(None)
+
+
+SERVER = """
+import os, signal, sys, time
+if {deaf}:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+else:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(40 + number))
+open("pid.part", "w").write(str(os.getpid()))
+os.rename("pid.part", "pid")
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals like these are not sent elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("deaf", [False, True])
+def test_what_ends_it_ends_the_server(tmp_path, number, deaf):
+    (tmp_path / "streamlit").mkdir()
+    (tmp_path / "streamlit/__init__.py").touch()
+    (tmp_path / "streamlit/__main__.py").write_text(SERVER.format(deaf=deaf))
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    process = subprocess.Popen([sys.executable, "-m", "visglm", "app"], cwd=tmp_path, env=environment)
+    try:
+        while not (tmp_path / "pid").exists() and process.poll() is None:
+            time.sleep(0.02)
+        server = int((tmp_path / "pid").read_text())
+        process.send_signal(number)
+        assert process.wait(60) == (128 if deaf else 40) + number
+        with pytest.raises(ProcessLookupError):
+            os.kill(server, 0)
+    finally:
+        process.kill()
+
+
+def test_its_exit_status_is_the_servers():
+    assert app.serve([sys.executable, "-c", "raise SystemExit(5)"]) == 5

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..tokenizers import VOCAB_FILE_NAME
-from .assemble import build, check, generation_config
+from .assemble import build, check
 from .files import write_json
 from .layouts.legacy import HF_VISION, SAT_VISION
 from .layouts.native import NativeSource
@@ -55,7 +55,7 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
 def _write_native(source: Source, folder: Path) -> None:
     processor = source.processor()
     write_weights(source.tensors(), folder)
-    write_settings(source.config, generation_config(source), folder)
+    write_settings(source.config, source.generation_config(), folder)
     processor.save_pretrained(folder)
 
 

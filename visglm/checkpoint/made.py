@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..config import PRESETS, VisGLMConfig
 from ..errors import ConfigError
@@ -18,6 +19,7 @@ from ..quant import Quantization, modules_of, pack_matrix
 from ..tokenizers import ChatGLMTokenizer
 from .assemble import build
 from .files import TensorInfo
+from .processing import read_tokenizer
 from .source import Source
 
 DRAWN = 2**20  # numbers drawn per tensor and then repeated: drawing all would take longer than writing them
@@ -38,7 +40,7 @@ class RandomSource(Source):
     format = "random"
 
     def __init__(self, preset: str, tokenizer: Path, seed: int = 0, dtype: torch.dtype = torch.float16):
-        self.tokenizer = ChatGLMTokenizer.from_pretrained(tokenizer)
+        self.tokenizer = read_tokenizer(tokenizer, ChatGLMTokenizer)
         super().__init__(Path(preset), preset_config(preset, self.tokenizer))
         self.seed = seed
         self._infos = {
@@ -52,6 +54,9 @@ class RandomSource(Source):
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, info in self._infos.items():
             yield name, self._draw(name, info)
+
+    def generation_config(self) -> GenerationConfig:
+        return GenerationConfig.from_model_config(self.config)  # a folder may have the preset's name
 
     def _draw(self, name: str, info: TensorInfo) -> Tensor:
         if name.endswith(("running_var", "norm.weight", "norm1.weight", "norm2.weight", "LayerNorm.weight")):
@@ -120,6 +125,9 @@ class QuantizedSource(Source):
 
     def processor(self) -> VisGLMProcessor:
         return self.source.processor()
+
+    def generation_config(self) -> GenerationConfig:
+        return self.source.generation_config()
 
     def name_on_disk(self, name: str) -> str:
         return self.source.name_on_disk(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,4 +46,31 @@ def run(arguments: argparse.Namespace) -> int:
             f"the page is part of the repository, not of the installed package: there is no {SCRIPT}. "
             "Clone the repository and call `make app` in it."
         )
-    return subprocess.call(command_line(arguments))
+    return serve(command_line(arguments))
+
+
+def serve(words: list[str]) -> int:
+    """Run the server until it ends, handing on what asks this process to end: alone, it would leave the server behind.
+
+    Returns:
+        The server's exit status; as in a shell 128 and the signal's number where one ended it.
+    """
+    server: subprocess.Popen | None = None
+    early: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        if server is None:
+            early.append(number)
+        else:
+            server.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server = subprocess.Popen(words)
+        for number in early:
+            server.send_signal(number)
+        status = server.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status

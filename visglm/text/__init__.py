@@ -20,6 +20,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..config import TEXT_CONFIGS
 from .chatglm import ChatGLMModel
 from .glm import GlmTextModel
 
@@ -31,6 +32,7 @@ def register(backbone: Any) -> None:
     model_type = backbone.config_class.model_type
     if model_type not in CONFIG_MAPPING:
         AutoConfig.register(model_type, backbone.config_class)
+    TEXT_CONFIGS[model_type] = backbone.config_class
     BACKBONES[model_type] = backbone
 
 
