@@ -13,6 +13,7 @@ from ..config import ChatGLMConfig, VisGLMConfig
 from ..errors import CheckpointError
 from ..pictures.preprocess import VisGLMImageProcessor
 from ..processor import VisGLMProcessor
+from ..prompt import PROMPT_STYLES
 from ..tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer
 from ..untrusted import NEXT_STEP, from_pretrained, told
 from .files import read_json
@@ -44,11 +45,15 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
     """
     fields = read_json(path / "processor_config.json")
     images = fields.get("image_processor")
-    problems = [
-        f"processor_config.json: {name} is {str(fields.get(name))[:80]!r}, the model has {wanted!r}"
-        for name, wanted in (("num_query_tokens", config.num_query_tokens), ("prompt_style", config.prompt_style))
-        if type(fields.get(name)) is not type(wanted) or fields.get(name) != wanted
-    ]
+    problems, slots, style = [], fields.get("num_query_tokens"), fields.get("prompt_style")
+    if not is_whole(slots) or slots != config.num_query_tokens:
+        problems.append(
+            f"processor_config.json: num_query_tokens is {str(slots)[:80]!r}, the model has {config.num_query_tokens}"
+        )
+    if not isinstance(style, str) or style not in PROMPT_STYLES:
+        problems.append(
+            f"processor_config.json: prompt_style is {str(style)[:80]!r}, known: {', '.join(PROMPT_STYLES)}"
+        )
     if fields.get("processor_class") != "VisGLMProcessor":
         problems.append(f"processor_config.json is of {str(fields.get('processor_class'))[:80]!r}, not VisGLMProcessor")
     if not isinstance(images, dict):
@@ -65,14 +70,11 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
             NEXT_STEP,
         )
     kept = {name: value for name, value in images.items() if name in KEPT and value is not None}
-    kept = {
-        name: value for name, value in kept.items() if name not in ("image_processor_type", "do_pad", "do_center_crop")
-    }
     with told(path, "processor_config.json"):
         image_processor = VisGLMImageProcessor(**kept, size={name: size[name] for name in ("height", "width")})
         tokenizer = read_tokenizer(path)
         check_tokenizer(path, config, tokenizer)
-        return VisGLMProcessor(image_processor, tokenizer, config.num_query_tokens, config.prompt_style)
+        return VisGLMProcessor(image_processor, tokenizer, config.num_query_tokens, str(style))
 
 
 # --- tokenizer_config.json -------------------------------------------------------------------------

@@ -117,7 +117,7 @@ TOP: dict[str, tuple[str, Fits]] = {
     "tie_word_embeddings": ("true or false", is_flag),
     "quantization": (
         "a record with a group_size from 1 to 65,536",
-        lambda value: isinstance(value, dict) and is_whole(value.get("group_size"), 1, 2**16),
+        lambda value: isinstance(value, dict) and is_whole(value.get("group_size", 1), 1, 2**16),
     ),
 }  # fmt: skip
 
