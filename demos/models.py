@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from visglm import VisGLM, VisGLMError
+from visglm import ImageLimits, VisGLM, VisGLMError
 
 EMBEDDED = "visglm-tiny"
 KEPT = 3  # models in memory at a time, over all visitors; the one used longest ago goes first
@@ -35,9 +35,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="model or adapter folder, or hub id; may be given again")
     parser.add_argument("--quantize", help="how the first model is loaded at the start")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    parser.add_argument("--max-pixels", type=int, help="largest width × height of a picture")
     parsed = parser.parse_args()
     parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))
     return parsed
+
+
+def image_limits() -> ImageLimits:
+    """How large pictures may be, as the page was started."""
+    max_pixels = arguments().max_pixels
+    return ImageLimits() if max_pixels is None else ImageLimits(max_pixels=max_pixels)
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
@@ -56,7 +63,9 @@ def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM:
     """The model; while it loads, a line that says so. Where it cannot be loaded, the page ends here with the reason."""
     try:
         with st.spinner(say("loading", model=choice.label)):
-            return load(choice)
+            vlm = load(choice)
+            vlm.image_limits = image_limits()
+            return vlm
     except (VisGLMError, OSError) as error:
         st.error(f"**{say('load_failed')}**", icon=":material/error:")
         st.code(str(error), language=None, wrap_lines=True)

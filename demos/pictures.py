@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 from conversation import picture_url
+from models import image_limits
 from PIL import Image
 from texts import Told
 
@@ -15,14 +16,14 @@ from visglm import load_image
 from visglm.errors import ImageError
 
 SAMPLES = Path(__file__).parents[1] / "examples"
-TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp"]
+TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "avif", "heic", "heif"]
 # What an ImageError says → the text that tells it to a visitor, in order; the errors are written for programmers.
 REASONS = {
     "pixels": "reason_pixels",
     "bytes": "reason_bytes",
     "is empty": "reason_empty",
     "ends early": "reason_damaged",
-    "its content is not": "reason_format",
+    "its content is": "reason_format",
 }
 
 Say = Callable[..., str]
@@ -31,7 +32,7 @@ Say = Callable[..., str]
 def read(source: Any, name: str, allow_urls: bool = False) -> Image.Image | None:
     """One picture, or None and a `Told` that waits in `st.session_state.notices` to be shown."""
     try:
-        return load_image(source, allow_urls=allow_urls)
+        return load_image(source, limits=image_limits(), allow_urls=allow_urls)
     except ImageError as error:
         cause = str(error).partition("as an image:")[2]
         found = next((text for words, text in REASONS.items() if words in cause), "reason_other")
@@ -101,8 +102,9 @@ def adder(key: str, tray: MutableSequence[Image.Image], say: Say, allow_urls: bo
         with st.form(f"url_form_{key}_{count}", border=False):
             address = st.text_input(say("url"), placeholder="https://…", key=f"url_{key}_{count}")
             if st.form_submit_button(say("url_fetch")) and address.strip():
-                # Whatever has no scheme would be a path on this machine; with one, it can only be fetched or refused.
-                done([address if "://" in address else f"https://{address.strip()}"], allow=True)
+                # Whatever is no URL would be a path on this machine; as one, it can only be fetched or refused.
+                is_url = address.strip().lower().startswith(("http://", "https://"))
+                done([address.strip() if is_url else f"https://{address.strip()}"], allow=True)
 
 
 def tray_row(key: str, tray: MutableSequence[Image.Image], say: Say, width: int = 80) -> None:

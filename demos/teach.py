@@ -14,7 +14,7 @@ from typing import Any
 
 import pictures
 import streamlit as st
-from models import Choice, load_fresh
+from models import Choice, image_limits, load_fresh
 from PIL import Image
 from settings import Page
 from talk import visitor_left
@@ -52,6 +52,7 @@ class Lesson(threading.Thread):
         """Train a model of its own, the shared one stays as it is; ask it about every picture before and after."""
         try:
             vlm = load_fresh(Choice(self.model))
+            vlm.image_limits = image_limits()
             self.before = self.answers(vlm)
             vlm.finetune(
                 write_rows(self.rows, self.question, self.folder / "pictures"), self.method, self.adapter, self.stop,

@@ -263,7 +263,7 @@ def test_the_ends_of_a_range_are_allowed(vlm):
         ({"device": 0}, "device must be text; got 0"),
         ({"name_or_path": 3}, "name_or_path must be a path, or None; got 3"),
         ({"image_size": "112"}, "image_size must be between 1 and 8192, a whole number, or None; got '112'"),
-        ({"image_size": 100}, "multiple of this model's patches, 16 pixels; got 100"),
+        ({"image_size": 100}, "image_size=100 is not a multiple of patch_size=16"),
         ({"image_size": 0}, "image_size"),
         ({"tokenizer": 1}, "tokenizer"),
         ({"quantize": 4}, "quantize must be text, or None; got 4"),

@@ -22,7 +22,7 @@ from .batch import answer_all
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .identity import vision_fingerprint
 from .model import VisGLMForConditionalGeneration
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
 from .prompt import Turn
 from .quant import count_weights
@@ -55,6 +55,7 @@ RULES: Mapping[str, Rule] = {
     "quantize": Rule(str, optional=True),
     "quantize_vision": Rule(bool),
     "allow_urls": Rule(bool),
+    "image_limits": Rule(ImageLimits, optional=True),
 }
 # What a conversation may look like to go on from.
 Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
@@ -77,6 +78,10 @@ class VisGLM:
         processor: image processor and tokenizer that belong to it.
         adapters: what is attached to it; by default nothing, over a base that no folder holds.
         allow_urls: fetch pictures named by a URL; public addresses only.
+        image_limits: how much one picture may cost; by default what the image processor says.
+
+    Raises:
+        ConfigError: model and processor do not belong together.
     """
 
     def __init__(
@@ -86,11 +91,15 @@ class VisGLM:
         *,
         adapters: Adapters | None = None,
         allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
     ):
+        processor.check(model.config)
         self.model = model
         self.processor = processor
         self.adapters = Adapters(model) if adapters is None else adapters
         self.allow_urls = allow_urls
+        if image_limits is not None:
+            self.image_limits = image_limits
         turns = turns_of(model)  # from here on a fork is noticed
         if model.training:
             with turns.take(changes=True):
@@ -123,6 +132,15 @@ class VisGLM:
         return self.model.device
 
     @property
+    def image_limits(self) -> ImageLimits:
+        """How much one picture may cost; the image processor's, by which fine-tuning goes as well."""
+        return self.processor.image_processor.limits
+
+    @image_limits.setter
+    def image_limits(self, limits: ImageLimits) -> None:
+        self.processor.image_processor.limits = limits
+
+    @property
     def context_length(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self.model.config.text_config.max_position_embeddings
@@ -140,6 +158,7 @@ class VisGLM:
         quantize: str | None = None,
         quantize_vision: bool = False,
         allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
     ) -> VisGLM:
         """Load a model.
 
@@ -158,22 +177,26 @@ class VisGLM:
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
+            image_limits: how much one picture may cost, in chat as in fine-tuning; by default `ImageLimits()`.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-            ConfigError: an argument is of the wrong type or out of range, the scheme is unknown, or the checkpoint is
-                quantized to another one already.
+            ConfigError: an argument is of the wrong type or out of range, the scheme is unknown, the checkpoint is
+                quantized to another one already, or the model cannot cut pictures of `image_size` into its patches.
         """
         dtype, device = plain_name(dtype), plain_name(device)
         check_call(
             RULES, name_or_path=name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer,
             base=base, quantize=quantize, quantize_vision=quantize_vision, allow_urls=allow_urls,
+            image_limits=image_limits,
         )  # fmt: skip
         loaded = checkpoint.load(
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, base=base,
             quantize=quantize, quantize_vision=quantize_vision,
         )  # fmt: skip
-        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)._checked(image_size)
+        return cls(
+            loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls, image_limits=image_limits
+        )
 
     @classmethod
     def from_parts(
@@ -187,7 +210,7 @@ class VisGLM:
             vision: folder or hub id whose vision tower is taken; None for the embedded visglm-tiny.
             text: folder or hub id whose text model, tokenizer and prompt style are taken.
             tokenizer: folder of the tokenizer, if `text` comes without.
-            options: device, dtype, image_size, quantize and allow_urls of `from_pretrained`.
+            options: device, dtype, image_size, quantize, allow_urls and image_limits of `from_pretrained`.
 
         Raises:
             CheckpointError: `vision` has no vision tower, or one of them is broken.
@@ -198,20 +221,10 @@ class VisGLM:
         options |= {name: plain_name(options[name]) for name in ("dtype", "device") if name in options}
         check_call(RULES, name_or_path=vision, tokenizer=tokenizer, **options)
         check_call({"text": Rule(Path)}, text=text)
-        allow_urls = options.pop("allow_urls", False)
+        own = {name: options.pop(name) for name in ("allow_urls", "image_limits") if name in options}
         source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
         loaded = checkpoint.realize(source, **options)
-        vlm = cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)
-        return vlm._checked(options.get("image_size"))
-
-    def _checked(self, image_size: int | None) -> VisGLM:
-        """Itself, unless pictures of that size cannot be cut into patches."""
-        vision = self.model.config.vision_config
-        if image_size is not None and vision is not None and image_size % vision.patch_size:
-            raise ConfigError(
-                f"image_size must be a multiple of this model's patches, {vision.patch_size} pixels; got {image_size}."
-            )
-        return self
+        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, **own)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what this model is into `folder`; `from_pretrained` gives it back.
@@ -367,7 +380,8 @@ class VisGLM:
         from .explain import count_new, explain
 
         check_call({"picture": Rule(int)}, picture=picture)
-        pictures, past = load_images(images, allow_urls=self.allow_urls), History.of(history)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
+        past = History.of(history)
         num_new = count_new(pictures, past.turns)
         language = past.language if language == "auto" else language
         if answer is None:
@@ -445,8 +459,8 @@ class VisGLM:
         self._turns.refuse_if_busy()
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls,
-            fingerprint=self._fingerprint,
+            config=self.model.config, tokenizer=self.tokenizer, limits=self.image_limits,
+            allow_urls=self.allow_urls, fingerprint=self._fingerprint,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:
@@ -456,7 +470,7 @@ class VisGLM:
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pictures = load_images(images, allow_urls=self.allow_urls)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
         pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
         with self._turn():
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output

@@ -105,9 +105,28 @@ class VisGLMVisionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
-        check_ranges(self)
         require_divisible(self, "hidden_size", "num_attention_heads")
-        require_divisible(self, "image_size", "patch_size")
+        self.check_image_size(self.image_size)
+        check_ranges(self)
+
+    def check_image_size(self, image_size: Any) -> None:
+        """Whether patches fill a square picture of this side, in pixels, without a rest.
+
+        Raises:
+            ConfigError: they do not; the nearest sizes are named.
+        """
+        patch_size = self.patch_size
+        if not is_count(patch_size):
+            raise ConfigError(f"patch_size must be a whole number from 1 on; got {patch_size!r}.")
+        if not is_count(image_size):
+            raise ConfigError(f"image_size must be a multiple of {patch_size}, in pixels; got {image_size!r}.")
+        if rest := image_size % patch_size:
+            smaller = image_size - rest
+            near = " or ".join(str(size) for size in (smaller, smaller + patch_size) if size)
+            raise ConfigError(
+                f"image_size={image_size} is not a multiple of patch_size={patch_size}, and a patch would be cut. "
+                f"Nearest: {near}."
+            )
 
 
 class ChatGLMConfig(PreTrainedConfig):
@@ -212,11 +231,13 @@ class VisGLMConfig(PreTrainedConfig):
                     f"text_config has the model type {str(model_type)[:80]!r}; known are {', '.join(TEXT_CONFIGS)}."
                 )
             self.text_config = TEXT_CONFIGS[model_type](**text_config)
+        if (self.vision_config is None) != (self.qformer_config is None):
+            raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
+        if not is_count(self.num_query_tokens):
+            raise ConfigError(f"num_query_tokens must be a whole number from 1 on; got {self.num_query_tokens!r}.")
         for part in (self, self.qformer_config, self.text_config):
             if part is not None:
                 check_ranges(part)
-        if (self.vision_config is None) != (self.qformer_config is None):
-            raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
         if self.qformer_config is not None:
             self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
             if self.image_token_id is None:
@@ -248,8 +269,18 @@ class VisGLMConfig(PreTrainedConfig):
         return cls(**PRESETS[name])
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def require_divisible(config: PreTrainedConfig, size: str, count: str) -> None:
-    """Raise `ConfigError` unless field `size` is a multiple of field `count`."""
+    """Raise `ConfigError` unless field `size` is a multiple of field `count`, and both are from 1 on."""
+    for name in (size, count):
+        if not is_count(getattr(config, name)):
+            raise ConfigError(
+                f"{type(config).__name__}: {name} must be a whole number from 1 on; got {getattr(config, name)!r}."
+            )
     if getattr(config, size) % getattr(config, count):
         raise ConfigError(
             f"{type(config).__name__}: {size}={getattr(config, size)} is not a multiple of "

@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedToke
 
 from .errors import ConfigError, PromptError
 from .model import VisGLMForConditionalGeneration
-from .pictures.preprocess import VisGLMImageProcessor
 from .processor import VisGLMProcessor
 from .prompt import Turn, fit, render
 from .reply import History
@@ -116,14 +115,7 @@ class LegacyChat(VisGLMForConditionalGeneration):
             raise ConfigError(
                 f"chat does not know {', '.join(given)}. Use VisGLM for anything beyond the old interface."
             )
-        side = self.config.vision_config.image_size if self.config.vision_config is not None else 224
-        processor = VisGLMProcessor(
-            VisGLMImageProcessor(size={"height": side, "width": side}),
-            tokenizer,
-            self.config.num_query_tokens,
-            self.config.prompt_style,
-        )
-        vlm = VisGLM(self, processor)
+        vlm = VisGLM(self, VisGLMProcessor.of(self.config, tokenizer))
         turns = [Turn(question, answer) for question, answer in pairs]
         past = History(tuple(turns))
         if image and turns:  # the old prompt has the picture in front of the whole conversation

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .config import VisGLMConfig
 from .errors import PromptError
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .prompt import Rendered, Turn, fit, render, render_blank
 from .reply import History
 
@@ -48,6 +48,7 @@ def prepare(
     max_new_tokens: int,
     config: VisGLMConfig,
     tokenizer: PreTrainedTokenizerBase,
+    limits: ImageLimits,
     allow_urls: bool,
     fingerprint: Callable[[], str],
 ) -> Prompt:
@@ -67,7 +68,7 @@ def prepare(
         raise PromptError(f"the question must be a string that is not empty; got {question!r}.")
     past = History.of(history)
     check_source(past, config, fingerprint)
-    pictures = load_images(images, allow_urls=allow_urls)
+    pictures = load_images(images, limits=limits, allow_urls=allow_urls)
     if pictures and config.vision_config is None:
         raise PromptError(
             f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."

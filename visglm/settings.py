@@ -18,8 +18,8 @@ class Rule:
     """What a setting may be.
 
     Args:
-        kind: bool, int, float, str, Path (or a str), or list (of rows, or the path of some). A bool is no number, and
-            4.0 no whole one.
+        kind: bool, int, float, str, Path (or a str), list (of rows, or the path of some), or any class. A bool is no
+            number, and 4.0 no whole one.
         lowest, highest: of a number, both allowed; None for no end. There is no highest without a lowest.
         optional: None is allowed.
         or_zero: 0 is allowed below `lowest`.
@@ -44,7 +44,7 @@ class Rule:
         """
         if value is None and self.optional:
             return None
-        if isinstance(value, KINDS[self.kind]) and isinstance(value, bool) == (self.kind is bool):
+        if isinstance(value, KINDS.get(self.kind, self.kind)) and isinstance(value, bool) == (self.kind is bool):
             plain = self.kind(value) if self.kind in (int, float) else str(value) if isinstance(value, Path) else value
             if self.allows(plain):
                 return plain
@@ -72,7 +72,7 @@ class Rule:
             )
             what = ends + (", or 0" if self.or_zero else "") + (", a whole number" if self.kind is int else "")
         else:
-            what = NOUNS[self.kind]
+            what = NOUNS.get(self.kind, self.kind.__name__)
         return what + (", or None" if self.optional else "")
 
 

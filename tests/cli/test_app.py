@@ -33,7 +33,7 @@ def test_it_listens_on_this_machine_only(started):
 
 
 def test_what_it_is_given_reaches_the_page(started):
-    chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls"]
+    chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls", "--max-pixels", "100000000"]
     main(["app", *chosen, "--port", "9", "--host", "::1"])
     words = started[0]
     assert words[words.index("--") + 1 :] == chosen

@@ -178,6 +178,24 @@ def test_addresses_are_off_unless_allowed(open_page):
     assert [say("reason_url") in warning.value for warning in page.warning] == [True]
 
 
+def test_no_address_is_opened_as_a_file(open_page, tmp_path, monkeypatch):
+    """Though a folder of this machine is called like its scheme."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:").mkdir()
+    (tmp_path / "a:" / "x.png").write_bytes(encode(disc()))
+    page = open_page("--allow-urls", short=False)
+    for number, address in enumerate(("a://x.png", " a:/x.png", "./a:/x.png")):
+        page.text_input(key=f"url_hero_{number}").set_value(address)
+        check(next(button for button in page.button if button.label == say("url_fetch")).click().run())
+        assert [say("reason_url") in warning.value for warning in page.warning] == [True]
+
+
+def test_how_large_pictures_may_be_is_told_when_the_page_is_started(open_page):
+    for max_pixels, is_refused in ((disc().width * disc().height - 1, True), (disc().width * disc().height, False)):
+        page = ask(open_page("--max-pixels", str(max_pixels)), "What?", ("good.png", encode(disc())))
+        assert [say("reason_pixels") in warning.value for warning in page.warning] == [True] * is_refused
+
+
 def test_two_visitors_have_a_conversation_each(open_page):
     one, other = open_page(), open_page()
     ask(one, "What is this?", ("disc.png", encode(disc())))

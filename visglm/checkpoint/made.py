@@ -14,7 +14,6 @@ from transformers import GenerationConfig
 
 from ..config import PRESETS, VisGLMConfig
 from ..errors import ConfigError
-from ..pictures.preprocess import VisGLMImageProcessor
 from ..processor import VisGLMProcessor
 from ..quant import Quantization, modules_of, pack_matrix
 from ..tokenizers import ChatGLMTokenizer
@@ -71,15 +70,7 @@ class RandomSource(Source):
         return drawn.repeat(-(-count // DRAWN))[:count].view(info.shape)
 
     def processor(self) -> VisGLMProcessor:
-        vision = self.config.vision_config
-        side = vision.image_size if vision else 224
-        image_processor = VisGLMImageProcessor(size={"height": side, "width": side})
-        return VisGLMProcessor(
-            image_processor,
-            self.tokenizer,
-            num_query_tokens=self.config.num_query_tokens,
-            prompt_style=self.config.prompt_style,
-        )
+        return VisGLMProcessor.of(self.config, self.tokenizer)
 
 
 def preset_config(preset: str, tokenizer: Any) -> VisGLMConfig:

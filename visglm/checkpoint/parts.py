@@ -57,9 +57,7 @@ class PartsSource(Source):
             config.quantization = record | {"parts": [part for part in record["parts"] if part != "vision"]}
         super().__init__(text.path, config)
         self.problems += [*vision.problems, *text.problems]
-        self._processor = VisGLMProcessor(
-            vision.processor().image_processor, tokenizer, config.num_query_tokens, config.prompt_style
-        )
+        self._processor = VisGLMProcessor.of(config, tokenizer, vision.processor().image_processor)
 
     def _projection(self) -> Iterator[tuple[str, Tensor]]:
         qformer, hidden = self.config.qformer_config, self.config.text_config.hidden_size

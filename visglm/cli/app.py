@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigError, require
+from .flags import add_max_pixels
 
 SCRIPT = Path(__file__).parents[2] / "demos" / "streamlit_app.py"
 
@@ -19,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    add_max_pixels(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
 
@@ -28,6 +30,7 @@ def command_line(arguments: argparse.Namespace) -> list[str]:
     page = [word for model in arguments.model or () for word in ("--model", model)]
     page += ["--quantize", arguments.quantize] if arguments.quantize else []
     page += ["--allow-urls"] if arguments.allow_urls else []
+    page += [] if arguments.max_pixels is None else ["--max-pixels", str(arguments.max_pixels)]
     return [
         *(sys.executable, "-m", "streamlit", "run", str(SCRIPT)),
         *("--server.address", arguments.host, "--server.port", str(arguments.port)),

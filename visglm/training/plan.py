@@ -90,6 +90,7 @@ def make_plan(
         ConfigError: settings contradict each other, or the output folder is one that must not be written to.
     """
     check_settings(settings)
+    processor.check(adapters.network.config)
     if adapters.names:
         raise ConfigError(
             f"this model has an adapter ({', '.join(adapters.names)}). Call merge() first, or load the base model."

@@ -10,7 +10,6 @@ from ..errors import DataError, ImageError
 from ..prompt import detect_language
 from ..reply import Reply
 from .data import TrainingData
-from .folder import open_image
 from .metrics import Answer as Answered
 from .metrics import Scores
 from .report import Sample
@@ -47,7 +46,9 @@ def sample_rows(held_out: TrainingData | None, answer: Answer) -> list[Sample]:
             continue  # answers to first questions compare most plainly
         first = conversation.turns[0]
         try:
-            images = [open_image(image, held_out.rows.folder) for image in conversation.images[: first.num_images]]
+            images = [
+                held_out.renderer.open(image, held_out.rows.folder) for image in conversation.images[: first.num_images]
+            ]
         except ImageError as error:
             problems.append(f"{held_out.where(place)}: {error}")
             continue

@@ -8,7 +8,6 @@ from typing import Any
 
 from ...config import TEXT_CONFIGS, VisGLMConfig
 from ...errors import CheckpointError
-from ...pictures.preprocess import VisGLMImageProcessor
 from ...processor import VisGLMProcessor
 from ...tokenizers.glm import is_tiktoken, load_glm_tokenizer
 from ...untrusted import told
@@ -106,9 +105,7 @@ class GlmSource(RenamedSource):
         check_tokenizer(self, tokenizer, ("eos_token_id",))
         text.eos_token_id = list(dict.fromkeys([*ends, *stops])) if len({*ends, *stops}) > 1 else ends[0]
         self.config.eos_token_id = text.eos_token_id
-        return VisGLMProcessor(
-            VisGLMImageProcessor(), tokenizer, self.config.num_query_tokens, self.config.prompt_style
-        )
+        return VisGLMProcessor.of(self.config, tokenizer)
 
 
 class ChatGLM2Source(GlmSource):

@@ -10,7 +10,6 @@ from typing import Any
 from ...adapters import Delta, is_leftover, read_leftovers
 from ...config import RANGES, VisGLMConfig
 from ...errors import CheckpointError, ConfigError
-from ...pictures.preprocess import VisGLMImageProcessor
 from ...processor import VisGLMProcessor
 from ...tokenizers import VOCAB_FILE_NAME, ChatGLMTokenizer
 from ...untrusted import told
@@ -147,13 +146,7 @@ def legacy_processor(source: Source, folder: Path) -> VisGLMProcessor:
     check_tokenizer(
         source, tokenizer, ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
     )
-    side = config.vision_config.image_size if config.vision_config is not None else 224
-    return VisGLMProcessor(
-        VisGLMImageProcessor(size={"height": side, "width": side}),
-        tokenizer,
-        config.num_query_tokens,
-        config.prompt_style,
-    )
+    return VisGLMProcessor.of(config, tokenizer)
 
 
 def check_tokenizer(source: Source, tokenizer: Any, names: tuple[str, ...]) -> None:
