@@ -105,9 +105,9 @@ class VisGLMVisionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
-        check_ranges(self)
         require_divisible(self, "hidden_size", "num_attention_heads")
         self.check_image_size(self.image_size)
+        check_ranges(self)
 
     def check_image_size(self, image_size: Any) -> None:
         """Whether patches fill a square picture of this side, in pixels, without a rest.
@@ -231,13 +231,13 @@ class VisGLMConfig(PreTrainedConfig):
                     f"text_config has the model type {str(model_type)[:80]!r}; known are {', '.join(TEXT_CONFIGS)}."
                 )
             self.text_config = TEXT_CONFIGS[model_type](**text_config)
-        for part in (self, self.qformer_config, self.text_config):
-            if part is not None:
-                check_ranges(part)
         if (self.vision_config is None) != (self.qformer_config is None):
             raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
         if not is_count(self.num_query_tokens):
             raise ConfigError(f"num_query_tokens must be a whole number from 1 on; got {self.num_query_tokens!r}.")
+        for part in (self, self.qformer_config, self.text_config):
+            if part is not None:
+                check_ranges(part)
         if self.qformer_config is not None:
             self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
             if self.image_token_id is None:

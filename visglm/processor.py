@@ -64,7 +64,8 @@ class VisGLMProcessor(ProcessorMixin):
         Raises:
             CheckpointError: they contradict each other; everything is listed.
         """
-        processor = super().from_pretrained(name_or_path, **kwargs)
+        # Without a word transformers asks on the terminal whether to run the code that may lie there; none is needed.
+        processor = super().from_pretrained(name_or_path, **kwargs | {"trust_remote_code": False})
         folder = Path(name_or_path)
         if (folder / "config.json").is_file():
             fields, _ = VisGLMConfig.get_config_dict(folder)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from visglm import VisGLM, VisGLMConfig, VisGLMForConditionalGeneration
+from visglm import VisGLM, VisGLMConfig, VisGLMForConditionalGeneration, VisGLMProcessor
 from visglm.text import BACKBONES, register
 from visglm.text.prefix import attentions
 
@@ -77,7 +77,7 @@ def toy():
     )  # fmt: skip
     torch.manual_seed(0)
     config = VisGLMConfig(**fields | {"text_config": text.to_dict(), "prompt_style": "chatglm2"})
-    yield VisGLM(VisGLMForConditionalGeneration(config), whole.processor)
+    yield VisGLM(VisGLMForConditionalGeneration(config), VisGLMProcessor.of(config, whole.tokenizer))
     del BACKBONES[ToyConfig.model_type]
 
 

@@ -45,15 +45,10 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
     """
     fields = read_json(path / "processor_config.json")
     images = fields.get("image_processor")
-    problems, slots, style = [], fields.get("num_query_tokens"), fields.get("prompt_style")
-    if not is_whole(slots) or slots != config.num_query_tokens:
-        problems.append(
-            f"processor_config.json: num_query_tokens is {str(slots)[:80]!r}, the model has {config.num_query_tokens}"
-        )
+    slots, style = fields.get("num_query_tokens"), fields.get("prompt_style")
+    problems = [] if is_whole(slots) else [f"processor_config.json: num_query_tokens is {str(slots)[:80]!r}"]
     if not isinstance(style, str) or style not in PROMPT_STYLES:
-        problems.append(
-            f"processor_config.json: prompt_style is {str(style)[:80]!r}, known: {', '.join(PROMPT_STYLES)}"
-        )
+        problems.append(f"processor_config.json: prompt_style is {str(style)[:80]!r}, not of {list(PROMPT_STYLES)}")
     if fields.get("processor_class") != "VisGLMProcessor":
         problems.append(f"processor_config.json is of {str(fields.get('processor_class'))[:80]!r}, not VisGLMProcessor")
     if not isinstance(images, dict):
@@ -63,7 +58,7 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
     check_fields(path / "processor_config.json", images, IMAGES)
     side, size = config.vision_config.image_size if config.vision_config is not None else 224, images.get("size")
     most = side * MAX_GROWTH
-    if not isinstance(size, dict) or not all(is_whole(size.get(name), 1, most) for name in ("height", "width")):
+    if not isinstance(size, dict) or not all(value is None or is_whole(value, 1, most) for value in size.values()):
         raise CheckpointError(
             path,
             [f"processor_config.json: size is {str(size)[:80]}, expected height and width up to {most}"],
@@ -71,10 +66,13 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
         )
     kept = {name: value for name, value in images.items() if name in KEPT and value is not None}
     with told(path, "processor_config.json"):
-        image_processor = VisGLMImageProcessor(**kept, size={name: size[name] for name in ("height", "width")})
+        image_processor = VisGLMImageProcessor(**kept, size=size)
         tokenizer = read_tokenizer(path)
         check_tokenizer(path, config, tokenizer)
-        return VisGLMProcessor(image_processor, tokenizer, config.num_query_tokens, str(style))
+        processor = VisGLMProcessor(image_processor, tokenizer, fields["num_query_tokens"], str(style))
+    if problems := processor.problems(config):
+        raise CheckpointError(path, problems, "Nothing was loaded. Make the files agree, or download the folder again.")
+    return processor
 
 
 # --- tokenizer_config.json -------------------------------------------------------------------------
