@@ -73,7 +73,7 @@ class FinetuneArguments:
     eval_data: str | None = None
     held_out: float = 0.05
     prompt: str | None = None
-    replay: float = 0.0
+    replay: float | None = None
     replay_data: str | None = None
     max_bad_rows: float = 0.01
     allow_outside: bool = False
@@ -110,6 +110,8 @@ class FinetuneArguments:
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
             value = getattr(self, name)
+            if value is None and getattr(type(self), name) is None:
+                continue
             if not isinstance(value, int | float) or not lowest <= value <= highest:
                 raise ConfigError(f"{name} must be between {lowest:g} and {highest:g}; got {value!r}.")
         for name in ("max_steps", "max_length", "every"):

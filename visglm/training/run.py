@@ -112,6 +112,7 @@ def train(plan: Plan, adapters: Adapters, processor: VisGLMProcessor, stop: Stop
         rehearse(plan, adapters, collator)
         schedule = training_arguments(
             settings,
+            model.config,
             num_steps=plan.num_steps,
             every=plan.every,
             has_held_out=plan.held_out is not None,
