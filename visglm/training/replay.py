@@ -1,7 +1,7 @@
 """General examples among those of a run, against forgetting: from a file, or as the model itself answers.
 
 What the model answers itself must not contradict what is taught: about the pictures to learn from it is not asked what
-they show. What else there is to see is named in pictures that are drawn here.
+they show. Names, which are forgotten first, are asked for in pictures that are made up here.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch.utils.data import ConcatDataset, Dataset
 
-from ..errors import DataError
+from ..errors import DataError, VisGLMError
 from ..prompt import detect_language
 from ..recipe import FinetuneArguments
 from .containers import ObjectRows
 from .data import TrainingData, build_index
+from .folder import open_image
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
 SMALL, SMALL_SHARE = 200, 0.5  # up to so many answers to learn, general ones are mixed in unless the user says
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
-MAX_SMALL_ANSWERS = 96  # of small data, where few are asked for in each epoch: other ones each time
+MAX_SMALL_ANSWERS = 192  # of small data, where each epoch takes others
 LANGUAGES = ("en", "zh")
 # Asked about a picture to learn from: what it shows is left out.
 ASIDE_QUESTIONS: Mapping[str, tuple[str, ...]] = {
@@ -37,10 +38,13 @@ SMALL_TALK: Mapping[str, tuple[str, ...]] = {
     "zh": ("你好", "你是谁？", "你会做什么？", "谢谢。"),
 }
 
+QUESTIONS = {"named": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL_TALK}
+
 Request = tuple[list[Any], str]  # pictures and a question
-KINDS = ("drawn", "aside", "drawn", "talk")
-SIDE = 160
-NUM_LOOKED_AT = 1000
+# What small data is mixed with, in turn. Names are forgotten first, so they are most.
+KINDS = ("aside", "named", "named", "talk", "named", "named")
+SIDE, TILES = 160, 4  # pixels of a made-up picture, and tiles along each side of a patchwork
+NUM_LOOKED_AT = 1000  # rows to tell what is taught from
 
 
 class Rotating(Dataset):
@@ -96,7 +100,7 @@ def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: 
         requests = caption_requests(train, min(count, MAX_SELF_ANSWERS))
     else:
         requests = aside_requests(train, min(count, MAX_SMALL_ANSWERS))
-    located = [
+    located: list[tuple[list[Any], str, list[tuple[str, str]]]] = [
         # A path: a picture that cannot be read becomes an empty answer, and is left out below.
         ([train.rows.folder.locate(image) for image in images], question, [])
         for images, question in requests
@@ -126,11 +130,6 @@ def teaches_captions(train: TrainingData) -> bool:
     return any(turn.question in asked for place in places for turn in train.conversation(place).turns)
 
 
-def first_images(train: TrainingData, number: int, count: int) -> list[Any]:
-    """The first picture of a row, `number` of `count` going through all rows; none where it has none."""
-    return list(train.conversation(number * len(train) // count).images[:1])
-
-
 def caption_requests(train: TrainingData, count: int) -> list[Request]:
     """What do training pictures show?"""
     found: list[Request] = []
@@ -143,34 +142,61 @@ def caption_requests(train: TrainingData, count: int) -> list[Request]:
 
 
 def aside_requests(train: TrainingData, count: int) -> list[Request]:
-    """All but what training pictures show: other things about them, what other pictures show, and small talk."""
-    generator = random.Random(0)
-    found: list[Request] = []
+    """All but what training pictures show: other things about them, what made-up pictures show, and small talk."""
+    generator, found = random.Random(0), []
     for number in range(count):
-        turn, language = number // len(KINDS), LANGUAGES[number // len(KINDS) % 2]
-        kind = KINDS[number % len(KINDS)]
+        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
         images = list(train.conversation(generator.randrange(len(train))).images[:1])
-        if kind == "drawn" and images:
-            images = [draw(generator)]
-        questions = {"drawn": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL_TALK}
         if not images or kind == "talk":
             images, kind = [], "talk"
-        choices = questions[kind][language]
-        found.append((images, choices[turn // 2 % len(choices)]))
+        elif kind == "named":
+            images = [make_up(train, generator)]
+        questions = QUESTIONS[kind][LANGUAGES[turn % 2]]
+        found.append((images, questions[turn // 2 % len(questions)]))
     return found
 
 
-def draw(generator: random.Random) -> Image.Image:
-    """A picture of nothing in particular: shapes on a ground."""
+def make_up(train: TrainingData, generator: random.Random) -> Image.Image:
+    """A picture of nothing in particular, that looks now like drawings and now like those to learn from."""
+    try:
+        return patchwork(train, generator) if generator.random() < 0.6 else shapes(generator)
+    except VisGLMError:  # one that cannot be read, which training will name
+        return shapes(generator)
+
+
+def shapes(generator: random.Random) -> Image.Image:
+    """Some shapes on a ground."""
+
     def colour() -> tuple[int, ...]:
         return tuple(generator.randrange(256) for _ in range(3))
-    image = Image.new("RGB", (SIDE, SIDE), colour())
+
+    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.5 else colour())
     canvas = ImageDraw.Draw(image)
     for _ in range(generator.randint(1, 6)):
         corners = [(generator.randrange(SIDE), generator.randrange(SIDE)) for _ in range(generator.randint(3, 7))]
         if generator.random() < 0.5:
             canvas.polygon(corners, colour())
         else:
-            (a,b),(c,d) = corners[:2]
-            canvas.ellipse((min(a,c),min(b,d),max(a,c)+8,max(b,d)+8), colour())
+            canvas.ellipse([*map(min, zip(*corners, strict=True)), *map(max, zip(*corners, strict=True))], colour())
+    return image
+
+
+def patchwork(train: TrainingData, generator: random.Random) -> Image.Image:
+    """Tiles of two pictures to learn from, in disorder.
+
+    Raises:
+        ImageError: one of them cannot be read.
+    """
+    size, tiles = SIDE // TILES, []
+    for _ in range(2):
+        source = train.conversation(generator.randrange(len(train))).images[:1]
+        for image in source:
+            whole = open_image(image, train.rows.folder).resize((SIDE, SIDE))
+            corners = [(x, y) for x in range(0, SIDE, size) for y in range(0, SIDE, size)]
+            tiles += [whole.crop((x, y, x + size, y + size)) for x, y in corners]
+    if not tiles:
+        return shapes(generator)
+    image = Image.new("RGB", (SIDE, SIDE))
+    for place, tile in enumerate(generator.choices(tiles, k=TILES**2)):
+        image.paste(tile, (place % TILES * size, place // TILES * size))
     return image

@@ -33,7 +33,9 @@ class SeenPictures:
             names: of the pictures, by their content.
         """
         new = list(dict.fromkeys(name for name in names if name not in self.kept))
-        found = dict(zip(new, self.encoder(pixel_values[[names.index(name) for name in new]]), strict=True)) if new else {}
+        found = (
+            dict(zip(new, self.encoder(pixel_values[[names.index(name) for name in new]]), strict=True)) if new else {}
+        )
         tokens = [found[name] if name in found else self.kept[name].to(pixel_values.device) for name in names]
         for name, value in found.items():
             if self.num_bytes + value.nbytes <= self.max_bytes:

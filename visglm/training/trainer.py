@@ -25,8 +25,8 @@ from ..prompt import IGNORE_INDEX
 from ..recipe import FinetuneArguments, split_names
 from .data import HeldOutData, check_bad_share
 from .methods import METHODS, rate_of, tower_names, tower_of
-from .seen import SeenPictures
 from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
+from .seen import SeenPictures
 
 NUM_LOGGED = 500  # points of a loss curve
 # What torch says of a process that reads data and is no more.
@@ -278,7 +278,7 @@ class Brake(TrainerCallback):
 
 
 class Epochs(TrainerCallback):
-    """Tells data which epoch it is, also where other processes read them; a run that goes on says what it would have."""
+    """Tells data which epoch it is, wherever they are read; a run that goes on counts from where it was."""
 
     def __init__(self, data: Any):
         self.parts = getattr(data, "datasets", [data])
@@ -361,8 +361,14 @@ class Meter(TrainerCallback):
 
 
 def training_arguments(
-    settings: FinetuneArguments, config: VisGLMConfig, *, num_steps: int, every: int, has_held_out: bool,
-    precision: str, is_on_cpu: bool,
+    settings: FinetuneArguments,
+    config: VisGLMConfig,
+    *,
+    num_steps: int,
+    every: int,
+    has_held_out: bool,
+    precision: str,
+    is_on_cpu: bool,
 ) -> TrainingArguments:
     """The same as transformers wants it."""
     strategy = "steps" if has_held_out else "no"
