@@ -18,7 +18,7 @@ TEXT, SWITCH, ROWS = Rule(str, optional=True), Rule(bool), Rule(list, optional=T
 # Field → what it may be. Out of range is an error, never a clamp.
 RULES: Mapping[str, Rule] = {
     "method": Rule(str), "output_dir": Rule(Path), "eval_data": ROWS, "held_out": Rule(float, 0.0, 0.5), "prompt": TEXT,
-    "replay": Rule(float, 0.0, 0.9), "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0),
+    "replay": Rule(float, 0.0, 0.9, optional=True), "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0),
     "allow_outside": SWITCH, "max_length": COUNT, "epochs": Rule(float, 0.0, 10_000.0), "max_steps": COUNT,
     "batch_size": Rule(int, 1, 65_536),
     "accumulation": Rule(int, 1, 65_536), "learning_rate": RATE, "vision_rate": RATE, "qformer_rate": RATE,
@@ -42,13 +42,14 @@ class FinetuneArguments:
         method: lora, qlora, ptuning, qformer or full; see `METHODS`.
         output_dir: folder for the result, its checkpoints, and report.html.
         eval_data: rows to measure the held-out loss on, in place of a part of the training rows.
-        held_out: share of the training rows that is kept apart to measure on, 0 to 0.5; rows of one picture stay
-            together.
-        prompt: question to ask of pictures that come with a caption only; by default one of several in the caption's
-            language.
-        replay: share of the examples that are general ones, against forgetting, 0 to 0.9.
-        replay_data: rows to take them from; by default the model's own answers, before training, to general questions
-            about the training pictures.
+        held_out: share of the pictures that is kept apart to measure on, 0 to 0.5, rounded down; rows of one picture
+            stay together.
+        prompt: question to ask of pictures that come with a caption only; by default several in the caption's
+            language, another one in each epoch.
+        replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 0.5 where at most
+            200 answers are taught, and 0 above.
+        replay_data: rows to take them from; by default the model's own answers, before training, to questions that
+            are not taught, about training pictures and made-up ones.
         max_bad_rows: share of the rows that may be unusable, 0 to 1.
         allow_outside: whether rows of a file may name pictures outside of its folder, by absolute paths, .. or links.
         max_length: longest prompt and answer, in tokens, image slots included; by default the model's context.
@@ -56,7 +57,11 @@ class FinetuneArguments:
         max_steps: optimizer steps, in place of epochs.
         batch_size: examples per process that go through the model at once.
         accumulation: batches whose gradients make one optimizer step.
-        learning_rate: highest rate of the schedule; by default the method's.
+        learning_rate: highest rate of the schedule; by default, of a part of the network that is as wide as
+            VisualGLM-6B's (text 4096, qformer 768, vision 1408), 2e-4 for lora and qlora, 1e-4 for qformer and 2e-5
+            for full, and of another width that times (that width / this width) ** 0.775, after "LoRA Without Regret"
+            (Thinking Machines, 2025): for visglm-tiny's text, 256 wide, 1.7e-3 with lora. For ptuning 5e-3, at any
+            width.
         vision_rate: the same for the ViT only.
         qformer_rate: the same for queries, Q-Former and projection only.
         text_rate: the same for the text model only.
@@ -68,15 +73,17 @@ class FinetuneArguments:
         alpha: LoRA's weight; the update is scaled by alpha / rank.
         dropout: share of LoRA's inputs that is dropped, 0 to 0.9.
         layers: layers of the text model that get LoRA, such as 0-13,27; by default all.
-        targets: linear layers that get LoRA, by the last part of their names, separated by commas; by default all.
+        targets: linear layers that get LoRA, by the last part of their names, separated by commas; by default all,
+            the head included.
         prefix_tokens: length of P-Tuning's prefix, in positions.
         precision: auto (bf16 or fp16 on GPUs, float32 on CPUs), float32, bf16 or fp16.
         gradient_checkpointing: compute activations twice in place of keeping them; less memory, a third slower.
         num_workers: processes that read and decode pictures.
-        every: optimizer steps from one held-out loss and checkpoint to the next; by default five times an epoch.
+        every: optimizer steps from one held-out loss and checkpoint to the next; by default five times an epoch,
+            but at most 15 times a run.
         keep: checkpoints to keep beside the best one.
         patience: stop after so many held-out losses without a new best one.
-        num_samples: held-out rows whose answers before and after the report shows.
+        num_samples: held-out rows, and as many training rows, whose answers before and after the report shows.
         report_to: where curves go while it runs: tensorboard, wandb, trackio or none; several separated by commas.
         seed: of shuffling, initialization and dropout.
         resume: go on from the last complete checkpoint in output_dir, if there is one.
@@ -87,7 +94,7 @@ class FinetuneArguments:
     eval_data: str | None = None
     held_out: float = 0.05
     prompt: str | None = None
-    replay: float = 0.0
+    replay: float | None = None
     replay_data: str | None = None
     max_bad_rows: float = 0.01
     allow_outside: bool = False

@@ -176,7 +176,7 @@ def convert_data(
     with part.open("w", encoding="utf-8", newline="\n") as file:
         for number in range(len(rows)):
             try:
-                common = to_common(rows[number], question)
+                common = to_common(rows[number], question, number)
                 common["images"] = [
                     pictures.path_of(image, f"{number:07}-{place}") for place, image in enumerate(common["images"])
                 ]

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -135,15 +136,16 @@ def content_of(image: Any) -> bytes:
 
 
 def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the index to train on, and to keep apart: about `fraction` of the rows, at least one picture's.
+    """Places in the index to train on, and to keep apart: `fraction` of the pictures, rounded down.
 
-    The choice depends on the data alone, so that another run, method or seed keeps the same rows apart.
+    The choice depends on the data alone, so that another run, method or seed keeps the same rows apart. A share that
+    is less than one picture is none: of few pictures every one is needed to learn from.
     """
     groups = np.frombuffer(index.groups, dtype=np.int64)
     usable = np.unique(groups[groups >= 0])
-    if fraction == 0 or len(usable) < 2:
+    count = min(int(fraction * len(usable) + 1e-9), MAX_HELD_OUT)  # 0.29 * 100 is a little less than 29
+    if not count:
         return np.arange(len(index.rows)), np.arange(0)
-    count = min(max(1, round(fraction * len(usable))), MAX_HELD_OUT, len(usable) - 1)
     # A second hash: the first may be in the order of file names.
     mixed = (usable * 2654435761) % (1 << 32)
     held_out = np.isin(groups[np.frombuffer(index.rows, dtype=np.int64)], usable[np.argsort(mixed)[:count]])
@@ -231,6 +233,16 @@ class Renderer:
         return item
 
 
+def shared_number() -> Tensor:
+    """A number that processes that read data see as it is now."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
+
+
+def question_number(row: int, epoch: int) -> int:
+    """Which question is asked of a caption: each row begins somewhere, and goes round epoch by epoch."""
+    return zlib.crc32(str(row).encode()) + epoch
+
+
 class TrainingData(Dataset):
     """One item per answer; files are read, pictures decoded and prompts tokenized when it is asked for.
 
@@ -238,11 +250,12 @@ class TrainingData(Dataset):
 
     Args:
         rows: where they are kept. index: of them. places: which answers of the index are meant.
-        renderer: of the model. question: asked of captions.
+        renderer: of the model. question: asked of captions, in place of one after the other as `epoch` goes on.
     """
 
     def __init__(self, rows: Rows, index: Index, places: np.ndarray, renderer: Renderer, question: str | None = None):
         self.rows, self.renderer, self.question = rows, renderer, question
+        self.epoch = shared_number()
         self.row_of = np.frombuffer(index.rows, dtype=np.int64)[places]
         self.turn_of = np.frombuffer(index.turns, dtype=np.int32)[places]
 
@@ -251,7 +264,8 @@ class TrainingData(Dataset):
 
     def conversation(self, index: int) -> Conversation:
         """The row of an item."""
-        return read_row(self.rows[int(self.row_of[index])], self.question)
+        row = int(self.row_of[index])
+        return read_row(self.rows[row], self.question, question_number(row, int(self.epoch)))
 
     def where(self, index: int) -> str:
         return self.rows.where(int(self.row_of[index]))
@@ -287,6 +301,7 @@ class StreamData(IterableDataset):
     def __init__(self, rows: Any, renderer: Renderer, question: str | None = None, num_skipped_rows: int = 0):
         self.rows, self.renderer, self.question = undecoded(rows), renderer, question
         self.num_skipped_rows = num_skipped_rows
+        self.epoch = shared_number()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         skipped: list[str] = []
@@ -296,7 +311,7 @@ class StreamData(IterableDataset):
                 continue
             try:
                 row = as_row(row)
-                conversation = read_row(row, self.question)
+                conversation = read_row(row, self.question, question_number(number, int(self.epoch)))
                 num_known = len(unused)
                 unused.count(row)
                 if len(unused) > num_known:
@@ -343,6 +358,8 @@ class Collator:
     Without a picture in the batch, `pixel_values` has no rows but is there: with sharded weights every process must
     run every module.
 
+    `pictures` tells them apart by content.
+
     Args:
         pad_token_id: fills up ids.
         image_size: height and width of `pixel_values`; None for a text-only model.
@@ -360,6 +377,11 @@ class Collator:
             "where": [item["where"] for item in items],
             "skipped": [where for item in items for where in item["skipped"]],
             "num_cut": sum(item["is_cut"] for item in items),
+            "pictures": [
+                blake2b(picture.numpy().tobytes(), digest_size=16).digest()
+                for item in items
+                for picture in item.get("pixel_values", ())
+            ],
             "num_tokens": sum(map(len, input_ids)),  # counted here: a GPU would have to be waited for
         }
         is_learnt = (batch["labels"] != IGNORE_INDEX).any(0)

@@ -228,7 +228,7 @@ def read_dialogues(rows: Any, question: str | None) -> Iterator[Dialogue | dict[
         try:
             if isinstance(row, VisGLMError):
                 raise row
-            conversation = read_row(row, question)
+            conversation = read_row(row, question, number)
             located = [folder.locate(image) for image in conversation.images]
             yield Dialogue(number, where, located, conversation, *read_extras(row))
         except VisGLMError as error:

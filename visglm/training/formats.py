@@ -13,9 +13,9 @@ A newcomer is one function and one row of `FORMATS`.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -29,13 +29,21 @@ IMAGE_MARKER = "<image>"
 # Asked of a picture that comes with nothing but a caption, in the caption's language.
 CAPTION_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "en": (
+        "What is this?",
         "Describe this image.",
         "What is in the picture?",
         "What does the picture show?",
         "Write a caption for this image.",
         "What do you see?",
     ),
-    "zh": ("描述这张图片。", "图中有什么？", "这张图片展示了什么？", "为这张图片写一句说明。", "你看到了什么？"),
+    "zh": (
+        "这是什么？",
+        "描述这张图片。",
+        "图中有什么？",
+        "这张图片展示了什么？",
+        "为这张图片写一句说明。",
+        "你看到了什么？",
+    ),
 }
 IMAGE_KEYS = ("image", "file_name", "image_path", "jpg", "jpeg", "png", "webp", "bmp", "gif")
 CAPTION_KEYS = ("caption", "text", "txt")
@@ -45,6 +53,7 @@ EVALUATION_KEYS = ("references", "type")
 OTHER_KEYS = (*EVALUATION_KEYS, "id")
 
 CommonRow = dict[str, Any]
+Ask = Callable[[str], str]  # a caption → the question that it answers
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class Format(NamedTuple):
     """A row of `FORMATS`."""
 
     accepts: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Mapping[str, Any], str | None], Said]  # the row, and the question to ask of captions
+    read: Callable[[Mapping[str, Any], Ask], Said]
     keys: Callable[[Mapping[str, Any]], Sequence[str]]  # those of the row that are read
     example: str  # for people
 
@@ -100,19 +109,20 @@ def format_of(row: Mapping[str, Any]) -> str:
     return name
 
 
-def read_row(row: Any, question: str | None = None) -> Conversation:
+def read_row(row: Any, question: str | None = None, number: int = 0) -> Conversation:
     """A row in any of `FORMATS` as the conversation to learn from.
 
     Args:
         row: a mapping.
         question: asked of captions, in place of `CAPTION_QUESTIONS`.
+        number: which of those is asked; it goes round.
 
     Raises:
         DataError: it cannot be read, an answer is missing or empty, or pictures and places for them do not match.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"a row is {type(row).__name__}. Expected an object with keys.")
-    said = FORMATS[format_of(row)].read(without_none(row), question)
+    said = FORMATS[format_of(row)].read(without_none(row), partial(question_of, question=question, number=number))
     try:
         turns, sources = messages_to_turns(said.messages, image_marker=said.image_marker)
     except PromptError as error:
@@ -120,6 +130,12 @@ def read_row(row: Any, question: str | None = None) -> Conversation:
     turns, images = place_images(turns, sources, said)
     check_texts(turns)
     return Conversation(tuple(turns), tuple(images))
+
+
+def question_of(caption: str, question: str | None, number: int) -> str:
+    """What is asked of a caption; its words have no part in the choice, or the question would tell the answer."""
+    choices = CAPTION_QUESTIONS[detect_language(caption)]
+    return question if question is not None else choices[number % len(choices)]
 
 
 def without_none(value: Any, depth: int = 0) -> Any:
@@ -197,16 +213,16 @@ def check_source(image: Any) -> Any:
     return image
 
 
-def to_common(row: Any, question: str | None = None) -> CommonRow:
+def to_common(row: Any, question: str | None = None, number: int = 0) -> CommonRow:
     """The common row of a row in any of `FORMATS`, with what `evaluate` reads beside it.
 
     Args:
-        row, question: as of `read_row`.
+        row, question, number: as of `read_row`.
 
     Raises:
         DataError: as of `read_row`.
     """
-    conversation = read_row(row, question)
+    conversation = read_row(row, question, number)
     extras = dict(zip(EVALUATION_KEYS, read_extras(row), strict=True))
     return write_row(conversation) | {key: value for key, value in extras.items() if value}
 
@@ -282,15 +298,15 @@ def _images(row: Mapping[str, Any]) -> list[Any]:
     return list(images)
 
 
-def _common(row: Mapping[str, Any], question: str | None) -> Said:
+def _common(row: Mapping[str, Any], ask: Ask) -> Said:
     return Said(_messages(row), _images(row), IMAGE_MARKER)
 
 
-def _openai(row: Mapping[str, Any], question: str | None) -> Said:
+def _openai(row: Mapping[str, Any], ask: Ask) -> Said:
     return Said(_messages(row), _images(row))
 
 
-def _llava(row: Mapping[str, Any], question: str | None) -> Said:
+def _llava(row: Mapping[str, Any], ask: Ask) -> Said:
     images = row.get("image", row.get("images", []))
     messages = []
     for message in row["conversations"]:
@@ -302,19 +318,16 @@ def _llava(row: Mapping[str, Any], question: str | None) -> Said:
     return Said(_with_system(row, messages), images, IMAGE_MARKER)
 
 
-def _visualglm(row: Mapping[str, Any], question: str | None) -> Said:
+def _visualglm(row: Mapping[str, Any], ask: Ask) -> Said:
     return _one_turn(row["img"], row["prompt"], row["label"])
 
 
-def _caption(row: Mapping[str, Any], question: str | None) -> Said:
+def _caption(row: Mapping[str, Any], ask: Ask) -> Said:
     caption = row[_first(row, CAPTION_KEYS)]
     if not isinstance(caption, str):
         raise DataError(f"the caption is {type(caption).__name__}. Expected a string.")
     check_text(caption, "the caption")
-    if question is None:
-        choices = CAPTION_QUESTIONS[detect_language(caption)]
-        question = choices[zlib.crc32(caption.encode()) % len(choices)]  # the same one in every epoch and every run
-    return _one_turn(row[_first(row, IMAGE_KEYS)], question, caption.strip())
+    return _one_turn(row[_first(row, IMAGE_KEYS)], ask(caption), caption.strip())
 
 
 def _one_turn(image: Any, question: Any, answer: Any) -> Said:

@@ -12,11 +12,18 @@ from typing import NamedTuple
 from torch import nn
 
 from ..adapters import Lora, Part, Prefix, Whole, base_name
+from ..config import VisGLMConfig
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..recipe import FinetuneArguments, split_names
 
 LAYER = re.compile(r".*\.(?:layers|blocks|layer)\.(?P<number>\d+)\..*")
+
+# Default rates are right for VisualGLM-6B, whose parts have these widths, and rise where a part is narrower: the best
+# rate goes as width ** -0.775, of LoRA and of whole weights alike ("LoRA Without Regret", Thinking Machines, 2025, as
+# fitted to Llama models).
+REFERENCE_WIDTHS: Mapping[str, int] = {"vision": 1408, "qformer": 768, "text": 4096}
+RATE_POWER = 0.775
 
 # Part of the network → how the names of its parameters start.
 TOWERS: Mapping[str, tuple[str, ...]] = {
@@ -32,9 +39,12 @@ class Method(NamedTuple):
     Args:
         make: puts what is to learn into the network, under a key of its own.
         towers: the parts that learn unless the caller names others.
-        learning_rate: that suits it.
+        learning_rate: that suits it at `REFERENCE_WIDTHS`.
         keeps_base: the result is an adapter over the base model, rather than a model of its own.
         quantizes: the base may be, or is to be, in 4 bits.
+        follows_width: whether the rate is another one for another width. That of a prefix is not: it is no matrix
+            whose products add up over the width, and P-Tuning v2 (https://arxiv.org/abs/2110.07602) finds rates of
+            5e-3 to 1e-2 from 335 million to 10 billion parameters.
     """
 
     make: Callable[[VisGLMForConditionalGeneration, str, FinetuneArguments], Part]
@@ -42,6 +52,7 @@ class Method(NamedTuple):
     learning_rate: float
     keeps_base: bool = True
     quantizes: bool = False
+    follows_width: bool = True
 
 
 def check_settings(settings: FinetuneArguments) -> None:
@@ -57,10 +68,18 @@ def tower_names(settings: FinetuneArguments) -> tuple[str, ...]:
     return split_names(settings.towers) if settings.towers is not None else METHODS[settings.method].towers
 
 
-def rate_of(settings: FinetuneArguments, tower: str) -> float:
-    """The highest learning rate of a part."""
-    rates = (getattr(settings, f"{tower}_rate"), settings.learning_rate, METHODS[settings.method].learning_rate)
-    return next(rate for rate in rates if rate is not None)
+def rate_of(settings: FinetuneArguments, tower: str, config: VisGLMConfig) -> float:
+    """The highest learning rate of a part: as it is set, or the method's default for the width of this network's part.
+
+    Args:
+        tower: of `TOWERS`. config: of the network.
+    """
+    method = METHODS[settings.method]
+    given = getattr(settings, f"{tower}_rate") or settings.learning_rate
+    if given is not None or not method.follows_width:
+        return given or method.learning_rate
+    width = getattr(config, f"{tower}_config").hidden_size
+    return method.learning_rate * (REFERENCE_WIDTHS[tower] / width) ** RATE_POWER
 
 
 def tower_of(name: str) -> str:
@@ -90,8 +109,11 @@ def _make_lora(model: VisGLMForConditionalGeneration, key: str, arguments: Finet
     return Lora.inject(model, key, ranks, alphas, arguments.dropout)
 
 
-def target_modules(model: nn.Module, arguments: FinetuneArguments) -> list[str]:
+def target_modules(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> list[str]:
     """The linear layers that are meant, by their whole names.
+
+    The head is among them where it is no other name of the embeddings: words that the base never says have rows in it
+    that no update of the layers below can raise.
 
     PEFT's own search by last name would find a `dense` of the Q-Former beside one of the text model.
 
@@ -102,7 +124,8 @@ def target_modules(model: nn.Module, arguments: FinetuneArguments) -> list[str]:
     layers = parse_layers(arguments.layers)
     found, known = [], set()
     for name, module in model.named_modules():
-        if not is_linear(module) or name == "lm_head" or tower_of(name + ".") not in tower_names(arguments):
+        is_tied = name == "lm_head" and model.config.tie_word_embeddings
+        if not is_linear(module) or is_tied or tower_of(name + ".") not in tower_names(arguments):
             continue
         last = name.rpartition(".")[2]
         known.add(last)
@@ -167,7 +190,7 @@ def _make_whole(model: VisGLMForConditionalGeneration, key: str, arguments: Fine
 METHODS: dict[str, Method] = {
     "lora": Method(_make_lora, ("text",), 2e-4),
     "qlora": Method(_make_qlora, ("text",), 2e-4, quantizes=True),
-    "ptuning": Method(_make_ptuning, ("text",), 5e-3),
+    "ptuning": Method(_make_ptuning, ("text",), 5e-3, follows_width=False),
     "qformer": Method(_make_whole, ("qformer",), 1e-4),
     "full": Method(_make_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False),
 }

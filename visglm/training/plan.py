@@ -28,13 +28,13 @@ from .data import (
     split_held_out,
 )
 from .methods import METHODS, check_settings
-from .replay import add_replay, num_replayed, own_answers
-from .samples import Answer, Sample, answer_briefly, sample_rows
+from .replay import add_replay, num_replayed, own_answers, replay_share
+from .samples import Answer, Sample, answer_briefly, sample_held_out, sample_taught
 from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_folder, settle_home
 
 logger = logging.getLogger(__name__)
 
-EVALUATIONS_PER_EPOCH = 5
+EVALUATIONS_PER_EPOCH, MAX_EVALUATIONS = 5, 15  # of a run
 STREAM_STEPS_BETWEEN = 100  # evaluations of a stream, which has no epochs
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
 
@@ -45,7 +45,7 @@ class Plan:
 
     Args:
         train, held_out: examples. counts: what was found in the data, for the report.
-        samples: held-out questions, with the answers before.
+        samples, taught: held-out and training questions, with the answers before.
         home: where the base can be found again; None where the result is a model of its own.
         resumed: the checkpoint to go on from.
         precision: float32, bf16 or fp16.
@@ -60,6 +60,7 @@ class Plan:
     held_out: TrainingData | None
     counts: dict[str, Any]
     samples: list[Sample]
+    taught: list[Sample]
     answer: Answer
     home: Home | None
     resumed: Path | None
@@ -106,14 +107,22 @@ def make_plan(
     renderer = Renderer(processor, limit)
     train, held_out, counts = read_data(data, settings, renderer)
     is_main = int(os.environ.get("RANK", 0)) == 0
-    samples = sample_rows(held_out, answer) if is_main else []
+    samples = sample_held_out(held_out, answer) if is_main and held_out is not None else []
+    taught: list[Sample] = []
+    if is_main and isinstance(train, TrainingData):
+        taught = sample_taught(train, answer, settings.num_samples)
     mixed: TrainingData | StreamData | ConcatDataset = train
-    if settings.replay and isinstance(train, TrainingData):
+    share = replay_share(settings, train)
+    if share and isinstance(train, TrainingData):
         if settings.replay_data is not None:
             general = whole(settings.replay_data, settings, renderer)
         else:
-            general = own_answers(train, num_replayed(train, settings.replay), answer)
-        mixed = add_replay(train, settings.replay, general)
+            num_examples = count_steps(num_replayed(train, share) + len(train), settings)[0] * examples_per_step(
+                settings
+            )
+            general = own_answers(train, round(num_examples * share), answer, asks_captions=settings.replay is not None)
+        mixed = add_replay(train, share, general)
+        counts["general_answers"] = num_replayed(train, share)
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
     output_dir.mkdir(parents=True, exist_ok=True)
     home = None
@@ -123,8 +132,8 @@ def make_plan(
         refuse_own_folder(adapters.home, output_dir)
     return Plan(
         settings=settings, output_dir=output_dir, train=mixed, held_out=held_out, counts=counts, samples=samples,
-        answer=answer, home=home, resumed=resumed, precision=precision, num_steps=num_steps, every=every, limit=limit,
-        is_main=is_main,
+        taught=taught, answer=answer, home=home, resumed=resumed, precision=precision, num_steps=num_steps, every=every,
+        limit=limit, is_main=is_main,
     )  # fmt: skip
 
 
@@ -206,7 +215,8 @@ def count_steps(num_examples: int | None, settings: FinetuneArguments) -> tuple[
         return settings.max_steps or 0, settings.every or STREAM_STEPS_BETWEEN
     per_epoch = max(1, -(-num_examples // examples_per_step(settings)))
     num_steps = settings.max_steps or max(1, round(settings.epochs * per_epoch))
-    return num_steps, settings.every or max(1, min(per_epoch // EVALUATIONS_PER_EPOCH, num_steps))
+    every = max(per_epoch // EVALUATIONS_PER_EPOCH, -(-num_steps // MAX_EVALUATIONS))
+    return num_steps, settings.every or max(1, min(every, num_steps))
 
 
 def pick_precision(precision: str, device: torch.device) -> str:

@@ -26,7 +26,7 @@ VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
 
 @dataclass
 class Sample:
-    """A held-out question, and the answers before and after."""
+    """A question, and the answers before and after."""
 
     where: str
     question: str
@@ -34,6 +34,7 @@ class Sample:
     before: str
     after: str | None
     images: list[Image.Image] = field(default_factory=list, repr=False)
+    paths: list[str] = field(default_factory=list, repr=False)  # of those that are files
 
 
 @dataclass
@@ -46,7 +47,8 @@ class FinetuneReport:
         history: points of the curves, `{"step", "loss", …}`. best: step and held-out loss of what was kept.
         metrics: of the held-out answers, before and after: by metric `{"value", "low", "high"}` in percent, with the
             95 % bootstrap interval, or None where it says nothing about these rows.
-        samples: held-out questions with their answers.
+        samples, taught: held-out and training questions with their answers.
+        verdict: what these say, in sentences.
     """
 
     output_dir: Path
@@ -59,6 +61,8 @@ class FinetuneReport:
     speed: dict[str, float]
     metrics: dict[str, dict[str, Any]]
     samples: list[Sample]
+    taught: list[Sample]
+    verdict: list[str]
     seconds: float
     versions: dict[str, str] = field(default_factory=lambda: read_versions())
 
@@ -78,22 +82,9 @@ class FinetuneReport:
             table(("percent, with 95 % interval", *self.metrics), scores)
             if scores
             else paragraph("No answer was kept apart to compare."),
-            table(
-                ("picture", "question", "expected", "before", "after"),
-                [
-                    (
-                        Html(
-                            pictures(thumbnail_url(image, 128) for image in sample.images)
-                            + escape("\n" + Path(sample.where).name)
-                        ),
-                        sample.question,
-                        sample.expected,
-                        sample.before,
-                        sample.after,
-                    )
-                    for sample in self.samples
-                ],
-            ),
+            answers_table(self.samples),
+            heading("Answers about training rows"),
+            answers_table(self.taught),
             heading("Data, memory, speed"),
             table(("", ""), [(name.replace("_", " "), value) for name, value in self.data.items()]),
             table(
@@ -122,7 +113,24 @@ class FinetuneReport:
         ]
 
     def summary(self) -> str:
-        return f"{self.facts()} Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
+        return f"{self.facts()} {' '.join(self.verdict)} Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
+
+    def next_commands(self, data: Any) -> list[str]:
+        """Command lines to go on with: ask it, measure it, see it.
+
+        Args:
+            data: the path that it learnt from.
+        """
+        folder = str(self.output_dir)
+        sample = next((sample for sample in (*self.taught, *self.samples) if sample.paths), None)
+        asked = [*sample.paths, "-q", sample.question] if sample is not None else []
+        measured = [str(self.settings["eval_data"] or data)]
+        measured += ["--prompt", self.settings["prompt"]] if self.settings["prompt"] is not None else []
+        measured += ["--allow-outside"] if self.settings["allow_outside"] else []
+        return [
+            shlex.join(["visglm", *words, "--model", folder])
+            for words in (["chat", *asked], ["evaluate", *measured], ["app"])
+        ]
 
     def facts(self) -> str:
         kept = (
@@ -136,9 +144,15 @@ class FinetuneReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON."""
-        values = {name: value for name, value in vars(self).items() if name not in ("samples", "output_dir")}
-        samples = [{name: text for name, text in vars(sample).items() if name != "images"} for sample in self.samples]
-        return {"output_dir": str(self.output_dir), **values, "samples": samples}
+        values = {name: value for name, value in vars(self).items() if name not in ("samples", "taught", "output_dir")}
+        asked = {
+            kind: [
+                {name: text for name, text in vars(sample).items() if name not in ("images", "paths")}
+                for sample in samples
+            ]
+            for kind, samples in (("samples", self.samples), ("taught", self.taught))
+        }
+        return {"output_dir": str(self.output_dir), **values, **asked}
 
     def write(self) -> None:
         """report.html, report.json and README.md in the output folder."""
@@ -177,6 +191,26 @@ class FinetuneReport:
             lines += [f"| {' | '.join(row)} |" for row in self.scores()]
         lines += ["", fence, command, fence, ""]
         return "\n".join(lines)
+
+
+def answers_table(samples: list[Sample]) -> Html:
+    """Questions with their pictures, the answer expected, and those before and after."""
+    return table(
+        ("picture", "question", "expected", "before", "after"),
+        [
+            (
+                Html(
+                    pictures(thumbnail_url(image, 128) for image in sample.images)
+                    + escape("\n" + Path(sample.where).name)
+                ),
+                sample.question,
+                sample.expected,
+                sample.before,
+                sample.after,
+            )
+            for sample in samples
+        ],
+    )
 
 
 def write_text(path: Path, text: str) -> None:

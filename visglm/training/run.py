@@ -26,7 +26,7 @@ from .methods import make_part
 from .plan import Plan, make_plan
 from .preflight import available_memory, check_memory, describe, estimate_memory, scan, try_longest
 from .report import MEASURED, FinetuneReport
-from .samples import answer_samples, choose, score
+from .samples import answer_samples, choose, judge, score
 from .saving import checkpoints, load_trained, write_result
 from .trainer import Brake, VisGLMTrainer, training_arguments
 
@@ -79,7 +79,8 @@ def finetune(
     base = adapters.home
     outcome = train(plan, adapters, processor, stop)
     if plan.is_main and outcome.can_answer:
-        for sample, after in zip(plan.samples, answer_samples(plan.samples, plan.answer), strict=True):
+        asked = [*plan.samples, *plan.taught]
+        for sample, after in zip(asked, answer_samples(asked, plan.answer), strict=True):
             sample.after = after
     report = FinetuneReport(
         output_dir=plan.output_dir,
@@ -92,6 +93,8 @@ def finetune(
         speed=outcome.speed,
         metrics=score(plan.samples),
         samples=choose(plan.samples, settings.num_samples),
+        taught=plan.taught,
+        verdict=judge(plan.samples, plan.taught, plan.counts, settings),
         seconds=time.perf_counter() - started,
     )
     if plan.is_main:
@@ -112,6 +115,7 @@ def train(plan: Plan, adapters: Adapters, processor: VisGLMProcessor, stop: Stop
         rehearse(plan, adapters, collator)
         schedule = training_arguments(
             settings,
+            model.config,
             num_steps=plan.num_steps,
             every=plan.every,
             has_held_out=plan.held_out is not None,

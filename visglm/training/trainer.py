@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, Train
 from transformers.trainer_callback import PrinterCallback
 
 from ..adapters import Adapters, Home, relative_to
+from ..config import VisGLMConfig
 from ..errors import DataError, TrainingError, VisGLMError, require
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX
@@ -25,6 +26,7 @@ from ..recipe import FinetuneArguments, split_names
 from .data import HeldOutData, check_bad_share
 from .methods import METHODS, rate_of, tower_names, tower_of
 from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
+from .seen import SeenPictures
 
 NUM_LOGGED = 500  # points of a loss curve
 # What torch says of a process that reads data and is no more.
@@ -59,6 +61,13 @@ class VisGLMTrainer(Trainer):
         super().__init__(model=adapters.network, args=schedule, processing_class=processor, **data)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        vision = adapters.network.model.vision
+        learns = vision is not None and any(parameter.requires_grad for parameter in vision.parameters())
+        self.frozen_vision = None if learns else vision
+        # Of sharded weights every process must run every module at every step.
+        self.seen = SeenPictures(vision) if self.frozen_vision is not None and not self.is_sharded else None
+        if data.get("train_dataset") is not None:
+            self.add_callback(Epochs(data["train_dataset"]))
         self.meter = Meter()
         self.add_callback(self.meter)
         if self.is_deepspeed_enabled:
@@ -78,7 +87,7 @@ class VisGLMTrainer(Trainer):
                 [
                     {
                         "params": parameters,
-                        "lr": rate_of(self.settings, tower),
+                        "lr": rate_of(self.settings, tower, self.adapters.network.config),
                         "weight_decay": self.settings.weight_decay if decays else 0.0,
                     }
                     for (tower, decays), parameters in groups.items()
@@ -135,6 +144,8 @@ class VisGLMTrainer(Trainer):
         places = inputs.pop("places", None)
         where, skipped = inputs.pop("where"), inputs.pop("skipped")
         num_cut, num_tokens = inputs.pop("num_cut"), inputs.pop("num_tokens")
+        pictures = inputs.pop("pictures")
+        self.look(inputs, pictures)
         if places is not None:
             self.say_left_out([problem for problem in skipped if problem not in self.problems])
             loss, outputs = self.measure(model, inputs, places)
@@ -147,9 +158,19 @@ class VisGLMTrainer(Trainer):
         )
         loss = outputs[0]
         self.check_rows(where, skipped, num_cut)
-        self.meter.count(inputs, num_tokens)
+        self.meter.count(len(inputs["input_ids"]), len(pictures), num_tokens)
         self.check_loss(loss, where, training=True)
         return outputs if return_outputs else loss
+
+    def look(self, inputs: dict[str, Any], pictures: list[bytes]) -> None:
+        """Put visual tokens in the place of pictures where the vision encoder does not learn: it sees as in chat."""
+        if self.frozen_vision is not None:
+            self.frozen_vision.eval()  # Trainer has set the whole network to training
+        if self.seen is not None:
+            pixel_values = inputs.pop("pixel_values", None)
+            if pictures:
+                with self.accelerator.autocast():
+                    inputs["image_embeds"] = self.seen(pixel_values, pictures)
 
     def check_rows(self, where: list[str], skipped: list[str], num_cut: int) -> None:
         """Count what could not be used; give up when it is too much."""
@@ -256,6 +277,21 @@ class Brake(TrainerCallback):
             control.should_training_stop = True
 
 
+class Epochs(TrainerCallback):
+    """Tells data which epoch it is, wherever they are read; a run that goes on counts from where it was."""
+
+    def __init__(self, data: Any):
+        self.parts = getattr(data, "datasets", [data])
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.next = int((state.epoch or 0) + 1e-6)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        for part in self.parts:
+            part.epoch.fill_(self.next)
+        self.next += 1
+
+
 class OneDtype(TrainerCallback):
     """DeepSpeed casts parameters and leaves buffers as they are: a stem's BatchNorm wants both in one dtype."""
 
@@ -275,10 +311,10 @@ class Meter(TrainerCallback):
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
-    def count(self, inputs: dict[str, Any], num_tokens: int) -> None:
-        self.num_examples += len(inputs["input_ids"])
+    def count(self, num_examples: int, num_images: int, num_tokens: int) -> None:
+        self.num_examples += num_examples
+        self.num_images += num_images
         self.num_tokens += num_tokens
-        self.num_images += len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
 
     def rates(self) -> dict[str, float]:
         """Per second from the start to the last step, of this process; what is saved behind it does not count."""
@@ -325,7 +361,14 @@ class Meter(TrainerCallback):
 
 
 def training_arguments(
-    settings: FinetuneArguments, *, num_steps: int, every: int, has_held_out: bool, precision: str, is_on_cpu: bool
+    settings: FinetuneArguments,
+    config: VisGLMConfig,
+    *,
+    num_steps: int,
+    every: int,
+    has_held_out: bool,
+    precision: str,
+    is_on_cpu: bool,
 ) -> TrainingArguments:
     """The same as transformers wants it."""
     strategy = "steps" if has_held_out else "no"
@@ -335,7 +378,7 @@ def training_arguments(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=max(rate_of(settings, tower) for tower in tower_names(settings)),
+        learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings)),
         lr_scheduler_type="cosine",
         warmup_steps=int(settings.warmup * num_steps),
         weight_decay=settings.weight_decay,
