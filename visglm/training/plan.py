@@ -121,8 +121,11 @@ def make_plan(
                 settings
             )
             general = own_answers(train, round(num_examples * share), answer, asks_captions=settings.replay is not None)
-        mixed = add_replay(train, share, general)
-        counts["general_answers"] = num_replayed(train, share)
+        if len(general) or settings.replay is not None:
+            mixed = add_replay(train, share, general)
+            counts["general_answers"] = num_replayed(train, share)
+        else:  # nobody asked for it
+            logger.warning("The model answers no general question, so there is nothing to mix in against forgetting.")
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
     output_dir.mkdir(parents=True, exist_ok=True)
     home = None
