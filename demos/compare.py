@@ -6,7 +6,7 @@ import html
 
 import pictures
 import streamlit as st
-from conversation import WAITING, Exchange, is_text
+from conversation import STOPPED, WAITING, Exchange, is_text
 from models import load_or_tell
 from settings import Page, pick_model, sampling_controls
 from talk import draw_overlay, draw_text, stream_into, timing_line
@@ -21,6 +21,7 @@ def view(page: Page) -> None:
     if state.compared_picture:
         with st.container(horizontal=True, horizontal_alignment="center"):
             pictures.tray_row("compare", state.compared_picture, say, width=220)
+        pictures.show_notices("compare", say)
     else:
         pictures.gallery("compare", state.compared_picture, say)
         pictures.adder("compare", state.compared_picture, say, page.asked.allow_urls)
@@ -45,6 +46,8 @@ def view(page: Page) -> None:
             (choice, sampling, Exchange(question.strip(), list(state.compared_picture)))
             for choice, sampling in zip(choices, samplings, strict=True)
         ]
+    if any(exchange.status == WAITING for _, _, exchange in state.compared):
+        st.button(say("stop"), icon=":material/stop_circle:", key="stop", on_click=stop)
     for column, (choice, sampling, exchange) in zip(st.columns(2), state.compared, strict=False):
         with column, st.container(border=True):
             st.html(f"<b>{html.escape(choice.label)}</b>")
@@ -58,3 +61,10 @@ def view(page: Page) -> None:
                 draw_overlay(exchange, [exchange], load_or_tell(choice, say), page, wanted=True)
             if exchange.timings is not None:
                 st.html(f'<div class="remark">{timing_line(say, exchange)}</div>')
+
+
+def stop() -> None:
+    """Both answers: the one that comes, which any click ends, and the one that would follow."""
+    for _, _, exchange in st.session_state.compared:
+        if exchange.status == WAITING:
+            exchange.status = STOPPED

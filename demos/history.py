@@ -47,7 +47,15 @@ def open_talk(key: str) -> bool:
     if text is None:
         return False
     close_talk()
-    state.exchanges = from_json(text, most=None)
+    try:
+        exchanges = from_json(text, most=None)
+    except VisGLMError:  # it was kept by another version
+        notify(PLACE, Told("load_refused"))
+        return False
+    if not Room().take(*pictures_of(exchanges)):
+        notify(PLACE, Told("picture_refused", {"name": title_of(exchanges), "reason": Told("reason_full")}))
+        return False
+    state.exchanges = exchanges
     state.talk = st.query_params["talk"] = key
     return True
 

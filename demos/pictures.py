@@ -66,9 +66,8 @@ def notify(place: str, told: Told) -> None:
 def show_notices(place: str, say: Say, keep: bool = False) -> None:
     """What went wrong here since the last time, once; or again next time, where this run of the page will not last."""
     state = st.session_state
-    for where, told in state.notices:
-        if where == place:
-            st.html(notice(told.said(say)))
+    for sentence in dict.fromkeys(told.said(say) for where, told in state.notices if where == place):
+        st.html(notice(sentence))
     if not keep:
         state.notices = [(where, told) for where, told in state.notices if where != place]
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from platformdirs import user_data_path
 
 VISITOR_BYTES = 256 * 2**20  # of one visitor's talks
+MEMORY_BYTES = 32 * 2**20  # of those that are kept in memory, while the tab is open
 EVERYBODYS_BYTES = 4 * 2**30
 TABLE = """
 CREATE TABLE IF NOT EXISTS talks
@@ -90,7 +91,7 @@ class Shelf:
             with self.opened() as database:
                 (everybodys,) = database.execute(others, mine).fetchone()
                 (own,) = database.execute(f"{others} AND visitor = ?", (*mine, self.visitor)).fetchone()
-                if own + size > VISITOR_BYTES or everybodys + size > EVERYBODYS_BYTES:
+                if own + size > (VISITOR_BYTES if self.path else MEMORY_BYTES) or everybodys + size > EVERYBODYS_BYTES:
                     raise ShelfFull
                 row = (*mine, title, changed or time.time(), size, body)
                 database.execute("INSERT OR REPLACE INTO talks VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -19,7 +19,7 @@ from models import Choice, load_fresh
 from PIL import Image
 from settings import Page
 from texts import notice
-from visitors import visitor_left
+from visitors import has_left, session_id
 
 from visglm import VisGLM
 
@@ -51,7 +51,7 @@ class School:
     def wait(self, lesson: Lesson) -> None:
         """Until it is this lesson's turn, or it was stopped."""
         with self.changed:
-            while self.queues[lesson.model][0] is not lesson and not lesson.stopped.is_set():
+            while self.queues[lesson.model][0] is not lesson and not lesson.is_over():
                 self.changed.wait(POLL_SECONDS)
 
     def leave(self, lesson: Lesson) -> None:
@@ -69,14 +69,23 @@ class Lesson(threading.Thread):
     Args:
         rows: pictures, and what the model is to answer when asked `question` about them.
         folder: of the run's own, empty; the adapter is in `adapter` below it.
+        session: whose lesson it is; it ends when that visitor leaves.
     """
 
     def __init__(
-        self, model: str, rows: list[tuple[Image.Image, str]], question: str, folder: Path, method: str, num_steps: int
+        self,
+        model: str,
+        rows: list[tuple[Image.Image, str]],
+        question: str,
+        folder: Path,
+        method: str,
+        num_steps: int,
+        session: str = "",
     ):
         super().__init__(name="visglm-lesson", daemon=True)
         self.model, self.rows, self.question, self.folder = model, rows, question, folder
         self.method, self.num_steps, self.num_done = method, num_steps, 0
+        self.session = session
         self.stopped = threading.Event()
         self.stage = WAITING
         self.before: list[str] = []
@@ -91,7 +100,7 @@ class Lesson(threading.Thread):
         """Train a model of its own, the shared one stays as it is; ask it about every picture before and after."""
         try:
             SCHOOL.wait(self)
-            if not self.stopped.is_set():
+            if not self.is_over():
                 self.learn()
         except Exception as error:  # shown by the page, which is another thread
             self.error = error
@@ -102,7 +111,7 @@ class Lesson(threading.Thread):
         vlm = load_fresh(Choice(self.model))
         self.stage = BEFORE
         self.before = self.answers(vlm)
-        if self.stopped.is_set():
+        if self.is_over():
             return
         self.stage = LEARNING
         vlm.finetune(
@@ -126,6 +135,12 @@ class Lesson(threading.Thread):
     def stop(self) -> bool:
         """What the run asks after every step."""
         self.num_done += 1
+        return self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether it was stopped, or the visitor has left, whichever view was open: others wait for their turn."""
+        if self.session and has_left(self.session):
+            self.stopped.set()
         return self.stopped.is_set()
 
     def answers(self, vlm: VisGLM) -> list[str]:
@@ -203,7 +218,8 @@ def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method
     state.num_lessons += 1
     folder = Path(state.school.name) / f"lesson-{state.num_lessons}"
     folder.mkdir()
-    state.lesson, state.lesson_failed = Lesson(page.choice.model, rows, question, folder, method, num_steps), None
+    state.lesson_failed = None
+    state.lesson = Lesson(page.choice.model, rows, question, folder, method, num_steps, session_id())
     state.lesson.start()
     st.rerun()  # the button that began it is drawn anew, and waits
 
@@ -225,8 +241,6 @@ def attend(lesson: Lesson, say: Callable[..., str]) -> None:
             bar.progress(*progress_of(lesson, say))
             draw_curve(place, lesson.curve, say)
             lesson.join(POLL_SECONDS)
-            if visitor_left():
-                lesson.stopped.set()
     state.lesson = None
     if lesson.error is not None:
         state.lesson_failed = str(lesson.error)

@@ -83,7 +83,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "拖进来、粘贴、拍一张，或者从下面挑一张。然后用中文或英文问我。",
         "Drop it, paste it, photograph it, or take one of these. Then ask about it in Chinese or English.",
     ),
-    "hero_local": ("图片不会离开这台机器。", "Pictures never leave this machine."),
+    "hero_local": ("图片只留在运行本页的机器上。", "Pictures stay on the machine that runs this page."),
     "gallery": ("示例图片", "Samples"),
     # pictures
     "add_picture": ("添加图片", "Add a picture"),

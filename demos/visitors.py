@@ -83,11 +83,14 @@ def bytes_of(picture: Image.Image) -> int:
 def pictures_held() -> list[Image.Image]:
     """Every picture that this session has, wherever on the page it waits."""
     state = st.session_state
+    exchanges = [*state.exchanges, *(exchange for _, _, exchange in state.compared)]
+    lessons = [lesson for lesson in (state.lesson, state.taught_last) if lesson is not None]
     return [
         *state.tray,
         *state.compared_picture,
         *state.lessons,
-        *(picture for exchange in state.exchanges for picture in exchange.pictures),
+        *(picture for exchange in exchanges for picture in exchange.pictures),
+        *(picture for lesson in lessons for picture, _ in lesson.rows),
     ]
 
 

@@ -24,6 +24,10 @@ function follow() {
   if (messages.length > numMessages || location.search !== place || document.querySelector(".said.waiting")) {
     following = messages.length > 0;
   }
+  if (numMessages && !messages.length) { // another view, from its top
+    following = false;
+    document.querySelector(MAIN)?.scrollTo(0, 0);
+  }
   [numMessages, place] = [messages.length, location.search];
   toTheEnd();
 }

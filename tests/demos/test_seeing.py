@@ -101,15 +101,26 @@ def test_an_answer_that_grows_is_followed_unless_one_reads_further_up(browser, b
     browser.choose("model_main", babbler.name)
     browser.say("Tell me everything.")
     main = "const main = document.querySelector('[data-testid=stMain]'); "
-    until(lambda: browser.script(main + "return main.scrollTop > 200"), "the page to follow")
+    until(lambda: browser.script(main + "return main.scrollTop > 20"), "the page to follow")
     until(lambda: browser.shows(".cursor"), "the newest word in view")
     browser.script(main + "main.dispatchEvent(new WheelEvent('wheel', {deltaY: -500})); main.scrollTop = 0;")
     length = len(browser.find(".said").text)
-    until(lambda: len(browser.all(".said")[-1].text) > length + 40, "more of it")
+    until(lambda: len(browser.all(".said")[-1].text) > length or not browser.all(".cursor"), "more of it, or its end")
     assert browser.script(main + "return main.scrollTop") == 0, "whoever has scrolled up stays there"
-    browser.click(".st-key-stop button")
+    ActionChains(browser.driver).send_keys(Keys.ESCAPE).perform()
     browser.settle()
     browser.choose("model_main", "visglm-tiny")
+
+
+def test_another_view_begins_at_its_top(browser, tmp_path):
+    show(browser, tmp_path)
+    for question in ("What is this?", "Where is it?", "What colour is it?"):
+        browser.ask(question)
+    for view in ("Compare", "Teach"):
+        browser.choose("view", view)
+        until(lambda: browser.shows(".lead"), f"the first words of {view}", 5)
+        browser.choose("view", "Talk")
+        until(lambda: browser.shows(".st-key-regenerate button"), "the end of the talk", 5)
 
 
 def test_there_is_no_empty_space_under_an_answer(browser, tmp_path):
