@@ -7,10 +7,13 @@ Streamlit serves the page; this is what Streamlit itself does not set.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
-from visitors import COOKIE, VISITOR_UPLOADS, is_key, new_key, uploaded_bytes
+from visitors import COOKIE, VISITOR_UPLOADS, close_those_who_left, is_key, new_key, uploaded_bytes
 
 HERE = Path(__file__).parent
 YEAR = 365 * 24 * 3600  # seconds
@@ -161,8 +164,16 @@ def cookie(key: str, secure: bool) -> str:
     return jar[COOKIE].OutputString()
 
 
+@asynccontextmanager
+async def lifespan(app: st.App) -> AsyncIterator[None]:
+    janitor = asyncio.create_task(close_those_who_left())
+    yield
+    janitor.cancel()
+
+
 app = st.App(
     HERE / "streamlit_app.py",
+    lifespan=lifespan,
     routes=[Mount("/page", StaticFiles(directory=HERE / "static"))],
     middleware=[Middleware(Door)],
 )

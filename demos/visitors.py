@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +19,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 COOKIE = "visglm_visitor"
 KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+LEFT_SECONDS = 30  # until what a visitor had here is freed; a telephone may only have slept
 VISITOR_UPLOADS = 96 * 2**20  # bytes of files that one tab has sent and not asked about yet
 VISITOR_PICTURES = 160 * 2**20  # bytes of pixels of one visitor, over all tabs: some thirty pictures of full size
 EVERYBODYS_PICTURES = 2 * 2**30  # bytes of pixels of all visitors
@@ -62,8 +66,15 @@ class Ledger:
 
     def note(self, session: str, name: str, num_bytes: int) -> None:
         with self.lock:
-            self.held = {key: row for key, row in self.held.items() if not has_left(key)}
             self.held[session] = (name, num_bytes)
+
+    def sessions(self) -> list[str]:
+        with self.lock:
+            return list(self.held)
+
+    def forget(self, session: str) -> None:
+        with self.lock:
+            self.held.pop(session, None)
 
     def room(self, name: str) -> int:
         """Bytes that may come to what this visitor has."""
@@ -74,6 +85,22 @@ class Ledger:
 
 
 LEDGER = Ledger()
+
+
+async def close_those_who_left() -> None:
+    """Free what visitors had here, a while after they have gone. Streamlit by itself keeps the last 128 of them until
+    others come. Runs for as long as the server, on its event loop."""
+    seen_leaving: dict[str, float] = {}  # session → when, in seconds
+    while True:
+        await asyncio.sleep(LEFT_SECONDS / 6)
+        gone = [session for session in LEDGER.sessions() if has_left(session)]
+        seen_leaving = {session: seen_leaving.get(session, time.monotonic()) for session in gone}
+        due = [session for session, since in seen_leaving.items() if time.monotonic() - since >= LEFT_SECONDS]
+        for session in due:
+            runtime.get_instance().close_session(session)
+            LEDGER.forget(session)
+        if due:
+            gc.collect()  # a session is full of circles
 
 
 def bytes_of(picture: Image.Image) -> int:

@@ -128,7 +128,7 @@ const noticed = new WeakSet();
 function attend() {
   follow();
   for (const notice of document.querySelectorAll(".notice")) {
-    if (!noticed.has(notice)) notice.scrollIntoView({ block: "nearest" });
+    if (!noticed.has(notice)) notice.scrollIntoView({ block: "center" });
     noticed.add(notice);
   }
   for (const picture of document.querySelectorAll(PICTURES)) {

@@ -378,7 +378,7 @@ def test_a_lesson_can_be_left_stopped_and_kept(open_page, monkeypatch):
     page = open_lesson(open_page)
     page.slider(key="num_steps").set_value(150)
     with monkeypatch.context() as patch:
-        patch.setattr(teach, "visitor_left", st.stop)
+        patch.setattr(teach, "draw_curve", lambda *arguments: st.stop())
         check(page.button(key="teach").click().run(timeout=300))
     lesson = page.session_state.lesson
     assert lesson.is_alive() and page.button(key="teach").disabled

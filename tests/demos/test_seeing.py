@@ -104,8 +104,9 @@ def test_an_answer_that_grows_is_followed_unless_one_reads_further_up(browser, b
     until(lambda: browser.script(main + "return main.scrollTop > 20"), "the page to follow")
     until(lambda: browser.shows(".cursor"), "the newest word in view")
     browser.script(main + "main.dispatchEvent(new WheelEvent('wheel', {deltaY: -500})); main.scrollTop = 0;")
-    length = len(browser.find(".said").text)
-    until(lambda: len(browser.all(".said")[-1].text) > length or not browser.all(".cursor"), "more of it, or its end")
+    length = "return [...document.querySelectorAll('.said')].at(-1).innerText.length"
+    before = browser.script(length)
+    until(lambda: browser.script(length) > before or not browser.all(".cursor"), "more of it, or its end")
     assert browser.script(main + "return main.scrollTop") == 0, "whoever has scrolled up stays there"
     ActionChains(browser.driver).send_keys(Keys.ESCAPE).perform()
     browser.settle()
