@@ -7,6 +7,7 @@ import gc
 import hashlib
 import re
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -85,6 +86,19 @@ class Ledger:
 
 
 LEDGER = Ledger()
+HELD: dict[str, list[Any]] = {}  # session → what is large of what it keeps
+HEAVY = ("tray", "exchanges", "compared_picture", "compared", "lessons", "lesson", "taught_last", "school")
+
+
+def empty(session: str) -> None:
+    """Streamlit may go on holding the state of a session that is closed: what is large in it is taken out."""
+    for held in HELD.pop(session, ()):
+        if isinstance(held, list):
+            held.clear()
+        elif isinstance(held, tempfile.TemporaryDirectory):
+            held.cleanup()
+        elif held is not None:
+            held.rows.clear()  # of a lesson
 
 
 async def close_those_who_left() -> None:
@@ -99,6 +113,7 @@ async def close_those_who_left() -> None:
         for session in due:
             runtime.get_instance().close_session(session)
             LEDGER.forget(session)
+            empty(session)
         if due:
             gc.collect()  # a session is full of circles
 
@@ -123,6 +138,8 @@ def pictures_held() -> list[Image.Image]:
 
 def count_pictures() -> None:
     """Write down what this session holds now."""
+    if runtime.exists():
+        HELD[session_id()] = [st.session_state[name] for name in HEAVY]
     distinct = {id(picture): bytes_of(picture) for picture in pictures_held()}
     LEDGER.note(session_id(), visitor() or session_id(), sum(distinct.values()))
 
