@@ -46,8 +46,9 @@ def view(page: Page) -> None:
             (choice, sampling, Exchange(question.strip(), list(state.compared_picture)))
             for choice, sampling in zip(choices, samplings, strict=True)
         ]
+    stopping = st.empty()
     if any(exchange.status == WAITING for _, _, exchange in state.compared):
-        st.button(say("stop"), icon=":material/stop_circle:", key="stop", on_click=stop)
+        stopping.button(say("stop"), icon=":material/stop_circle:", key="stop", on_click=stop)
     for column, (choice, sampling, exchange) in zip(st.columns(2), state.compared, strict=False):
         with column, st.container(border=True):
             st.html(f"<b>{html.escape(choice.label)}</b>")
@@ -61,6 +62,7 @@ def view(page: Page) -> None:
                 draw_overlay(exchange, [exchange], load_or_tell(choice, say), page, wanted=True)
             if exchange.timings is not None:
                 st.html(f'<div class="remark">{timing_line(say, exchange)}</div>')
+    stopping.empty()
 
 
 def stop() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from conversation import answered, from_json, is_text, pictures_of, title_of, to_json, to_markdown
@@ -146,17 +147,28 @@ def files(say: Callable[..., str]) -> None:
         file = st.file_uploader(say("load"), "json", key=f"load_{state.num_loaded}", label_visibility="collapsed")
     show_notices("load", say)
     if file is not None:
-        state.num_loaded += 1
-        try:
-            loaded = from_json(file.getvalue())
-        except VisGLMError:
-            notify("load", Told("load_refused"))
-        else:
-            if Room().take(*pictures_of(loaded)):
-                close_talk()
-                state.exchanges = loaded
-                keep()
-            else:
-                notify("load", Told("picture_refused", {"name": Path(file.name).name, "reason": Told("reason_full")}))
-        free_uploads([file])
+        load(file)
         st.rerun()
+
+
+def load(file: Any) -> None:
+    """The talk in this file, as a new one. Streamlit may end a run wherever the page is touched: the file is only done
+    with once what is in it is on the page, else the next run finds it again."""
+    state = st.session_state
+    room, notices, refused = Room(), state.notices, None
+    try:
+        loaded = from_json(file.getvalue())
+    except VisGLMError:
+        refused = Told("load_refused")
+    else:
+        if not room.take(*pictures_of(loaded)):
+            refused = Told("picture_refused", {"name": Path(file.name).name, "reason": Told("reason_full")})
+    if refused is None:
+        close_talk()
+        state.exchanges = loaded
+    state.num_loaded += 1
+    free_uploads([file])
+    if refused is None:
+        keep()
+    else:
+        notices.append(("load", refused))

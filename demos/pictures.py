@@ -68,8 +68,9 @@ def show_notices(place: str, say: Say, keep: bool = False) -> None:
     state = st.session_state
     for sentence in dict.fromkeys(told.said(say) for where, told in state.notices if where == place):
         st.html(notice(sentence))
-    if not keep:
-        state.notices = [(where, told) for where, told in state.notices if where != place]
+    if not keep:  # in place: what is being read meanwhile adds to this very list
+        notices = state.notices
+        notices[:] = [(where, told) for where, told in notices if where != place]
 
 
 def sample_paths() -> list[Path]:

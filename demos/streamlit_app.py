@@ -32,7 +32,7 @@ STATE: dict[str, Any] = {
     "editing": None,
     "notices": [],
     "num_loaded": 0,
-    "returned": None,
+    "returned": [],
     "answering": None,
     "shelf": None,
     "talk": None,
@@ -46,7 +46,6 @@ STATE: dict[str, Any] = {
     "school": None,
     "lesson": None,
     "lesson_failed": None,
-    "num_lessons": 0,
 }
 
 

@@ -91,8 +91,9 @@ def hero(page: Page) -> None:
 def bottom(page: Page) -> None:
     """Pictures that wait, suggestions, and the box to write in; while an answer comes, the button that stops it."""
     state, say = st.session_state, page.say
-    if state.returned is not None:  # a question that was not asked goes back into the box
-        state.message, state.returned = state.returned, None
+    if state.returned:  # a question that was not asked goes back into the box
+        state.message = state.returned[0]
+        state.returned.clear()
     with st.bottom:
         above = st.container(gap="small")  # filled when the box has been read: what it sends empties the tray
         message = st.chat_input(say("ask"), accept_file="multiple", key="message")
@@ -120,29 +121,35 @@ def read_message(text: str, files: list[Any], say: Callable[..., str]) -> None:
     """Ask what was sent. With a picture that cannot be used it is not asked: the answer would be about something
     else. What was written is in the box again then, what could be used in the tray, and the reason above it."""
     state = st.session_state
-    tray, notices = state.tray, state.notices
+    # All that is needed of the page before the pictures are decoded: a run may end wherever the page is touched.
+    exchanges, tray, notices, returned = state.exchanges, state.tray, state.notices, state.returned
     found, told = pictures.read_all(files)
     tray.extend(found)
     notices.extend((PLACE, each) for each in told)
     free_uploads(files)
     if told:
-        state.returned = text or None
+        returned[:] = [text] if text else []
         st.rerun()
     if text or found:
-        ask(text or say("ask_default"))
+        put(text or say("ask_default"), exchanges, tray, notices)
+        history.keep()
 
 
 def ask(question: str) -> None:
     """The question, with the pictures of the tray, waits for its answer."""
     state = st.session_state
-    if not is_text(question):
-        pictures.notify(PLACE, Told("text_broken"))
-        return
-    if state.exchanges and state.exchanges[-1].status == FAILED:
-        state.exchanges.pop()
-    state.exchanges.append(Exchange(question, list(state.tray)))
-    state.tray.clear()
+    put(question, state.exchanges, state.tray, state.notices)
     history.keep()
+
+
+def put(question: str, exchanges: list[Exchange], tray: list[Any], notices: list[Any]) -> None:
+    if not is_text(question):
+        notices.append((PLACE, Told("text_broken")))
+        return
+    if exchanges and exchanges[-1].status == FAILED:
+        exchanges.pop()
+    exchanges.append(Exchange(question, list(tray)))
+    tray.clear()
 
 
 def ask_again(index: int, question: str | None = None) -> None:

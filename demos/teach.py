@@ -214,13 +214,12 @@ def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str
 
 def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str, num_steps: int) -> None:
     state = st.session_state
-    state.school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
-    state.num_lessons += 1
-    folder = Path(state.school.name) / f"lesson-{state.num_lessons}"
+    school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
+    folder = Path(school.name) / f"lesson-{len(list(Path(school.name).iterdir())) + 1}"
     folder.mkdir()
-    state.lesson_failed = None
-    state.lesson = Lesson(page.choice.model, rows, question, folder, method, num_steps, session_id())
-    state.lesson.start()
+    lesson = Lesson(page.choice.model, rows, question, folder, method, num_steps, session_id())
+    state.school, state.lesson_failed, state.lesson = school, None, lesson
+    lesson.start()
     st.rerun()  # the button that began it is drawn anew, and waits
 
 

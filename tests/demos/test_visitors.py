@@ -70,7 +70,7 @@ def test_a_small_file_cannot_take_much_memory(browser, address, tmp_path):
     (tmp_path / "bomb.json").write_text(saved("One?", bomb))
     load(browser, tmp_path / "bomb.json")
     until(lambda: browser.sees(en("load_refused")), "a sentence")
-    (tmp_path / "many.json").write_text(saved("Many?", *[as_url(Image.new("RGB", (4000, 3900)), "PNG")] * 20))
+    (tmp_path / "many.json").write_text(saved("Many?", *[as_url(Image.new("RGB", (4000, 3900)), "PNG")] * 12))
     load(browser, tmp_path / "many.json")
     until(lambda: "Many?" in browser.text(), "the pictures, made small")
     assert memory_of(address.pid, peak=True) - before < 400 * MEGABYTE
@@ -195,8 +195,9 @@ def test_one_lesson_at_a_time_and_the_others_are_told(browser, address):
         page.choose("view", "Teach")
         for number, name in enumerate(("It is a wug.", "It is a dax.")):
             page.press("[class*=st-key-sample_] button", number)
+            until(lambda number=number: len(page.all("[class*=st-key-name_] input")) > number, "the picture's row")
             with page.redrawn():
-                page.find("[class*=st-key-name_] input").send_keys(name + Keys.ENTER)
+                page.find("[class*=st-key-name_] input", number).send_keys(name + Keys.ENTER)
 
     with Browser() as other:
         other.open(address)
