@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import hashlib
 import re
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -101,6 +103,13 @@ def empty(session: str) -> None:
             held.rows.clear()  # of a lesson
 
 
+def give_back() -> None:
+    """What is free goes back to the system. glibc keeps blocks of the size of pictures once larger ones were freed."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # other C libraries have none, and need none
+        trim(0)
+
+
 async def close_those_who_left() -> None:
     """Free what visitors had here, a while after they have gone. Streamlit by itself keeps the last 128 of them until
     others come. Runs for as long as the server, on its event loop."""
@@ -116,6 +125,7 @@ async def close_those_who_left() -> None:
             empty(session)
         if due:
             gc.collect()  # a session is full of circles
+            give_back()
 
 
 def bytes_of(picture: Image.Image) -> int:

@@ -38,7 +38,7 @@ return [...document.querySelectorAll(targets)].map((element) => {
   const target = element.closest("label, [data-baseweb=select], .stTooltipIcon, [data-testid=stChatInput]") ?? element;
   const box = target.getBoundingClientRect();
   return [element, box];
-}).filter(([element, box]) => box.width > 1 && box.height > 1 && (box.width < 44 || box.height < 44)
+}).filter(([element, box]) => box.width > 1 && box.height > 1 && Math.round(Math.min(box.width, box.height)) < 44
   && element.checkVisibility({ opacityProperty: true, visibilityProperty: true })
   && box.top >= 0 && box.bottom <= innerHeight && box.left >= 0 && box.right <= innerWidth)
   .map(([element, box]) => `${element.outerHTML.slice(0, 160)} ${box.width}x${box.height}`);
