@@ -33,11 +33,29 @@ def test_it_listens_on_this_machine_only(started):
 
 
 def test_what_it_is_given_reaches_the_page(started):
-    chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls", "--max-pixels", "100000000"]
+    chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls"]
+    chosen += ["--max-pixels", "100000000", "--no-history"]
     main(["app", *chosen, "--port", "9", "--host", "::1"])
     words = started[0]
     assert words[words.index("--") + 1 :] == chosen
     assert words[5:9] == ["--server.address", "::1", "--server.port", "9"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
+def test_for_this_machine_alone_nothing_is_said(started, capsys, host):
+    main(["app", "--host", host])
+    assert capsys.readouterr().err == "" and started
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "my-machine"])
+def test_beyond_this_machine_it_names_what_is_open(started, capsys, host):
+    main(["app", "--host", host, "--port", "9"])
+    told = capsys.readouterr().err
+    assert f"{host} port 9" in told and "password" in told and started
+    assert "teach" in told and "--no-history" in told and "--allow-urls" not in told
+    main(["app", "--host", host, "--allow-urls", "--no-history"])
+    told = capsys.readouterr().err
+    assert "--allow-urls" in told and "talks" not in told
 
 
 def test_the_page_is_where_it_looks():
@@ -45,7 +63,7 @@ def test_the_page_is_where_it_looks():
 
 
 def test_without_the_repository_it_says_where_the_page_is(started, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(app, "SCRIPT", tmp_path / "demos/streamlit_app.py")
+    monkeypatch.setattr(app, "SCRIPT", tmp_path / "demos/server.py")
     assert main(["app"]) == 1
     assert "Clone the repository" in capsys.readouterr().err and not started
 
