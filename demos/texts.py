@@ -114,8 +114,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "reason_empty": ("这个文件是空的。请重新选择。", "That file is empty. Please choose it again."),
     "reason_format": (
         "这不是我认识的图片（PNG、JPEG、WebP、GIF、BMP、AVIF、HEIC），或者文件头坏了。TIFF 等请先另存为 JPEG。",
-        "That is no picture I can read (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC), or its first bytes are damaged. Save TIFF "
-        "and the like as JPEG first.",
+        "That is no picture I can read (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC), or its first bytes are damaged. Save "
+        "TIFF and the like as JPEG first.",
     ),
     "reason_damaged": (
         "这张图片不完整或已损坏。请换一份完整的。",

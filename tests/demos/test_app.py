@@ -227,13 +227,13 @@ def test_no_address_is_opened_as_a_file(open_page, tmp_path, monkeypatch):
     for number, address in enumerate(("a://x.png", " a:/x.png", "./a:/x.png")):
         page.text_input(key=f"url_hero_{number}").set_value(address)
         check(next(button for button in page.button if button.label == say("url_fetch")).click().run())
-        assert [say("reason_url") in warning.value for warning in page.warning] == [True]
+        assert [say("reason_url") in told for told in notices(page)] == [True]
 
 
 def test_how_large_pictures_may_be_is_told_when_the_page_is_started(open_page):
     for max_pixels, is_refused in ((disc().width * disc().height - 1, True), (disc().width * disc().height, False)):
         page = ask(open_page("--max-pixels", str(max_pixels)), "What?", ("good.png", encode(disc())))
-        assert [say("reason_pixels") in warning.value for warning in page.warning] == [True] * is_refused
+        assert [say("reason_pixels") in told for told in notices(page)] == [True] * is_refused
 
 
 def test_two_visitors_have_a_conversation_each(open_page):
