@@ -85,7 +85,7 @@ def main() -> None:
             sys.executable, "-m", "visglm", "finetune", str(write_rows(arguments.rows, Path(made))),
             "--model", arguments.folder, "--method", "qlora", "--device", "cpu", "--output-dir", str(output),
             "--batch-size", "1", "--gradient-checkpointing", "--max-steps", str(arguments.steps), "--num-workers", "0",
-            "--held-out", "0.15", "--report-to", "none", "--every", str(arguments.steps),
+            "--held-out", "0.15", "--report-to", "none", "--every", str(arguments.steps), "--allow-outside",
         ]  # fmt: skip
         peaks, seconds = watch(command, output, arguments.steps)
         report = json.loads((output / "report.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The errors visglm raises, and the one way it loads optional packages.
+"""The errors visglm raises, how foreign text appears in them, and the one way it loads optional packages.
 
 Every message says what went wrong, what was given, what was expected and what to do next. Catch `VisGLMError`
 for all of them; each is also the built-in error (`ValueError`, `ImportError`) that plain Python would raise.
@@ -7,8 +7,16 @@ for all of them; each is also the built-in error (`ValueError`, `ImportError`) t
 from __future__ import annotations
 
 import importlib
+import reprlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
+
+# Categories of Unicode that move the cursor, end a line or cannot be encoded, and the marks that turn the direction of
+# writing. Joiners within emoji and Chinese spaces stay.
+STEERING = ("Cc", "Cs", "Zl", "Zp")
+DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+MAX_SHOWN = 160  # characters of a foreign text in a message
 
 
 class VisGLMError(Exception):
@@ -31,6 +39,10 @@ class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 
 
+class BusyError(VisGLMError, RuntimeError):
+    """The model is in use for something long, in another thread."""
+
+
 class DataError(VisGLMError, ValueError):
     """A row, or a whole file, of training data cannot be used; the message names file and line."""
 
@@ -50,14 +62,14 @@ class CheckpointError(VisGLMError, ValueError):
 
     def __init__(self, where: object, problems: Iterable[str], next_step: str):
         self.where = str(where)
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         self.next_step = next_step
         # All three become `args`, so that the error survives pickling on its way out of a worker process.
         super().__init__(self.where, self.problems, self.next_step)
 
     def __str__(self) -> str:
         noun = "problem" if len(self.problems) == 1 else "problems"
-        head = f"{self.where} cannot be used, {len(self.problems)} {noun}:"
+        head = f"{printable(self.where)} cannot be used, {len(self.problems)} {noun}:"
         return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
 
 
@@ -88,3 +100,31 @@ def require(extra: str, *modules: str) -> Any:
                 f'Install it with: pip install "visglm[{extra}]"'
             ) from error
     return loaded[0] if len(loaded) == 1 else tuple(loaded)
+
+
+def printable(text: str) -> str:
+    """Foreign text (a name, a key, a path) for messages: what would steer a terminal is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in STEERING or character in DIRECTION
+        else character
+        for character in text
+    )
+
+
+def shorten(text: str) -> str:
+    """Foreign text as `printable`, its middle left out where it is long: the end of a path says most."""
+    short = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}…{text[-MAX_SHOWN // 2 :]}"
+    return printable(short)
+
+
+def shown(value: object) -> str:
+    """What a foreign value looks like, in a few words, however deep or long it is."""
+    if isinstance(value, str):
+        return repr(shorten(value)) if value.isprintable() else f"'{shorten(value)}'"
+    try:
+        return printable(reprlib.repr(value))
+    except Exception:  # a number of thousands of digits, or an object whose own text fails
+        return f"a value of type {type(value).__name__}"

@@ -22,6 +22,7 @@ from .vision import VisionEncoder
 # Heat 0 to 1 → RGB, evenly spaced: dark blue, violet, orange, pale yellow. Light grows with heat throughout, so that
 # the map reads without colour vision too.
 PALETTE = np.array([(13, 8, 75), (110, 20, 140), (200, 60, 100), (248, 140, 50), (252, 235, 110)], np.float32)
+OVERLAY_SIZE = 1024  # longest side of an overlay, in pixels: a few dozen patches lie on it, whatever the picture's size
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ class Explanation:
     answer: str
 
     def overlay(self, image: Image.Image | None = None, strength: float = 0.75) -> Image.Image:
-        """The heat map over the picture, RGB, in the picture's size.
+        """The heat map over the picture, RGB, in the picture's size, its longer side `OVERLAY_SIZE` at most.
 
         Args:
             image: what to lay it over; None for the picture that was explained.
             strength: opacity of the hottest place, 0 to 1; cold places leave the picture nearly as it is.
         """
-        picture = (self.image if image is None else image).convert("RGB")
+        picture = self.image if image is None else image
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        largest = max(picture.size)
+        if largest > OVERLAY_SIZE:
+            size = [max(1, round(side * OVERLAY_SIZE / largest)) for side in picture.size]
+            picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=2.0)
         heat = np.asarray(Image.fromarray(self.heat).resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
         place = heat * (len(PALETTE) - 1)
         low = np.minimum(place.astype(int), len(PALETTE) - 2)
@@ -94,13 +100,7 @@ def explain(
             f"the conversation has {num_images} pictures; got {len(images)}, and number {picture} to explain. "
             "Pass all of them in order, those of the history first."
         )
-    row = render(
-        turns,
-        tokenizer=processor.tokenizer,
-        style=model.config.prompt_style,
-        num_query_tokens=model.config.num_query_tokens,
-        language=language,
-    )
+    row = render(turns, language=language, **processor.render_options)
     pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(model.device)
     with torch.enable_grad():
         image_embeds, attentions = look(vision, pixel_values)

@@ -190,17 +190,17 @@ class VisionEncoder(nn.Module):
 
     def see(self, pixel_values: Tensor) -> Seen:
         """What the ViT and, where there is one, the recogniser make of pictures."""
-        pixel_values = pixel_values.to(self.projection.weight.dtype)
-        features = self.vit(pixel_values)
+        features = self.vit(pixel_values.to(self.vit.pos_embed.dtype))
         if self.recogniser is None:
             return Seen(features, features.new_zeros(len(features), 0, self.projection.out_features))
-        guesses, cells = self.recogniser(pixel_values)
+        guesses, cells = self.recogniser(pixel_values.to(self.recogniser.temperature.dtype))
         return Seen(torch.cat([features, cells], 1), guesses)
 
     def bridge(self, image_features: Tensor, **kwargs) -> Tensor:
         """Features `[num_images, 1 + num_patches (+ cells), vit hidden size]` to the Q-Former's visual tokens."""
         queries = repeat(self.query_tokens, "1 query hidden -> image query hidden", image=image_features.shape[0])
-        qformer_out = self.qformer(queries, encoder_hidden_states=image_features, **kwargs)
+        # While only one of the two is trained, it is in float32.
+        qformer_out = self.qformer(queries, encoder_hidden_states=image_features.to(queries.dtype), **kwargs)
         return self.projection(qformer_out.last_hidden_state)
 
     def forward(self, pixel_values: Tensor, **kwargs) -> Tensor:

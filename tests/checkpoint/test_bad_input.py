@@ -156,7 +156,7 @@ def test_an_adapter_over_another_base(folder, tmp_path):
     name = "base_model.model.model.text.layers.9.attention.dense.lora_A.weight"
     save_file({name: torch.zeros(2, 64)}, tmp_path / "adapter/adapter_model.safetensors")
     error = refused(tmp_path / "adapter")
-    assert "model.text.layers.9.attention.dense is missing in the base" in error.problems
+    assert "model.text.layers.9.attention.dense: not in the base" in error.problems
 
 
 def test_a_quantized_checkpoint_is_inspected_as_it_is_stored(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from tests.tiny import GOLDEN_HF, GOLDEN_SAT, make_fine_tuned
 from visglm import VisGLM
 from visglm.checkpoint import convert, open_source
+from visglm.checkpoint.owned import MARKER_NAME
 from visglm.checkpoint.writer import ShardWriter, replacing
 from visglm.errors import CheckpointError, ConfigError
 
@@ -84,7 +85,7 @@ def test_a_base_with_its_adapter_is_saved_and_loaded(tmp_path, kind):
     with torch.no_grad():
         assert torch.equal(vlm.model(ids).logits, again.model(ids).logits)
     assert same(tensors(GOLDEN_HF), tensors(tmp_path / "saved"))
-    with pytest.raises(ConfigError, match="would lose the adapter"):
+    with pytest.raises(ConfigError, match="holds an adapter over a base model, and would lose it"):
         convert(open_source(folder, GOLDEN_HF), tmp_path / "lost", "native")
 
 
@@ -109,7 +110,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     assert (target / "config.json").read_text() == "old"
     with replacing(target) as partial:
         (partial / "model.safetensors").write_text("new")
-    assert sorted(path.name for path in target.iterdir()) == ["model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in target.iterdir()) == ["model.safetensors", "notes.txt", MARKER_NAME]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -30,9 +30,9 @@ def test_resident_is_what_the_loaded_weights_take(tmp_path, scheme, dtype):
     source = RandomSource("visglm-tiny", EMBEDDED_MODEL)
     checkpoint.convert(source, tmp_path / "model", "native")
     opened = checkpoint.open_source(tmp_path / "model")
-    found = estimate(opened, choose_quantization(opened.config, scheme, False), CPU, dtype)
+    found = estimate(opened, choose_quantization(opened, scheme, False), CPU, dtype)
     assert opened.config.quantization is None  # it was only asked
-    network, _ = checkpoint.load(tmp_path / "model", device=CPU, dtype=dtype, quantize=scheme)
+    network, *_ = checkpoint.load(tmp_path / "model", device=CPU, dtype=dtype, quantize=scheme)
     measured = loaded_bytes(network)
     assert found.resident.keys() == measured.keys()
     for part, size in measured.items():

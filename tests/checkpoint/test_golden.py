@@ -8,7 +8,6 @@ import torch
 from tests.tiny import GOLDEN_CHATGLM2, GOLDEN_HF, GOLDEN_SAT, expected, make_fine_tuned
 from visglm import VisGLM
 from visglm.checkpoint import assemble, open_source
-from visglm.checkpoint.adapter import active, disabled
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +44,11 @@ def test_logits(folders, name, golden):
 
 @pytest.mark.parametrize("name", ["lora", "ptuning"])
 def test_fine_tuning_is_an_adapter_over_its_base(folders, name):
-    model = VisGLM.from_pretrained(folders[name], tokenizer=GOLDEN_HF, device="cpu").model
-    assert active(model)
-    with disabled(model):
-        check_logits(model, expected("visualglm"))
-    check_logits(model, expected(name))
+    vlm = VisGLM.from_pretrained(folders[name], tokenizer=GOLDEN_HF, device="cpu")
+    assert vlm.adapters.active == "default"
+    with vlm.adapter_disabled():
+        check_logits(vlm.model, expected("visualglm"))
+    check_logits(vlm.model, expected(name))
 
 
 def test_greedy_decoding():

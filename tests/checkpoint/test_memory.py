@@ -40,7 +40,7 @@ gc.collect()
 give_back_memory()
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak
 before = memory("VmRSS")
-network, processor = checkpoint.load(folder, device="cpu", **options)
+network, processor, _ = checkpoint.load(folder, device="cpu", **options)
 gc.collect()
 give_back_memory()
 print(json.dumps({"resident": memory("VmRSS") - before, "peak": memory("VmHWM") - before}))
@@ -71,7 +71,7 @@ def test_loading_takes_what_is_estimated(folder, tmp_path, suffix, scheme, dtype
     source = checkpoint.open_source(folder)
     largest = max(info.num_bytes for info in source.keys().values())
     assert weights.stat().st_size > 4 * max(largest, MAPPED_BYTES)
-    quantization = choose_quantization(source.config, scheme, False)
+    quantization = choose_quantization(source, scheme, False)
     expected = estimate(source, quantization, torch.device("cpu"), getattr(torch, dtype))
     options = json.dumps({"dtype": dtype, "quantize": scheme})
     command = [sys.executable, "-c", LOAD, folder, options, str(MAPPED_BYTES)]

@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tests.tiny import GOLDEN, GOLDEN_CHATGLM2, expected, golden_model
 from visglm.checkpoint import assemble, open_source
 from visglm.errors import ConfigError
-from visglm.text.prefix import add_prefix, attentions, enable_prefix
+from visglm.text.prefix import attentions, prefix_shape, put_prefixes, take_prefixes
 
 
 def glm_model():
@@ -29,10 +29,12 @@ def with_prefix(backbone: str):
     make, _ = BACKBONES[backbone]
     model = make()
     torch.manual_seed(0)
-    add_prefix(model.model.text, 5)
-    with torch.no_grad():
-        for _, module in attentions(model.model.text):
-            module.prefix.normal_()
+    tables = {
+        name: torch.nn.Parameter(torch.randn(2, heads, 5, size))
+        for name, module in attentions(model.model.text)
+        for heads, size in [prefix_shape(model.model.text.config, module)]
+    }
+    put_prefixes(model.model.text, tables)
     return model
 
 
@@ -48,10 +50,11 @@ def generated_logits(model, ids, **arguments):
 def model():
     model = golden_model()
     delta = torch.load(GOLDEN / "visualglm-sat-ptuning/delta.pt", weights_only=True)
-    add_prefix(model.model.text, 5)
-    with torch.no_grad():
-        for index, (_, module) in enumerate(attentions(model.model.text)):
-            module.prefix.copy_(delta[f"mixins.ptuning.prefix.{index}"])
+    tables = {
+        name: torch.nn.Parameter(delta[f"mixins.ptuning.prefix.{index}"].clone())
+        for index, (name, _) in enumerate(attentions(model.model.text))
+    }
+    put_prefixes(model.model.text, tables)
     return model
 
 
@@ -71,7 +74,7 @@ def test_only_the_prefix_learns_and_it_can_be_switched_off(model):
     golden = expected("visualglm")
     model(golden["text_ids"], labels=golden["text_ids"]).loss.backward()
     assert all(module.prefix.grad.abs().sum() > 0 for _, module in attentions(text))
-    enable_prefix(text, False)
+    take_prefixes(text)
     with torch.no_grad():
         logits = model(golden["text_ids"]).logits
     torch.testing.assert_close(logits, golden["text_logits"], rtol=0, atol=1e-4)
@@ -88,7 +91,7 @@ def test_every_attention_sees_the_prefix(backbone, attention):
     wanted = [reference(row).logits[0] for row in (rows[:1], short)]
     next_wanted = [generated_logits(reference, row[:, :length], use_cache=False)[0]
                    for row, length in ((rows[:1], 11), (short, 11 - num_padded))]  # fmt: skip
-    enable_prefix(reference.model.text, False)
+    take_prefixes(reference.model.text)
     assert (reference(rows[:1]).logits[0] - wanted[0]).abs().max() > 0.1
 
     model = with_prefix(backbone)
@@ -113,5 +116,5 @@ def test_an_attention_that_might_not_see_the_prefix_is_refused(backbone):
     model.set_attn_implementation("somebody_elses")
     with pytest.raises(ConfigError, match="eager or sdpa attention; this text model computes with 'somebody_elses'"):
         model(rows)
-    enable_prefix(model.model.text, False)
+    take_prefixes(model.model.text)
     torch.testing.assert_close(model(rows).logits, BACKBONES[backbone][0]()(rows).logits)

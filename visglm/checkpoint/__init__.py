@@ -6,106 +6,151 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from .. import auto  # noqa: F401 (processors are found through the Auto classes)
+from ..adapters import EMBEDDED, HERE, Adapters, Delta, Fingerprint, Home, is_adapter, read_delta
 from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
-from .adapter import (
-    EMBEDDED_MODEL,
-    activate,
-    active,
-    attach,
-    attached,
-    disabled,
-    is_adapter,
-    merge,
-    read_metadata,
-    save_adapter,
-)
+from .adapter import AdapterSource
 from .assemble import Prepare, assemble, build, check, fill
-from .convert import EXPORTS, HERE, convert, save
+from .convert import EXPORTS, convert, read_weights, save, save_adapter, save_base, write_model
 from .estimate import Estimate, estimate
 from .files import DamagedFile, TensorInfo
-from .hub import find_folder
+from .hub import HUB_ID, find, find_folder
 from .inspect import Check, inspect
 from .layouts import FORMATS, recognise
-from .layouts.legacy import SatSource
 from .made import QuantizedSource, RandomSource
 from .parts import PartsSource
 from .quantized import assemble_quantized, choose_quantization
-from .sat_adapter import attach_sat_adapter
 from .source import Source
+from .writer import replacing
 
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
 
+EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
+
 __all__ = [
-    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "Check", "Estimate", "PartsSource", "Prepare", "QuantizedSource",
-    "RandomSource", "Source", "TensorInfo", "activate", "active", "assemble", "assemble_quantized", "attach",
-    "attached", "build", "check", "choose_quantization", "convert", "count_parameters", "disabled", "estimate", "fill",
-    "inspect", "is_adapter", "load", "merge", "open_source", "pick_device", "pick_dtype", "realize", "save",
-    "save_adapter", "torch_dtype",
+    "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "AdapterSource", "Check", "Estimate", "Loaded", "PartsSource", "Prepare",
+    "QuantizedSource", "RandomSource", "Source", "TensorInfo", "assemble", "assemble_quantized", "build", "check",
+    "choose_quantization", "convert", "count_parameters", "estimate", "fill", "find_delta", "inspect", "load",
+    "open_source", "pick_device", "pick_dtype", "read_weights", "realize", "replacing", "save",
+    "save_adapter", "save_base", "stored_dtype", "torch_dtype", "write_model",
 ]  # fmt: skip
 
 
-def open_source(name_or_path: str | Path | None, tokenizer: str | Path | None = None) -> Source:
-    """The checkpoint in a folder, of whatever format; no weights are read yet.
+class Loaded(NamedTuple):
+    """A network with its processor, and with what is attached to it."""
+
+    model: VisGLMForConditionalGeneration
+    processor: VisGLMProcessor
+    adapters: Adapters
+
+
+def open_source(
+    name_or_path: str | Path | None, tokenizer: str | Path | None = None, base: str | Path | None = None
+) -> Source:
+    """The checkpoint in a folder, of whatever format; no weights are read yet, but those of an adapter.
 
     Args:
-        name_or_path: folder or hub id; None for the embedded visglm-tiny.
+        name_or_path: folder or hub id, of a model or of an adapter; None for the embedded visglm-tiny.
         tokenizer: folder to take the tokenizer from, for checkpoints that come without.
+        base: folder or hub id of an adapter's base, in place of the one that the adapter names.
 
     Raises:
         CheckpointError: there is no checkpoint, its format is unknown, or there are two; a hub id cannot be downloaded.
+        ConfigError: `base` is given for what is no adapter.
     """
-    path = EMBEDDED_MODEL if name_or_path is None else find_folder(name_or_path)
+    folder, home = (EMBEDDED_MODEL, Home(EMBEDDED)) if name_or_path is None else find(name_or_path)
+    vocabulary = None if tokenizer is None else find_folder(tokenizer)
+    if not is_adapter(folder):
+        if base is not None:
+            raise ConfigError(f"base={str(base)!r} is for adapters, and {folder} holds none. Leave it out.")
+        return open_base(folder, home, vocabulary)
+    delta = read_delta(folder)
+    return AdapterSource(folder, delta, open_base(*find_base(folder, delta, base), vocabulary))
+
+
+def find_delta(name_or_path: str | Path) -> Delta:
+    """The adapter in a folder or at a hub id.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = find_folder(name_or_path)
+    if not is_adapter(folder):
+        raise CheckpointError(
+            folder, ["it holds no adapter"], "Name the folder that fine-tuning made. Models load by from_pretrained."
+        )
+    return read_delta(folder)
+
+
+def find_base(folder: Path, delta: Delta, base: str | Path | None) -> tuple[Path, Home]:
+    """The folder of an adapter's base.
+
+    Raises:
+        CheckpointError: it is not on this machine (what only a file names is not downloaded), or is an adapter itself.
+    """
+    name = delta.base.name
+    if base is not None:
+        found, home = find(base)
+    elif name == HERE:
+        return folder, delta.base
+    elif name == EMBEDDED:
+        found, home = EMBEDDED_MODEL, Home(EMBEDDED)
+    elif name.startswith("."):
+        found, home = find((folder / name).resolve())
+    else:
+        try:
+            found, home = find(name, delta.base.revision, download=False)
+        except CheckpointError:
+            found, home = Path(name), delta.base
+    if not found.is_dir():
+        at = f" (revision {delta.base.revision})" if delta.base.revision else ""
+        raise CheckpointError(
+            folder, [f"its base, {name}{at}, is not on this machine"],
+            "Name the base yourself: VisGLM.from_pretrained(folder, base=…), or --base on the command line, with its "
+            "folder here or its hub id" + (", which downloads it." if HUB_ID.fullmatch(name) else "."),
+        )  # fmt: skip
+    if is_adapter(found):
+        raise CheckpointError(
+            folder, [f"its base, {found}, is an adapter's folder itself"],
+            "An adapter lies over a whole model: merge that one first, and name the result as the base.",
+        )  # fmt: skip
+    return found, home
+
+
+def open_base(folder: Path, home: Home, tokenizer: Path | None = None) -> Source:
+    """The model in a folder, whatever adapter lies beside it."""
     try:
-        return recognise(path).open(path, None if tokenizer is None else find_folder(tokenizer))
+        source = recognise(folder).open(folder, tokenizer)
     except DamagedFile as error:
-        raise CheckpointError(path, [str(error)], "Download the folder again, whole.") from error
+        raise CheckpointError(folder, [str(error)], "Download the folder again, whole.") from error
+    if source.delta() is None:  # else only the folder with both can be found again
+        source.home = home
+    return source
 
 
 def load(
     name_or_path: str | Path | None,
     *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    image_size: int | None = None,
+    base: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    quantize: str | None = None,
-    quantize_vision: bool = False,
-) -> tuple[VisGLMForConditionalGeneration, VisGLMProcessor]:
-    """Load a model and its processor; the arguments are those of `VisGLM.from_pretrained`.
+    **options: Any,
+) -> Loaded:
+    """Load a model, its processor and its adapter; the arguments are those of `VisGLM.from_pretrained`.
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already to another one.
+        ConfigError: `quantize` is no known scheme, the checkpoint is quantized already to another one, or `image_size`
+            is no multiple of the patch size.
     """
-    adapter = name_or_path if name_or_path is not None and is_adapter(name_or_path) else None
-    base = read_metadata(adapter)["base"] if adapter is not None else HERE
-    if adapter is not None and base != HERE:
-        trained_over = (read_metadata(adapter)["quantization"] or {}).get("scheme")
-        if quantize is None and trained_over and open_source(base, tokenizer).config.quantization is None:
-            quantize = trained_over  # the base that the adapter knows, whose rounding it may have made up for
-        model, processor = load(
-            base, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, quantize=quantize,
-            quantize_vision=quantize_vision,
-        )  # fmt: skip
-        attach(model, adapter)
-        return model, processor
-    source = open_source(name_or_path, tokenizer)
-    model, processor = realize(
-        source, device=device, dtype=dtype, image_size=image_size, quantize=quantize, quantize_vision=quantize_vision
-    )
-    if isinstance(source, SatSource):
-        attach_sat_adapter(model, source)
-    elif adapter is not None:
-        attach(model, adapter)
-        attached(model)["default"].beside_base = True
-    return model, processor
+    return realize(open_source(name_or_path, tokenizer, base), **options)
 
 
 def realize(
@@ -116,25 +161,39 @@ def realize(
     image_size: int | None = None,
     quantize: str | None = None,
     quantize_vision: bool = False,
-) -> tuple[VisGLMForConditionalGeneration, VisGLMProcessor]:
-    """A source's network and processor, without adapters; arguments and errors as those of `load`."""
-    quantization = choose_quantization(source.config, quantize, quantize_vision)
+) -> Loaded:
+    """What `source` describes, in memory; arguments and errors as those of `load`."""
+    delta = source.delta()
+    quantization = choose_quantization(source, quantize, quantize_vision)
     target = pick_device(device)
     if dtype == "auto":
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
+        if source.config.vision_config is not None:
+            source.config.vision_config.check_image_size(image_size)
         processor.image_processor.size = {"height": image_size, "width": image_size}
+    options: dict[str, Any] = {"device": target, "dtype": torch_dtype(dtype), "fingerprint": Fingerprint()}
     if quantization is not None:
-        model = assemble_quantized(source, quantization, device=target, dtype=torch_dtype(dtype))
+        model = assemble_quantized(source, quantization, **options)
     else:
-        model = assemble(source, device=target, dtype=torch_dtype(dtype))
-    return model, processor
+        model = assemble(source, **options)
+    home = replace(source.home, fingerprint=options["fingerprint"].hex())
+    adapters = Adapters(model, home)
+    if delta is not None:
+        adapters.attach(delta, where=source.path)
+    return Loaded(model, processor, adapters)
 
 
 def count_parameters(source: Source) -> int:
     """Numbers in the checkpoint."""
     return sum(torch.Size(info.shape).numel() for info in source.keys().values())
+
+
+def stored_dtype(source: Source) -> torch.dtype:
+    """Of the floating-point weights of a checkpoint; float32 where there are several."""
+    found = {info.dtype for info in source.keys().values() if info.dtype.is_floating_point}
+    return found.pop() if len(found) == 1 else torch.float32
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:

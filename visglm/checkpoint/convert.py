@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,21 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters import HERE, Adapters, Home, relative_to, write_delta
 from ..config import ChatGLMConfig, VisGLMConfig
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..tokenizers import VOCAB_FILE_NAME
-from .adapter import active, attached, base_names, write_adapter
-from .assemble import build, check, generation_config
+from .assemble import build, check
 from .files import write_json
-from .layouts.legacy import HF_VISION, SAT_VISION, SatSource
+from .layouts.legacy import HF_VISION, SAT_VISION
+from .layouts.native import NativeSource
 from .layouts.rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .made import QuantizedSource
 from .source import Source
 from .writer import ShardWriter, replacing
-
-HERE = "."  # as the base of an adapter: the folder that holds the adapter holds the base too
 
 
 def convert(source: Source, folder: str | Path, to: str) -> None:
@@ -40,11 +40,13 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to convert to; the formats are {', '.join(EXPORTS)}.")
     original = source.source if isinstance(source, QuantizedSource) else source
-    if isinstance(original, SatSource) and original.adapter_tensors:
-        raise ConfigError(
-            f"{source.path} holds a base model and the adapter that fine-tuning put over it, and a conversion would "
-            "lose the adapter. Load it with VisGLM.from_pretrained and save it with save_pretrained: that keeps both."
+    if (delta := original.delta()) is not None:
+        way_out = (
+            "A P-Tuning prefix is no part of any weight: save_pretrained of the loaded model keeps both."
+            if "prefix" in delta.by_kind()
+            else f"Make one model of the two first: visglm merge {source.path} MERGED."
         )
+        raise ConfigError(f"{source.path} holds an adapter over a base model, and would lose it. {way_out}")
     check(source, build(source.config))
     with replacing(folder) as partial:
         EXPORTS[to](source, partial)
@@ -53,7 +55,7 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
 def _write_native(source: Source, folder: Path) -> None:
     processor = source.processor()
     write_weights(source.tensors(), folder)
-    write_settings(source.config, generation_config(source), folder)
+    write_settings(source.config, source.generation_config(), folder)
     processor.save_pretrained(folder)
 
 
@@ -109,37 +111,71 @@ def write_settings(config: VisGLMConfig, generation: Any, folder: Path) -> None:
     generation.save_pretrained(folder)
 
 
-def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, folder: str | Path) -> None:
-    """Write a network, its adapter if it has one, and its processor; the folder appears whole or not at all.
+def save(adapters: Adapters, processor: VisGLMProcessor, folder: str | Path) -> None:
+    """Write what a network is: itself, or the adapter in use, with its base beside it where nothing else holds that.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: the folder cannot be written. ConfigError: it is the base's own.
     """
-    name = active(model)
+    home = adapters.home
+    if adapters.active is not None and home is not None and home.name != HERE:
+        save_adapter(adapters, processor, folder, home)
+        return
     with replacing(folder) as partial:
-        write_weights(_saved_tensors(model), partial)
-        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        model.config.dtype = dtype
-        write_settings(model.config, model.generation_config, partial)
+        save_base(adapters, processor, partial)
+        if adapters.active is not None:
+            write_delta(partial, adapters.delta(Home(HERE, adapters.fingerprint())))
+
+
+def save_adapter(adapters: Adapters, processor: VisGLMProcessor, folder: str | Path, home: Home) -> None:
+    """Write the adapter in use, over a base that lies elsewhere.
+
+    Raises:
+        CheckpointError: the folder cannot be written. ConfigError: it is the base's own.
+    """
+    target = Path(folder).expanduser().resolve()
+    if Path(home.name).is_absolute() and target == Path(home.name).resolve():
+        raise ConfigError(
+            f"{target} holds the base model of this adapter, which would be lost. Choose another folder, or merge() "
+            "first to make one model of the two."
+        )
+    with replacing(folder) as partial:
         processor.save_pretrained(partial)
-        if name is not None:
-            record = attached(model)[name]
-            trained = {
-                key: tensor
-                for key, tensor in model.named_parameters()
-                if f".{name}." in key and ".lora_" in key or (record.has_prefix and key.endswith(".prefix"))
-            }
-            metadata = {"base": HERE, "quantization": None, "method": record.method}
-            write_adapter(partial, metadata, trained | record.whole, getattr(model, "peft_config", {}).get(name))
+        write_delta(partial, adapters.delta(relative_to(home, target, target)))
 
 
-def _saved_tensors(model: VisGLMForConditionalGeneration) -> Iterator[tuple[str, Tensor]]:
-    """The base's tensors, as if no adapter had been put over them."""
-    tied: dict[str, str] = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
-    replaced = {key: tensor for record in attached(model).values() for key, tensor in record.base.items()}
-    for name, tensor in base_names(model).items():
-        if name not in tied and not name.endswith(".prefix"):
-            yield name, replaced.get(name, tensor)
+def save_base(adapters: Adapters, processor: VisGLMProcessor, folder: Path) -> None:
+    """Write the network into an empty folder, as if no adapter had been put over it."""
+    write_model(adapters.network, adapters.base().items(), folder)
+    processor.save_pretrained(folder)
+
+
+def write_model(model: VisGLMForConditionalGeneration, tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Write a network with these tensors, all but its processor, into an empty folder."""
+    dtypes: list[torch.dtype] = []
+
+    def watched() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors:
+            dtypes.extend([tensor.dtype] if tensor.is_floating_point() and not dtypes else [])
+            yield name, tensor
+
+    write_weights(watched(), folder)
+    config = copy.deepcopy(model.config)
+    config.dtype = dtypes[0]
+    vars(config).pop("use_cache", None)  # Trainer leaves it there
+    write_settings(config, model.generation_config, folder)
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a folder in the native layout; each may be a view of a file.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    source = NativeSource(folder)
+    if source.problems:
+        raise CheckpointError(folder, source.problems, "Nothing was loaded.")
+    yield from source.tensors()
 
 
 def _legacy_moves(config: VisGLMConfig, text_rules: list, vision: str) -> list[Move]:

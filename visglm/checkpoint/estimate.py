@@ -63,6 +63,8 @@ def estimate(source: Source, quantization: Quantization | None, device: torch.de
     resident: Counter[str] = Counter()
     for name, info in stored.items():
         disk[part_of(name)] += info.num_bytes
+    if (delta := source.delta()) is not None:
+        disk["adapter"] = resident["adapter"] = sum(tensor.nbytes for tensor in delta.tensors.values())
     sizes = {}
     for name, tensor in network.state_dict().items():
         module = modules[name.rpartition(".")[0]]

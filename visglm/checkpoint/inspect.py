@@ -27,13 +27,20 @@ class Check(NamedTuple):
 def inspect(source: Source) -> Iterator[Check]:
     """Format, files with their hashes, names and shapes, the tokenizer, and whether every number is finite."""
     yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
-    yield from check_hashes(source.path)
+    for folder in dict.fromkeys((source.path, source.weights_path)):
+        yield from check_hashes(folder)
     try:
         check(source, build(source.config))
         yield Check("keys and shapes", "as the network wants them")
     except VisGLMError as error:
         yield Check("keys and shapes", str(error), good=False)
         return
+    if (delta := source.delta()) is not None:
+        kinds = ", ".join(f"{len(tensors)} tensors of {kind}" for kind, tensors in delta.by_kind().items())
+        problems = delta.problems(build(source.config))
+        yield Check("adapter", "; ".join(problems) or f"{delta.method}, {kinds}, fits its base", good=not problems)
+        if problems:
+            return
     try:
         tokenizer = source.processor().tokenizer
         yield Check("tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens, fits the model")
@@ -44,21 +51,23 @@ def inspect(source: Source) -> Iterator[Check]:
         for name, tensor in source.tensors()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
+    broken += [name for name, tensor in delta.tensors.items() if not tensor.isfinite().all()] if delta else []
     listed = f"not finite in {', '.join(broken[:5])}{' and others' if len(broken) > 5 else ''}"
     yield Check("numbers", listed if broken else "all finite", good=not broken)
 
 
 def check_hashes(path: Path) -> Iterator[Check]:
     """SHA-256 of every weight file; held against its name where the hub's cache has named it so."""
-    for file in sorted(file for file in [*path.iterdir(), *path.glob("*/mp_rank_*")] if file.suffix in READERS):
-        found = _digest(file)
+    found = [*path.iterdir(), *path.glob("*/mp_rank_*")]
+    for file in sorted(file for file in found if file.suffix in READERS and file.is_file()):  # a pipe has no end
+        digest = _digest(file)
         expected = file.resolve().name
         if not re.fullmatch(r"[0-9a-f]{64}", expected):
-            yield Check(file.name, f"sha256 {found}")
-        elif found == expected:
-            yield Check(file.name, f"sha256 {found}, as the hub has it")
+            yield Check(file.name, f"sha256 {digest}")
+        elif digest == expected:
+            yield Check(file.name, f"sha256 {digest}, as the hub has it")
         else:
-            yield Check(file.name, f"sha256 {found}, but the hub has {expected}: download it again", good=False)
+            yield Check(file.name, f"sha256 {digest}, but the hub has {expected}: download it again", good=False)
 
 
 def _digest(file: Path) -> str:

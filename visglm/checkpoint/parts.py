@@ -63,9 +63,7 @@ class PartsSource(Source):
         shapes = {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
         self._shapes = {name: shape for name, shape in shapes.items() if name.startswith(BETWEEN)}
         self.problems += [*vision.problems, *text.problems]
-        self._processor = VisGLMProcessor(
-            vision.processor().image_processor, tokenizer, config.num_query_tokens, config.prompt_style
-        )
+        self._processor = VisGLMProcessor.of(config, tokenizer, vision.processor().image_processor)
 
     def _between(self) -> Iterator[tuple[str, Tensor]]:
         for name, shape in self._shapes.items():

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from ..config import VisGLMConfig
+from ..adapters import Fingerprint
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..quant import Quantization, Writer, replace_modules, set_output_dtype, store_vision
-from .assemble import build, check, fill, generation_config
+from .assemble import build, check, fill
 from .source import Source
 
 
-def choose_quantization(config: VisGLMConfig, scheme: str | None, vision: bool) -> Quantization | None:
-    """What to quantize to, or what the checkpoint is quantized to, or None.
+def choose_quantization(source: Source, scheme: str | None, vision: bool) -> Quantization | None:
+    """What to quantize to: as asked for, else as the checkpoint is, else as an adapter's base was when it was taught.
 
     Raises:
         ConfigError: the scheme is unknown, the checkpoint is quantized to another one already, or `vision` comes
             without a scheme.
     """
+    config, delta = source.config, source.delta()
+    if scheme is None and config.quantization is None and delta is not None and delta.quantization is not None:
+        # Whose rounding the adapter may have made up for.
+        scheme, vision = delta.quantization.get("scheme"), vision or "vision" in delta.quantization.get("parts", ())
     if scheme is not None:
         return Quantization.choose(scheme, config, vision)
     if vision:
@@ -27,12 +31,17 @@ def choose_quantization(config: VisGLMConfig, scheme: str | None, vision: bool) 
 
 
 def assemble_quantized(
-    source: Source, quantization: Quantization, *, device: torch.device, dtype: torch.dtype
+    source: Source,
+    quantization: Quantization,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    fingerprint: Fingerprint | None = None,
 ) -> VisGLMForConditionalGeneration:
     """As `assemble`. Each weight is quantized as it comes, so the network never exists whole in 16 bits.
 
     Args:
-        dtype: that the network computes in.
+        dtype: that the network computes in. fingerprint: as that of `fill`.
     """
     network = build(source.config)
     check(source, network)
@@ -40,6 +49,6 @@ def assemble_quantized(
     set_output_dtype(network, dtype)
     if dtype == torch.float32:
         store_vision(network)
-    fill(network, source, device=device, dtype=None, prepare=Writer(dtype))
-    network.generation_config = generation_config(source)
+    fill(network, source, device=device, dtype=None, prepare=Writer(dtype), fingerprint=fingerprint)
+    network.generation_config = source.generation_config()
     return network

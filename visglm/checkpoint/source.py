@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
+from transformers import GenerationConfig
 
+from ..adapters import HERE, Delta, Home
 from ..config import VisGLMConfig
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
+from .settings import read_generation
 
 
 class Source(ABC):
@@ -23,6 +26,7 @@ class Source(ABC):
     Attributes:
         format: how people call the layout.
         problems: what is wrong with the files themselves, one line each.
+        home: where it can be found again; `HERE`, which no other folder can name, for what is made as it is read.
     """
 
     format: str
@@ -32,6 +36,12 @@ class Source(ABC):
         self.config = config
         self.config._name_or_path = str(path)
         self.problems: list[str] = []
+        self.home = Home(HERE)
+
+    @property
+    def weights_path(self) -> Path:
+        """The folder that holds the tensors."""
+        return self.path
 
     @abstractmethod
     def keys(self) -> Mapping[str, TensorInfo]:
@@ -48,6 +58,18 @@ class Source(ABC):
         Raises:
             CheckpointError: a file they need is missing or is another model's.
         """
+
+    def generation_config(self) -> GenerationConfig:
+        """Settings of answers.
+
+        Raises:
+            CheckpointError: the folder's are damaged.
+        """
+        return read_generation(self.path, self.config)
+
+    def delta(self) -> Delta | None:
+        """What fine-tuning has put over these tensors, if it has."""
+        return None
 
     def name_on_disk(self, name: str) -> str:
         """What the files call a native name."""

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
     "app": "open the page in the browser",
+    "merge": "make one model of an adapter and its base",
     "convert": "turn a checkpoint of another format into visglm's, or back",
     "quantize": "write a checkpoint in 8 or 4 bits",
     "estimate": "say what a model costs in disk and memory, before loading it",

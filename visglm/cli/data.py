@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import printable
+from .flags import add_max_pixels, add_outside, image_limits
+
 if TYPE_CHECKING:
     from ..training import DataReport
 
@@ -22,10 +25,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, metavar="INT", help="tokens of prompt and answer (default: the model's)"
     )
     check.add_argument("--all", action="store_true", help=f"list every problem, not the first {MAX_SHOWN} of a kind")
+    add_max_pixels(check)
     convert = actions.add_parser("convert", help="write rows of any format as common rows")
     for action in (check, convert):
         action.add_argument("data", metavar="DATA", help="file, folder, or pattern of shards")
         action.add_argument("--prompt", metavar="TEXT", help="what to ask of pictures that come with a caption only")
+        add_outside(action)
+    convert.add_argument(
+        "--allow-urls", action="store_true", help="download pictures named by a URL, from public addresses only"
+    )
     convert.add_argument("target", type=Path, metavar="TARGET", help="JSONL file to write")
     parser.epilog = "Exit status: 0 when every row can be used, 3 when some cannot, 1 when none was read."
 
@@ -36,15 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
-    from ..config import VisGLMConfig
-    from ..processor import VisGLMProcessor
     from ..training import check_data
 
-    model = arguments.model or checkpoint.EMBEDDED_MODEL
-    limit = arguments.max_length or VisGLMConfig.from_pretrained(model).text_config.max_position_embeddings
-    processor = VisGLMProcessor.from_pretrained(model)
-    report = check_data(arguments.data, processor, max_length=limit, question=arguments.prompt)
-    print("\n".join(describe(report, None if arguments.all else MAX_SHOWN)))
+    source = checkpoint.open_source(arguments.model)
+    processor = source.processor()
+    processor.image_processor.limits = image_limits(arguments)
+    report = check_data(
+        arguments.data,
+        processor,
+        max_length=arguments.max_length or source.config.text_config.max_position_embeddings,
+        question=arguments.prompt,
+        allow_outside=arguments.allow_outside,
+    )
+    show("\n".join(describe(report, None if arguments.all else MAX_SHOWN)))
     return 0 if report.is_clean else 3
 
 
@@ -66,6 +78,8 @@ def describe(report: DataReport, max_shown: int | None) -> list[str]:
         if count:
             lines += [f"{kind}: {count}", *by_kind[kind][:max_shown]]
             lines += [f"  … and {count - max_shown} more"] if max_shown and count > max_shown else []
+    if report.unused:
+        lines.append(str(report.unused))
     lines.append(f"{report.num_cut} answers are longer than {report.max_length} tokens and would be cut.")
     if bins := report.histogram():
         lines.append("tokens per example, image slots included:")
@@ -79,11 +93,22 @@ def describe(report: DataReport, max_shown: int | None) -> list[str]:
 def convert(arguments: argparse.Namespace) -> int:
     from ..training import convert_data
 
-    num_written, problems = convert_data(arguments.data, arguments.target, question=arguments.prompt)
-    print(f"{num_written} rows written to {arguments.target}.")
+    num_written, problems = convert_data(
+        arguments.data,
+        arguments.target,
+        question=arguments.prompt,
+        allow_outside=arguments.allow_outside,
+        allow_urls=arguments.allow_urls,
+    )
+    show(f"{num_written} rows written to {arguments.target}.")
     if problems:
-        print("\n".join([f"{len(problems)} rows left out:", *(f"  {problem}" for problem in problems)]))
+        show("\n".join([f"{len(problems)} rows left out:", *(f"  {problem}" for problem in problems)]))
     return 3 if problems else 0
+
+
+def show(text: str) -> None:
+    """Print lines, of which foreign text is a part."""
+    print("\n".join(map(printable, text.split("\n"))))
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"check": check, "convert": convert}

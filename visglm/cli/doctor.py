@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from ..errors import printable
 from ..selftest import Finding, self_test
-from .flags import show_status
+from .flags import BASE_HELP, show_status
 
 FAILED = 3  # exit status when a check failed, as of `visglm describe`
 
@@ -19,15 +20,19 @@ FAILED = 3  # exit status when a check failed, as of `visglm describe`
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", metavar="PATH", help="checkpoint to check instead: folder or hub id")
     parser.add_argument("--tokenizer", metavar="PATH", help="folder of its tokenizer, if it comes without")
+    parser.add_argument("--base", metavar="PATH", help=BASE_HELP)
     parser.epilog = f"Exit status: 0 when all is well, {FAILED} when a check failed."
 
 
 def run(arguments: argparse.Namespace) -> int:
     failed = []
-    checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(arguments.path, arguments.tokenizer),)
+    named = (arguments.path, arguments.tokenizer, arguments.base)
+    checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(*named),)
     for check in checks:
         for finding in check():
-            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject:20} {finding.found}", flush=True)
+            # Names in a checkpoint's files are its author's.
+            subject, found = ("\n".join(map(printable, text.split("\n"))) for text in (finding.subject, finding.found))
+            print(f"{'ok  ' if finding.good else 'FAIL'} {subject:20} {found}", flush=True)
             failed += [] if finding.good else [finding.subject]
     if failed:
         show_status(f"visglm: {len(failed)} checks failed: {', '.join(failed)}.")
@@ -89,11 +94,11 @@ def check_answer() -> Iterator[Finding]:
     yield from self_test(VisGLM.from_pretrained(dtype="float32"))
 
 
-def check_checkpoint(path: str, tokenizer: str | None) -> Iterator[Finding]:
+def check_checkpoint(path: str, tokenizer: str | None, base: str | None) -> Iterator[Finding]:
     """Files, names, shapes, numbers and tokenizer, read piece by piece; then an answer, if the model is small."""
     from ..checkpoint import LARGE_MODEL, count_parameters, inspect, open_source
 
-    source = open_source(path, tokenizer)
+    source = open_source(path, tokenizer, base)
     good = True
     for found in inspect(source):
         good &= found.good
@@ -101,7 +106,7 @@ def check_checkpoint(path: str, tokenizer: str | None) -> Iterator[Finding]:
     if good and count_parameters(source) < LARGE_MODEL:
         from ..chat import VisGLM
 
-        vlm = VisGLM.from_pretrained(path, tokenizer=tokenizer)
+        vlm = VisGLM.from_pretrained(path, tokenizer=tokenizer, base=base)
         ids = vlm.tokenizer("你好", return_tensors="pt").to(vlm.device)
         greedy = [vlm.model.generate(**ids, max_new_tokens=8, do_sample=False, use_cache=use) for use in (True, False)]
         same = greedy[0].tolist() == greedy[1].tolist()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from .flags import BASE_HELP
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="PATH|PRESET", help="folder, hub id, or the name of a preset")
+    parser.add_argument("--base", metavar="PATH", help=BASE_HELP)
     parser.add_argument("--quantize", metavar="SCHEME", help="int8, int4 or nf4")
     parser.add_argument("--quantize-vision", action="store_true", help="pack the ViT and the Q-Former too")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda …")
@@ -20,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model in PRESETS:
         source: checkpoint.Source = checkpoint.RandomSource(arguments.model, checkpoint.EMBEDDED_MODEL)
     else:
-        source = checkpoint.open_source(arguments.model)
-    quantization = checkpoint.choose_quantization(source.config, arguments.quantize, arguments.quantize_vision)
+        source = checkpoint.open_source(arguments.model, base=arguments.base)
+    quantization = checkpoint.choose_quantization(source, arguments.quantize, arguments.quantize_vision)
     device = checkpoint.pick_device(arguments.device)
     dtype = arguments.dtype
     if dtype == "auto":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import add_model, load_model, show_status
+from .flags import add_model, add_outside, load_model, show_status
 
 FAILED = 3  # exit status when some questions could not be answered, as of `visglm describe`
 
@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="of the resamples behind the intervals (default: 0)"
     )
+    add_outside(parser)
     add_model(parser)
     parser.epilog = (
         "Prints a table: each metric in percent, over all answers, by language and by type, with half the width of its "
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
+        allow_outside=arguments.allow_outside,
     )
     print(evaluation)
     if arguments.output:

@@ -44,4 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print(report.summary())
         print(f"Curves, answers before and after: {report.output_dir / 'report.html'}")
+        print("\nTo go on, ask it, measure it, or open the page:")
+        print("".join(f"  {command}\n" for command in report.next_commands(data)), end="")
     return 0

@@ -7,14 +7,16 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
+    from ..pictures import ImageLimits
 
 Settings = TypeVar("Settings")
 
+BASE_HELP = "folder or hub id of an adapter's base, where the one that it names is not on this machine"
 # Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
 TYPES: Mapping[str, Any] = {"int": int, "float": float, "str": str}
 
@@ -56,6 +58,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH", help="folder or hub id (default: the embedded visglm-tiny)")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, for checkpoints without one")
+    group.add_argument("--base", metavar="PATH", help=BASE_HELP)
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: the fastest (default: auto)")
     group.add_argument(
         "--dtype",
@@ -65,6 +68,30 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
+    )
+    add_max_pixels(group)
+
+
+def add_max_pixels(parser: Any) -> None:
+    """How large pictures may be."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="INT",
+        help="largest width × height of a picture; memory grows with it (default: 64 million)",
+    )
+
+
+def image_limits(arguments: argparse.Namespace) -> ImageLimits:
+    """What `add_max_pixels` declared; raises ConfigError where it is out of range."""
+    from ..pictures import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS if arguments.max_pixels is None else replace(DEFAULT_LIMITS, max_pixels=arguments.max_pixels)
+
+
+def add_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="let rows of a file name pictures outside of its folder"
     )
 
 
@@ -90,7 +117,9 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         device=arguments.device,
         dtype=arguments.dtype,
         tokenizer=arguments.tokenizer,
+        base=arguments.base,
         allow_urls=arguments.allow_urls,
+        image_limits=image_limits(arguments),
     )
     seconds = time.perf_counter() - started
     forms = [str(vlm.model.dtype).removeprefix("torch.")]

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import PromptError
+from ..errors import PromptError, shown
 from .render import Turn
 
 IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")
+BOXES = ("url", "bytes", "path")
 
 
 def messages_to_turns(
@@ -24,8 +25,8 @@ def messages_to_turns(
 
     Args:
         messages: the messages, oldest first.
-        image_marker: a string that stands for a picture inside text, such as the `<image>` of training files.
-            Without it text is text, whatever it holds.
+        image_marker: a string that stands for a picture inside what users say, such as the `<image>` of training
+            files. Without it, and in all other messages, text is text, whatever it holds.
 
     Returns:
         The turns, and the sources of their pictures in order: what the part held, or None for an image part
@@ -40,8 +41,10 @@ def messages_to_turns(
     for number, message in enumerate(messages, start=1):
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("system", "user", "assistant"):
-            raise PromptError(f"Message {number} has the role {role!r}. Expected system, user or assistant.")
-        text, images = _read_content(message.get("content"), f"Message {number}", image_marker)
+            raise PromptError(f"Message {number} has the role {shown(role)}. Expected system, user or assistant.")
+        text, images = _read_content(
+            message.get("content"), f"Message {number}", image_marker if role == "user" else None
+        )
         is_open = bool(turns) and turns[-1].answer is None
         if images and role != "user":
             raise PromptError(f"Message {number} ({role}) holds a picture. Move it to a user message.")
@@ -85,7 +88,9 @@ def _read_content(content: Any, where: str, image_marker: str | None) -> tuple[s
             texts.append(text)
         elif kind in ("image", "image_url"):
             source = next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
-            images.append(source.get("url") if isinstance(source, Mapping) else source)
+            if isinstance(source, Mapping):  # OpenAI's {"url": …}, and what `datasets` makes of a picture
+                source = next((source[key] for key in BOXES if source.get(key) is not None), None)
+            images.append(source)
         else:
             raise PromptError(
                 f"{where}: cannot read a content part of type {kind!r}. "

@@ -8,7 +8,7 @@ Source: P-Tuning v2 (https://arxiv.org/abs/2110.07602), as SwissArmyTransformer'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from ..errors import ConfigError
 
 IMPLEMENTATIONS = ("eager", "sdpa")  # of attention that take keys, values and a mask of any length
-ATTENTION_NAMES = ("attention", "self_attn")  # of a layer of each backbone
 
 
 class PrefixedCache:
@@ -47,7 +46,7 @@ def put_prefix(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple,
     Raises:
         ConfigError: the attention is computed in a way that might not see it.
     """
-    if not module.prefix_enabled:
+    if module.prefix is None:
         return None
     implementation = module.config._attn_implementation or "eager"
     if implementation not in IMPLEMENTATIONS:
@@ -66,28 +65,31 @@ def put_prefix(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple,
     return args, kwargs | {"attention_mask": mask, "past_key_values": cache}
 
 
-def attentions(text: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+def attentions(text: Any) -> Iterator[tuple[str, Any]]:
     """Each layer's attention, with its name inside the backbone."""
     for number, layer in enumerate(text.layers):
-        name = next(name for name in ATTENTION_NAMES if hasattr(layer, name))
-        yield f"layers.{number}.{name}", getattr(layer, name)
+        yield f"layers.{number}.{text.attention_name}", getattr(layer, text.attention_name)
 
 
-def add_prefix(text: PreTrainedModel, num_tokens: int) -> None:
-    """Give every layer of a backbone a prefix of `num_tokens` positions, random as its weights once were."""
-    config = text.config
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    for _, module in attentions(text):
-        weight = next(module.parameters())
-        size = (2, num_heads, num_tokens, module.head_dim)
-        prefix = torch.empty(size, device=weight.device).normal_(std=config.initializer_range)
+def prefix_shape(config: Any, module: Any) -> tuple[int, int]:
+    """Key heads and head size of an attention: the axes of its prefix that the backbone settles."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads, module.head_dim
+
+
+def put_prefixes(text: PreTrainedModel, tables: Mapping[str, nn.Parameter]) -> None:
+    """Give attentions their prefixes `[2, key heads, num_tokens, head_dim]`.
+
+    Args:
+        tables: name of the attention, as `attentions` gives it → its prefix.
+    """
+    for name, module in attentions(text):
         if not hasattr(module, "prefix"):
             module.register_forward_pre_hook(put_prefix, with_kwargs=True)
-        module.prefix = nn.Parameter(prefix)
-        module.prefix_enabled = True
+        module.register_parameter("prefix", tables[name])
 
 
-def enable_prefix(text: PreTrainedModel, enabled: bool) -> None:
-    """Switch the prefixes on or off."""
+def take_prefixes(text: PreTrainedModel) -> None:
+    """Take the prefixes away again."""
     for _, module in attentions(text):
-        module.prefix_enabled = enabled
+        if hasattr(module, "prefix"):
+            module.register_parameter("prefix", None)  # it has its hook, which then does nothing

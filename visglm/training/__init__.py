@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .adapters import METHODS
 from .check import DataReport, check_data, convert_data
 from .evaluate import Evaluation, evaluate
 from .formats import CAPTION_QUESTIONS, FORMATS
 from .hub import push
+from .methods import METHODS
 from .report import FinetuneReport
 from .run import Stop, finetune
 

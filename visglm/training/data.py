@@ -5,11 +5,14 @@ The prompt of an example is what chat would show the model, from the same render
 
 from __future__ import annotations
 
+import logging
 import zlib
 from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -19,15 +22,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import DataError, ImageError, VisGLMError
-from ..pictures import SOURCES, load_image
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX, Rendered, Turn, render
-from .containers import Rows, undecoded
-from .formats import Conversation, read_row
+from .containers import Rows, as_row, undecoded
+from .folder import HERE, Folder, check_files, open_image
+from .formats import Conversation, read_row, unused_keys
+
+logger = logging.getLogger(__name__)
 
 MAX_BAD_ROWS = 0.01  # share of the rows that may be unusable before training refuses to start or go on
 MAX_HELD_OUT = 500  # rows: a loss over more takes time from training and tells no more
 NUM_SUBSTITUTES = 100  # rows tried in place of one whose picture cannot be read
+MAX_UNUSED_KEYS = 1000  # different ones that are counted
+NUM_UNUSED_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,38 @@ class Index:
 
 
 def build_index(rows: Rows, question: str | None = None) -> Index:
-    """Read every row once; a dozen bytes are kept of each."""
-    index = Index()
+    """Read every row once; a dozen bytes are kept of each. Keys that nobody reads are told."""
+    index, unused = Index(), UnusedKeys()
     for number in range(len(rows)):
         try:
-            conversation = read_row(rows[number], question)
+            row = rows[number]
+            conversation = read_row(row, question)
             check_files(conversation.images, rows.folder)
+            group = _group(conversation)
         except VisGLMError as error:
             index.groups.append(-1)
             index.problems.append(f"{rows.where(number)}: {error}")
             continue
-        index.groups.append(_group(conversation))
+        index.groups.append(group)
+        unused.count(row)
         for turn, _ in answered(conversation):
             index.rows.append(number)
             index.turns.append(turn)
+    if unused:
+        logger.warning("%s", str(unused))
     return index
+
+
+class UnusedKeys(Counter):
+    """Keys of rows that nobody reads, and in how many rows they are."""
+
+    def count(self, row: Any) -> None:
+        self.update(key for key in unused_keys(row) if key in self or len(self) < MAX_UNUSED_KEYS)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key} ({count} rows)" for key, count in self.most_common(NUM_UNUSED_SHOWN))
+        more = f", and {len(self) - NUM_UNUSED_SHOWN} more" if len(self) > NUM_UNUSED_SHOWN else ""
+        return f"keys that are not used: {shown}{more}."
 
 
 def answered(conversation: Conversation) -> Iterator[tuple[int, Turn]]:
@@ -88,54 +112,47 @@ def answered(conversation: Conversation) -> Iterator[tuple[int, Turn]]:
 
 def _group(conversation: Conversation) -> int:
     first = conversation.images[0] if conversation.images else conversation.turns[0].question
-    if isinstance(first, dict):  # a picture as `datasets` keeps it
-        first = first.get("bytes") or first.get("path")
-    if isinstance(first, Image.Image):
-        first = first.tobytes()
-    return zlib.crc32(first if isinstance(first, bytes) else str(first).encode("utf-8", "surrogatepass"))
+    return zlib.crc32(content_of(first))
+
+
+def content_of(image: Any) -> bytes:
+    """By what pictures are told apart: the path or text of some, the pixels of others.
+
+    Raises:
+        ImageError: its pixels cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, Image.Image):
+        try:
+            image = np.asarray(image)
+        except Exception:  # Pillow's readers raise a dozen unrelated types
+            raise ImageError("a picture's data ends early or is damaged. Get a complete copy of it.") from None
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().float().numpy()
+    if isinstance(image, np.ndarray):
+        return f"{image.shape} {image.dtype}".encode() + image.tobytes()
+    return str(image).encode("utf-8", "surrogatepass")
 
 
 def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the index to train on, and to keep apart: about `fraction` of the rows, at least one picture's.
+    """Places in the index to train on, and to keep apart: `fraction` of the pictures, rounded down.
 
-    The choice depends on the data alone, so that another run, method or seed keeps the same rows apart.
+    The choice depends on the data alone, so that another run, method or seed keeps the same rows apart. A share that
+    is less than one picture is none: of few pictures every one is needed to learn from.
     """
     groups = np.frombuffer(index.groups, dtype=np.int64)
     usable = np.unique(groups[groups >= 0])
-    if fraction == 0 or len(usable) < 2:
+    # 0.29 * 100 is a little less than 29.
+    count = min(int(fraction * len(usable) + 1e-9), MAX_HELD_OUT, len(usable) - 1)
+    if count < 1:
         return np.arange(len(index.rows)), np.arange(0)
-    count = min(max(1, round(fraction * len(usable))), MAX_HELD_OUT, len(usable) - 1)
     # A second hash: the first may be in the order of file names.
     mixed = (usable * 2654435761) % (1 << 32)
     held_out = np.isin(groups[np.frombuffer(index.rows, dtype=np.int64)], usable[np.argsort(mixed)[:count]])
     apart = np.flatnonzero(held_out)
     # Few pictures may have very many rows; those that are too many to measure on are not to train on either.
     return np.flatnonzero(~held_out), apart[:: max(1, -(-len(apart) // MAX_HELD_OUT))]
-
-
-def open_image(image: Any, folder: Path) -> Image.Image:
-    """The picture that a row names; relative paths start from the folder of the data file.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    return load_image(locate(image, folder))
-
-
-def locate(image: Any, folder: Path) -> Any:
-    if isinstance(image, dict):  # as `datasets` keeps it
-        image = image.get("bytes") or image.get("path")
-    is_path = (
-        isinstance(image, str | Path) and next(name for name, kind in SOURCES.items() if kind.accepts(image)) == "path"
-    )
-    return folder / image if is_path else image
-
-
-def check_files(images: Sequence[Any], folder: Path) -> None:
-    for image in images:
-        path = locate(image, folder)
-        if isinstance(path, Path) and not path.is_file():
-            raise ImageError(f"there is no picture {path}.")
 
 
 class Renderer:
@@ -149,11 +166,7 @@ class Renderer:
     def __init__(self, processor: VisGLMProcessor, max_length: int):
         self.image_processor = processor.image_processor
         self.max_length = max_length
-        self.options: dict[str, Any] = {
-            "tokenizer": processor.tokenizer,
-            "style": processor.prompt_style,
-            "num_query_tokens": processor.num_query_tokens,
-        }
+        self.options = processor.render_options
 
     def render(self, turns: Sequence[Turn]) -> tuple[Rendered, int, bool]:
         """The conversation up to its last answer, how many of its first turns had to go, and whether anything had to.
@@ -166,9 +179,9 @@ class Renderer:
         """
         num_dropped = 0
         rendered = render(turns, **self.options)
-        while len(rendered.input_ids) > self.max_length and len(turns) > 1 and not turns[0].num_images:
-            turns, num_dropped = turns[1:], num_dropped + 1
-            rendered = render(turns, **self.options)
+        if len(rendered.input_ids) > self.max_length:
+            num_dropped = self.num_to_drop(turns)
+            rendered = render(turns[num_dropped:], **self.options)
         length = len(rendered.input_ids)
         if length <= self.max_length:
             return rendered, num_dropped, num_dropped > 0
@@ -181,13 +194,31 @@ class Renderer:
         cut = slice(self.max_length)
         return Rendered(rendered.input_ids[cut], rendered.labels[cut]), num_dropped, True
 
-    def example(self, conversation: Conversation, turn: int, folder: Path, where: str) -> Example:
+    def num_to_drop(self, turns: Sequence[Turn]) -> int:
+        """How many of the first turns must go until the rest fits; all that may, where it never does.
+
+        Searched for by halves: a row may have thousands.
+        """
+        most = min(next((place for place, turn in enumerate(turns) if turn.num_images), len(turns)), len(turns) - 1)
+        least = min(max(1, len(turns) - self.max_length), most)  # every turn takes a token at least
+        candidates = range(least, most)
+
+        def fits(dropped: int) -> bool:
+            return len(render(turns[dropped:], **self.options).input_ids) <= self.max_length
+
+        return least + bisect_left(candidates, True, key=fits)
+
+    def example(self, conversation: Conversation, turn: int, folder: Folder, where: str) -> Example:
         """The example of one answer, its pictures read."""
         turns = conversation.turns[: turn + 1]
         rendered, _, is_cut = self.render(turns)
         num_images = sum(turn.num_images for turn in turns)  # only turns without pictures were dropped
-        images = tuple(open_image(image, folder) for image in conversation.images[:num_images])
+        images = tuple(self.open(image, folder) for image in conversation.images[:num_images])
         return Example(rendered, images, where, is_cut)
+
+    def open(self, image: Any, folder: Folder) -> Image.Image:
+        """As `open_image`, within the limits of the model's image processor."""
+        return open_image(image, folder, self.image_processor.limits)
 
     def tensors(self, example: Example) -> dict[str, Any]:
         """An example as the collator takes it."""
@@ -203,6 +234,16 @@ class Renderer:
         return item
 
 
+def shared_number() -> Tensor:
+    """A number that processes that read data see as it is now."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
+
+
+def question_number(row: int, epoch: int) -> int:
+    """Which question is asked of a caption: each row begins somewhere, and goes round epoch by epoch."""
+    return zlib.crc32(str(row).encode()) + epoch
+
+
 class TrainingData(Dataset):
     """One item per answer; files are read, pictures decoded and prompts tokenized when it is asked for.
 
@@ -210,11 +251,12 @@ class TrainingData(Dataset):
 
     Args:
         rows: where they are kept. index: of them. places: which answers of the index are meant.
-        renderer: of the model. question: asked of captions.
+        renderer: of the model. question: asked of captions, in place of one after the other as `epoch` goes on.
     """
 
     def __init__(self, rows: Rows, index: Index, places: np.ndarray, renderer: Renderer, question: str | None = None):
         self.rows, self.renderer, self.question = rows, renderer, question
+        self.epoch = shared_number()
         self.row_of = np.frombuffer(index.rows, dtype=np.int64)[places]
         self.turn_of = np.frombuffer(index.turns, dtype=np.int32)[places]
 
@@ -223,7 +265,8 @@ class TrainingData(Dataset):
 
     def conversation(self, index: int) -> Conversation:
         """The row of an item."""
-        return read_row(self.rows[int(self.row_of[index])], self.question)
+        row = int(self.row_of[index])
+        return read_row(self.rows[row], self.question, question_number(row, int(self.epoch)))
 
     def where(self, index: int) -> str:
         return self.rows.where(int(self.row_of[index]))
@@ -240,13 +283,13 @@ class TrainingData(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         skipped: list[str] = []
-        for offset in range(NUM_SUBSTITUTES):
+        for offset in range(min(NUM_SUBSTITUTES, len(self))):
             place = (int(index) + offset) % len(self)
             try:
                 return self.renderer.tensors(self.example(place)) | {"skipped": skipped}
             except VisGLMError as error:
                 skipped.append(f"{self.where(place)}: {error}")
-        raise DataError(f"{NUM_SUBSTITUTES} rows one after the other cannot be used. The first: {skipped[0]}")
+        raise DataError(f"{len(skipped)} rows one after the other cannot be used. The first: {skipped[0]}")
 
 
 class StreamData(IterableDataset):
@@ -259,20 +302,52 @@ class StreamData(IterableDataset):
     def __init__(self, rows: Any, renderer: Renderer, question: str | None = None, num_skipped_rows: int = 0):
         self.rows, self.renderer, self.question = undecoded(rows), renderer, question
         self.num_skipped_rows = num_skipped_rows
+        self.epoch = shared_number()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         skipped: list[str] = []
+        unused = UnusedKeys()
         for number, row in enumerate(self.rows):
             if number < self.num_skipped_rows:
                 continue
             try:
-                conversation = read_row(row, self.question)
+                row = as_row(row)
+                conversation = read_row(row, self.question, question_number(number, int(self.epoch)))
+                num_known = len(unused)
+                unused.count(row)
+                if len(unused) > num_known:
+                    logger.warning("row %d: %s", number, str(unused))
                 for turn, _ in answered(conversation):
-                    example = self.renderer.example(conversation, turn, Path(), f"row {number}")
+                    example = self.renderer.example(conversation, turn, HERE, f"row {number}")
                     yield self.renderer.tensors(example) | {"skipped": skipped}
                     skipped = []
             except VisGLMError as error:
                 skipped.append(f"row {number}: {error}")
+                if len(skipped) == NUM_SUBSTITUTES:
+                    raise DataError(
+                        f"{NUM_SUBSTITUTES} rows one after the other cannot be used. The first: {skipped[0]}"
+                    ) from None
+
+
+class HeldOutData(Dataset):
+    """Examples to measure on: one whose picture turns out to be broken is not replaced, and counts nothing.
+
+    Args:
+        data: what is held out.
+    """
+
+    def __init__(self, data: TrainingData):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.data[index] | {"place": int(index)}
+        if item["skipped"]:  # another stands in for it: a batch must have something in it
+            item["skipped"] = item["skipped"][:1]
+            item["labels"] = torch.full_like(item["labels"], IGNORE_INDEX)
+        return item
 
 
 @dataclass(frozen=True)
@@ -283,6 +358,8 @@ class Collator:
 
     Without a picture in the batch, `pixel_values` has no rows but is there: with sharded weights every process must
     run every module.
+
+    `pictures` tells them apart by content.
 
     Args:
         pad_token_id: fills up ids.
@@ -301,10 +378,18 @@ class Collator:
             "where": [item["where"] for item in items],
             "skipped": [where for item in items for where in item["skipped"]],
             "num_cut": sum(item["is_cut"] for item in items),
+            "pictures": [
+                blake2b(picture.numpy().tobytes(), digest_size=16).digest()
+                for item in items
+                for picture in item.get("pixel_values", ())
+            ],
             "num_tokens": sum(map(len, input_ids)),  # counted here: a GPU would have to be waited for
         }
         is_learnt = (batch["labels"] != IGNORE_INDEX).any(0)
-        if not bool(is_learnt.any()):
+        if places := [item["place"] for item in items if "place" in item]:
+            batch["places"] = places
+            is_learnt[1] |= not bool(is_learnt.any())  # all of them broken: the model runs all the same
+        elif not bool(is_learnt.any()):
             raise DataError(f"no token to learn in a whole batch: {', '.join(batch['where'])}. Check these answers.")
         # Over a whole vocabulary, logits of a long prompt would take more time and memory than all else around them.
         batch["logits_to_keep"] = is_learnt.nonzero().flatten() - 1
@@ -324,12 +409,13 @@ def check_bad_share(num_bad: int, num_rows: int, problems: Sequence[str], limit:
     """Refuse data of which too much is unusable.
 
     Raises:
-        DataError: more than `limit` of the rows are.
+        DataError: more than `limit` of the rows are, or every one.
     """
-    if num_bad > limit * num_rows:
+    if num_bad > limit * num_rows or num_bad == num_rows:
         shown = "".join(f"\n  {problem}" for problem in problems[:10])
         more = f"\n  and {num_bad - 10} more" if num_bad > 10 else ""
+        too_many = f"more than {limit:.0%}" if num_bad > limit * num_rows else "which leaves none"
         raise DataError(
-            f"{num_bad} of {num_rows} rows cannot be used, more than {limit:.0%}:{shown}{more}\n"
+            f"{num_bad} of {num_rows} rows cannot be used, {too_many}:{shown}{more}\n"
             "Mend or remove them (`visglm data check` lists them all), or raise max_bad_rows."
         )

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, VisGLMError, require
+from ..errors import DataError, VisGLMError, require, shorten
 from ..prompt import detect_language
 from ..reply import History, Reply, thumbnail_url
-from .containers import is_stream, open_rows, undecoded
-from .data import locate
-from .formats import Conversation, read_row
+from .containers import as_row, is_stream, open_rows, undecoded
+from .folder import HERE, Folder
+from .formats import Conversation, read_extras, read_row
 from .metrics import METRICS, Answer, Scores, contains, token_f1, with_interval
 from .page import Html, escape, heading, page, paragraph, pictures, table
 
@@ -39,14 +39,14 @@ class Dialogue:
     """A row while it is asked.
 
     Args:
-        number: of the row. where: tells file and line, slowly. folder: where relative paths start.
+        number: of the row. where: tells file and line, slowly. located: its pictures, paths made whole.
         conversation: what it holds. references: right answers to its last question. kind: of question, or None.
         history: the true conversation so far. images: the pictures in it. error: what ended it early.
     """
 
     number: int
     where: Callable[[int], str]
-    folder: Path
+    located: Sequence[Any]
     conversation: Conversation
     references: tuple[str, ...]
     kind: str | None
@@ -63,8 +63,8 @@ class Dialogue:
         """What is asked in turn `place`."""
         turns = self.conversation.turns
         first = sum(turn.num_images for turn in turns[:place])
-        images = self.conversation.images[first : first + turns[place].num_images]
-        return [locate(image, self.folder) for image in images], turns[place].question, self.history
+        images = self.located[first : first + turns[place].num_images]
+        return list(images), turns[place].question, self.history
 
     def go_on(self, place: int, reply: Reply | VisGLMError) -> None:
         """From the true answer, whatever the model said."""
@@ -84,7 +84,7 @@ class Dialogue:
             "turn": place + 1,
             "language": detect_language(turns[place].question),
             "type": self.kind,
-            "images": [f"{image!s:.200}" for image in self.conversation.images],
+            "images": [name_of(image) for image in self.conversation.images],
             "history": [[turn.question, turn.answer] for turn in turns[:place]],
             "question": turns[place].question,
             "references": list(self.references) if has_references else [turns[place].answer],
@@ -178,6 +178,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    allow_outside: bool = False,
 ) -> Evaluation:
     """Ask every question of `data`, and score the likeliest answers.
 
@@ -191,6 +192,7 @@ def evaluate(
         max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
         seed: of the resamples behind the intervals.
         progress: show a progress bar on stderr.
+        allow_outside: whether rows of a file may name pictures outside of its folder.
 
     Raises:
         DataError: there is no data of the kind, or not one question could be answered.
@@ -200,8 +202,9 @@ def evaluate(
     settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "on_error": "return", "progress": False}
     predictions: list[dict[str, Any]] = []
     worst: list[tuple[tuple[float, float], int, tuple[str, ...]]] = []
-    dialogues = read_dialogues(data, question)
-    total = None if is_stream(data) else len(open_rows(data))
+    rows = undecoded(data) if is_stream(data) else open_rows(data, allow_outside)
+    dialogues = read_dialogues(rows, question)
+    total = None if is_stream(data) else len(rows)
     with tqdm(total=total, unit="row", disable=not progress) as bar:
         while chunk := list(islice(dialogues, CHUNK * batch_size)):
             readable = [item for item in chunk if isinstance(item, Dialogue)]
@@ -219,23 +222,24 @@ def evaluate(
     return score(predictions, [(place, shown) for _, place, shown in worst], seed)
 
 
-def read_dialogues(data: Any, question: str | None) -> Iterator[Dialogue | dict[str, Any]]:
+def read_dialogues(rows: Any, question: str | None) -> Iterator[Dialogue | dict[str, Any]]:
     """The rows, ready to be asked; of one that cannot be read, what is noted down."""
-    for number, (row, folder, where) in enumerate(read_raw(data)):
+    for number, (row, folder, where) in enumerate(read_raw(rows)):
         try:
             if isinstance(row, VisGLMError):
                 raise row
-            yield Dialogue(number, where, folder, read_row(row, question), *read_extras(row))
+            conversation = read_row(row, question, number)
+            located = [folder.locate(image) for image in conversation.images]
+            yield Dialogue(number, where, located, conversation, *read_extras(row))
         except VisGLMError as error:
             yield {"row": number, "where": where(number), "error": str(error)}
 
 
-def read_raw(data: Any) -> Iterator[tuple[Any, Path, Callable[[int], str]]]:
+def read_raw(rows: Any) -> Iterator[tuple[Any, Folder, Callable[[int], str]]]:
     """Every row or what is wrong with it, the folder that its paths start from, and what tells where it stands."""
-    if is_stream(data):
-        yield from ((row, Path(), lambda number: f"row {number}") for row in undecoded(data))
+    if is_stream(rows):
+        yield from ((as_row(row), HERE, lambda number: f"row {number}") for row in rows)
         return
-    rows = open_rows(data)
     for number in range(len(rows)):
         try:
             row = rows[number]
@@ -244,19 +248,9 @@ def read_raw(data: Any) -> Iterator[tuple[Any, Path, Callable[[int], str]]]:
         yield row, rows.folder, rows.where
 
 
-def read_extras(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """References and type of a row.
-
-    Raises:
-        DataError: they are none.
-    """
-    references, kind = row.get("references") or (), row.get("type")
-    is_list = isinstance(references, list | tuple)
-    if not is_list or not all(isinstance(text, str) and text.strip() for text in references):
-        raise DataError(f'"references" is {references!r:.100}. Expected a list of right answers, each a string.')
-    if not isinstance(kind, str | None):
-        raise DataError(f'"type" is {kind!r:.100}. Expected a string.')
-    return tuple(references), kind
+def name_of(image: Any) -> str:
+    """A picture in a few words: its path, or what kind of thing it is."""
+    return shorten(str(image)) if isinstance(image, str | Path) else f"({type(image).__name__})"
 
 
 def ask(

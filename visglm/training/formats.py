@@ -1,41 +1,59 @@
-"""What a row of training data may look like. Each is read into the common row:
+"""What a row of training data may look like. Each is read into a conversation, and written as the common row:
 
     {"images": [path, …], "messages": [{"role": "user", "content": "<image>…"}, {"role": "assistant", "content": "…"}]}
 
 with one `<image>` where each picture belongs; without any, all pictures stand before the first question. Several
-turns, several pictures and none are all fine.
+turns, several pictures and none are all fine. Only user messages of formats that have the marker can place a picture
+by it: in answers, captions and message parts it is text.
+
+A key that holds None is an absent key, at every depth: `datasets` fills rows of several kinds up so.
 
 A newcomer is one function and one row of `FORMATS`.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
 from typing import Any, NamedTuple
 
-from ..errors import DataError, PromptError
+from ..errors import DataError, PromptError, shorten, shown
 from ..prompt import Turn, detect_language, messages_to_turns
+from .folder import KINDS, kind_of
+from .rows import MAX_NESTING
 
 IMAGE_MARKER = "<image>"
 
 # Asked of a picture that comes with nothing but a caption, in the caption's language.
 CAPTION_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "en": (
+        "What is this?",
         "Describe this image.",
         "What is in the picture?",
         "What does the picture show?",
         "Write a caption for this image.",
         "What do you see?",
     ),
-    "zh": ("描述这张图片。", "图中有什么？", "这张图片展示了什么？", "为这张图片写一句说明。", "你看到了什么？"),
+    "zh": (
+        "这是什么？",
+        "描述这张图片。",
+        "图中有什么？",
+        "这张图片展示了什么？",
+        "为这张图片写一句说明。",
+        "你看到了什么？",
+    ),
 }
-IMAGE_KEYS = ("image", "file_name", "image_path", "jpg", "jpeg", "png", "webp")
+IMAGE_KEYS = ("image", "file_name", "image_path", "jpg", "jpeg", "png", "webp", "bmp", "gif")
 CAPTION_KEYS = ("caption", "text", "txt")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# Beside what a format reads: what evaluation reads, and what says nothing that could be learnt.
+EVALUATION_KEYS = ("references", "type")
+OTHER_KEYS = (*EVALUATION_KEYS, "id")
 
 CommonRow = dict[str, Any]
+Ask = Callable[[str], str]  # a caption → the question that it answers
 
 
 @dataclass(frozen=True)
@@ -51,27 +69,27 @@ class Conversation:
     images: tuple[Any, ...]
 
 
+class Said(NamedTuple):
+    """What a row says, before it is checked.
+
+    Args:
+        messages: as `messages_to_turns` takes them.
+        images: pictures of the row, for markers and for image parts without a source.
+        image_marker: what stands for a picture in user messages; None where all text is text.
+    """
+
+    messages: Sequence[Any]
+    images: Sequence[Any] = ()
+    image_marker: str | None = None
+
+
 class Format(NamedTuple):
     """A row of `FORMATS`."""
 
     accepts: Callable[[Mapping[str, Any]], bool]
-    to_common: Callable[[Mapping[str, Any], str | None], CommonRow]  # the row, and the question to ask of captions
+    read: Callable[[Mapping[str, Any], Ask], Said]
+    keys: Callable[[Mapping[str, Any]], Sequence[str]]  # those of the row that are read
     example: str  # for people
-
-
-def to_common(row: Any, question: str | None = None) -> CommonRow:
-    """The common row of a row in any of `FORMATS`.
-
-    Args:
-        row: a mapping.
-        question: asked of captions, in place of `CAPTION_QUESTIONS`.
-
-    Raises:
-        DataError: no format has these keys, or their values do not fit.
-    """
-    if not isinstance(row, Mapping):
-        raise DataError(f"a row is {type(row).__name__}. Expected an object with keys.")
-    return FORMATS[format_of(row)].to_common(row, question)
 
 
 def format_of(row: Mapping[str, Any]) -> str:
@@ -80,133 +98,292 @@ def format_of(row: Mapping[str, Any]) -> str:
     Raises:
         DataError: like none of them.
     """
-    name = next((name for name, kind in FORMATS.items() if kind.accepts(row)), None)
+    given = without_none(row)
+    name = next((name for name, kind in FORMATS.items() if kind.accepts(given)), None)
     if name is None:
         expected = "".join(f"\n    {kind.example}" for kind in FORMATS.values())
-        raise DataError(f"a row has the keys {', '.join(map(str, row)) or '(none)'}. Expected one of:{expected}")
+        keys = shorten(", ".join(map(str, given)) or "(none)")
+        empty = [str(key) for key in row if key not in given]
+        more = shorten(f" ({', '.join(empty)}: NoneType, as if absent)") if empty else ""
+        raise DataError(f"a row has the keys {keys}{more}. Expected one of:{expected}")
     return name
 
 
-def read_row(row: Any, question: str | None = None) -> Conversation:
+def read_row(row: Any, question: str | None = None, number: int = 0) -> Conversation:
     """A row in any of `FORMATS` as the conversation to learn from.
 
+    Args:
+        row: a mapping.
+        question: asked of captions, in place of `CAPTION_QUESTIONS`.
+        number: which of those is asked; it goes round.
+
     Raises:
-        DataError: it cannot be read, an answer is missing or empty, or pictures and markers do not match.
+        DataError: it cannot be read, an answer is missing or empty, or pictures and places for them do not match.
     """
-    common = to_common(row, question)
+    if not isinstance(row, Mapping):
+        raise DataError(f"a row is {type(row).__name__}. Expected an object with keys.")
+    said = FORMATS[format_of(row)].read(without_none(row), partial(question_of, question=question, number=number))
     try:
-        turns, sources = messages_to_turns(common["messages"], image_marker=IMAGE_MARKER)
+        turns, sources = messages_to_turns(said.messages, image_marker=said.image_marker)
     except PromptError as error:
         raise DataError(str(error)) from error
-    images = tuple(common["images"])
-    if not sources and images:
+    turns, images = place_images(turns, sources, said)
+    check_texts(turns)
+    return Conversation(tuple(turns), tuple(images))
+
+
+def question_of(caption: str, question: str | None, number: int) -> str:
+    """What is asked of a caption; its words have no part in the choice, or the question would tell the answer."""
+    choices = CAPTION_QUESTIONS[detect_language(caption)]
+    return question if question is not None else choices[number % len(choices)]
+
+
+def without_none(value: Any, depth: int = 0) -> Any:
+    """A copy without the keys that hold None.
+
+    Raises:
+        DataError: it is nested deeper than any row.
+    """
+    if depth > MAX_NESTING:
+        raise DataError(f"a row is nested more than {MAX_NESTING} deep. Expected a flat one.")
+    if isinstance(value, Mapping):
+        return {key: without_none(item, depth + 1) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(item, depth + 1) for item in value]
+    return value
+
+
+def place_images(turns: list[Turn], sources: list[Any], said: Said) -> tuple[list[Turn], list[Any]]:
+    """Turns and pictures, where both are known to match."""
+    images = list(said.images)
+    num_places = sum(source is None for source in sources)
+    if said.image_marker is not None and not sources and images:
         turns[0] = replace(turns[0], num_images=len(images))
-    elif len(sources) != len(images):
+        sources, num_places = [None] * len(images), len(images)
+    if num_places != len(images):
+        marker = said.image_marker
+        places = f"{marker} in the questions" if marker else "image parts without a picture of their own"
         raise DataError(
-            f"{len(images)} images, but {len(sources)} {IMAGE_MARKER} in the questions. Write one for each picture, "
-            "or none to show them all with the first question."
+            f"{len(images)} images, but {num_places} {places}. Write one for each picture"
+            + (", or none to show them all with the first question." if marker else ".")
         )
+    rest = iter(images)
+    return turns, [check_source(next(rest) if source is None else source) for source in sources]
+
+
+def check_texts(turns: Sequence[Turn]) -> None:
     if not any(turn.answer is not None for turn in turns):
         raise DataError("no answer to learn. Add a message of the role assistant.")
     for number, turn in enumerate(turns, 1):
+        for name, text in (("question", turn.question), ("answer", turn.answer or "")):
+            check_text(text, f"the {name} of turn {number}")
         if turn.answer is not None and not turn.answer.strip():
             raise DataError(f"the answer of turn {number} is empty.")
-    return Conversation(tuple(turns), images)
 
 
-def _common(row: Mapping[str, Any], question: str | None) -> CommonRow:
-    images = row.get("images") or []
-    if not isinstance(images, Sequence) or isinstance(images, str | bytes):
-        raise DataError(f'"images" is {type(images).__name__}. Expected a list of paths.')
-    if not isinstance(row["messages"], Sequence) or isinstance(row["messages"], str):
-        raise DataError(f'"messages" is {type(row["messages"]).__name__}. Expected a list of messages.')
-    return {"images": list(images), "messages": list(row["messages"])}
-
-
-def _openai(row: Mapping[str, Any], question: str | None) -> CommonRow:
+def check_text(text: str, what: str) -> None:
+    """Raise DataError for text that nothing can encode."""
     try:
-        turns, sources = messages_to_turns(row["messages"])
-    except PromptError as error:
-        raise DataError(str(error)) from error
-    if any(source is None for source in sources):
-        raise DataError("a message has an image part without a picture in it.")
-    messages = []
-    for turn in turns:
-        messages.append({"role": "user", "content": IMAGE_MARKER * turn.num_images + turn.question})
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise DataError(f"{what} holds half of a character (\\u{code:04x}). Write it as UTF-8.") from None
+
+
+def check_source(image: Any) -> Any:
+    """What holds a picture, without the box that `datasets` puts around it.
+
+    Raises:
+        DataError: it is nothing that a picture could be read from.
+    """
+    if isinstance(image, Mapping):
+        inner = next((image[key] for key in ("bytes", "path") if image.get(key) is not None), None)
+        if inner is None:
+            raise DataError(f"a picture is an object with the keys {shorten(', '.join(map(str, image)))}. "
+                            'Expected "bytes" or "path".')  # fmt: skip
+        image = inner
+    if isinstance(image, str | bytes) and not len(image):
+        raise DataError("a picture is empty. Name its file, or leave it out.")
+    if kind_of(image) not in KINDS:
+        raise DataError(
+            f"a picture is {shown(image)}, of the type {type(image).__name__}. Expected {', '.join(KINDS)}."
+        )
+    if isinstance(image, str | PathLike):
+        check_text(str(image), "the path of a picture")
+    return image
+
+
+def to_common(row: Any, question: str | None = None, number: int = 0) -> CommonRow:
+    """The common row of a row in any of `FORMATS`, with what `evaluate` reads beside it.
+
+    Args:
+        row, question, number: as of `read_row`.
+
+    Raises:
+        DataError: as of `read_row`.
+    """
+    conversation = read_row(row, question, number)
+    extras = dict(zip(EVALUATION_KEYS, read_extras(row), strict=True))
+    return write_row(conversation) | {key: value for key, value in extras.items() if value}
+
+
+def read_extras(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """What `evaluate` reads beside the conversation: right answers to the last question, and its type.
+
+    Raises:
+        DataError: they are none.
+    """
+    references, kind = row.get("references") or (), row.get("type")
+    is_list = isinstance(references, list | tuple)
+    if not is_list or not all(isinstance(text, str) and text.strip() for text in references):
+        raise DataError(f'"references" is {shown(references)}. Expected a list of right answers, each a string.')
+    if not isinstance(kind, str | None):
+        raise DataError(f'"type" is {shown(kind)}. Expected a string.')
+    for text in (*references, kind or ""):
+        check_text(text, "a reference or type")
+    return tuple(references), kind
+
+
+def write_row(conversation: Conversation) -> CommonRow:
+    """The common row; where the marker itself is in a question, as message parts, in which it is text."""
+    needs_parts = any(IMAGE_MARKER in turn.question for turn in conversation.turns)
+    messages: list[dict[str, Any]] = []
+    for turn in conversation.turns:
+        content: Any = IMAGE_MARKER * turn.num_images + turn.question
+        if needs_parts:
+            content = [{"type": "image"}] * turn.num_images + [{"type": "text", "text": turn.question}]
+        messages.append({"role": "user", "content": content})
         if turn.answer is not None:
             messages.append({"role": "assistant", "content": turn.answer})
-    return {"images": sources, "messages": messages}
+    return {"images": list(conversation.images), "messages": messages}
 
 
-def _llava(row: Mapping[str, Any], question: str | None) -> CommonRow:
-    images = row.get("image", row.get("images")) or []
+def unused_keys(row: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a readable row that say nothing to anybody here; those of messages as "messages.key"."""
+    row = without_none(row)
+    kind = FORMATS[format_of(row)]
+    used = (*kind.keys(row), *OTHER_KEYS)
+    yield from (shorten(str(key)) for key in row if key not in used)
+    for name, known in MESSAGE_KEYS.items():
+        if name in used and isinstance(row.get(name), list):
+            others = {key for message in row[name] if isinstance(message, Mapping) for key in message}
+            yield from (f"{name}.{shorten(str(key))}" for key in others if key not in known)
+
+
+MESSAGE_KEYS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+
+
+def _messages(row: Mapping[str, Any]) -> list[Any]:
+    messages = row["messages"]
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise DataError(f'"messages" is {type(messages).__name__}. Expected a list of messages.')
+    return _with_system(row, list(messages))
+
+
+def _with_system(row: Mapping[str, Any], messages: list[Any]) -> list[Any]:
+    """The messages behind what stands in a field of its own beside them."""
+    if "system" not in row:
+        return messages
+    if not isinstance(row["system"], str):
+        raise DataError(f'"system" is {type(row["system"]).__name__}. Expected a string.')
+    if any(isinstance(message, Mapping) and message.get("role") == "system" for message in messages):
+        raise DataError("there are a system field and a system message. Keep one of them.")
+    return [{"role": "system", "content": row["system"]}, *messages]
+
+
+def _images(row: Mapping[str, Any]) -> list[Any]:
+    images = row.get("images", [])
+    if not isinstance(images, Sequence) or isinstance(images, str | bytes):
+        raise DataError(f'"images" is {type(images).__name__}. Expected a list of paths.')
+    return list(images)
+
+
+def _common(row: Mapping[str, Any], ask: Ask) -> Said:
+    return Said(_messages(row), _images(row), IMAGE_MARKER)
+
+
+def _openai(row: Mapping[str, Any], ask: Ask) -> Said:
+    return Said(_messages(row), _images(row))
+
+
+def _llava(row: Mapping[str, Any], ask: Ask) -> Said:
+    images = row.get("image", row.get("images", []))
     messages = []
     for message in row["conversations"]:
         role = message.get("from") if isinstance(message, Mapping) else None
-        if role not in ROLES:
-            raise DataError(f'a message is "from" {role!r}. Expected one of {", ".join(ROLES)}.')
+        if not isinstance(role, str) or role not in ROLES:
+            raise DataError(f'a message is "from" {shown(role)}. Expected one of {", ".join(ROLES)}.')
         messages.append({"role": ROLES[role], "content": message.get("value")})
-    return {"images": list(images) if isinstance(images, list | tuple) else [images], "messages": messages}
+    images = images if isinstance(images, list) else [images] * (not _is_no_picture(images))
+    return Said(_with_system(row, messages), images, IMAGE_MARKER)
 
 
-def _visualglm(row: Mapping[str, Any], question: str | None) -> CommonRow:
+def _visualglm(row: Mapping[str, Any], ask: Ask) -> Said:
     return _one_turn(row["img"], row["prompt"], row["label"])
 
 
-def _caption(row: Mapping[str, Any], question: str | None) -> CommonRow:
+def _caption(row: Mapping[str, Any], ask: Ask) -> Said:
     caption = row[_first(row, CAPTION_KEYS)]
-    if isinstance(caption, bytes):
-        caption = caption.decode()
     if not isinstance(caption, str):
         raise DataError(f"the caption is {type(caption).__name__}. Expected a string.")
-    if question is None:
-        choices = CAPTION_QUESTIONS[detect_language(caption)]
-        question = choices[zlib.crc32(caption.encode()) % len(choices)]  # the same one in every epoch and every run
-    return _one_turn(row[_first(row, IMAGE_KEYS)], question, caption.strip())
+    check_text(caption, "the caption")
+    return _one_turn(row[_first(row, IMAGE_KEYS)], ask(caption), caption.strip())
 
 
-def _one_turn(image: Any, question: Any, answer: Any) -> CommonRow:
+def _one_turn(image: Any, question: Any, answer: Any) -> Said:
     if not isinstance(question, str) or not isinstance(answer, str):
         raise DataError(f"question and answer are {type(question).__name__} and {type(answer).__name__}, not strings.")
-    has_image = image is not None and image != ""
-    user = {"role": "user", "content": IMAGE_MARKER * has_image + question}
-    return {"images": [image] * has_image, "messages": [user, {"role": "assistant", "content": answer}]}
+    images = [] if _is_no_picture(image) else [image]
+    user: list[dict[str, Any]] = [{"type": "image"} for _ in images]
+    user.append({"type": "text", "text": question})
+    return Said([{"role": "user", "content": user}, {"role": "assistant", "content": answer}], images)
+
+
+def _is_no_picture(image: Any) -> bool:
+    return isinstance(image, str) and not image
 
 
 def _first(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return next((key for key in keys if row.get(key) is not None), "")
+    return next((key for key in keys if key in row), "")
 
 
 def _has_parts(row: Mapping[str, Any]) -> bool:
     messages = row.get("messages")
-    return isinstance(messages, Sequence) and any(
-        isinstance(message, Mapping) and isinstance(message.get("content"), list | tuple) for message in messages
+    return isinstance(messages, list) and any(
+        isinstance(message, Mapping) and isinstance(message.get("content"), list) for message in messages
     )
 
 
-# Tried from top to bottom.
+# Tried from top to bottom, on rows without None.
 FORMATS: dict[str, Format] = {
     "openai": Format(
-        _has_parts, _openai, '{"messages": [{"role": "user", "content": [{"type": "image_url", …}, …]}, …]}'
+        _has_parts,
+        _openai,
+        lambda row: ("messages", "images", "system"),
+        '{"messages": [{"role": "user", "content": [{"type": "image_url", …}, …]}, …]}',
     ),
     "common": Format(
         lambda row: "messages" in row,
         _common,
+        lambda row: ("messages", "images", "system"),
         '{"images": ["a.jpg"], "messages": [{"role": "user", "content": "<image>…"}, …]}',
     ),
     "llava": Format(
-        lambda row: isinstance(row.get("conversations"), list | tuple),
+        lambda row: isinstance(row.get("conversations"), list),
         _llava,
+        lambda row: ("conversations", "image" if "image" in row else "images", "system"),
         '{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>…"}, {"from": "gpt", "value": "…"}]}',
     ),
     "visualglm": Format(
         lambda row: {"img", "prompt", "label"} <= row.keys(),
         _visualglm,
+        lambda row: ("img", "prompt", "label"),
         '{"img": "a.jpg", "prompt": "…", "label": "…"}',
     ),
     "caption": Format(
         lambda row: bool(_first(row, IMAGE_KEYS) and _first(row, CAPTION_KEYS)),
         _caption,
+        lambda row: (_first(row, IMAGE_KEYS), _first(row, CAPTION_KEYS)),
         '{"image": "a.jpg", "caption": "…"}',
     ),
 }

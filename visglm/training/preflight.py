@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import DataError, TrainingError
+from ..errors import DataError, TrainingError, VisGLMError
 from ..model import VisGLMForConditionalGeneration
 from ..prompt import IGNORE_INDEX
-from .adapters import trainable
 from .data import Collator, TrainingData
+from .methods import trainable
 
 NUM_SCANNED = 20_000  # examples whose length is measured; of larger sets an even sample
 ADAM_BYTES = 4 + 8  # gradient and two moments of a float32 parameter
@@ -50,7 +50,7 @@ def scan(data: TrainingData) -> Preflight:
     for place in range(0, len(data), step):
         try:
             rendered, is_cut = data.rendered(place)
-        except DataError:  # too long; training leaves it out and names it
+        except VisGLMError:  # too long; training leaves it out and names it
             continue
         num_supervised += sum(label != IGNORE_INDEX for label in rendered.labels)
         num_cut += is_cut

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
+import secrets
+import shlex
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +19,14 @@ from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
 from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
 
+CARD_START = "---\nlibrary_name: visglm\n"
 MEASURED = "peak_of_the_process"  # among the memory; the rest of it is what training was expected to take
 VERSIONS = ("visglm", "torch", "transformers", "peft", "accelerate", "timm")
 
 
 @dataclass
 class Sample:
-    """A held-out question, and the answers before and after."""
+    """A question, and the answers before and after."""
 
     where: str
     question: str
@@ -29,6 +34,7 @@ class Sample:
     before: str
     after: str | None
     images: list[Image.Image] = field(default_factory=list, repr=False)
+    paths: list[str] = field(default_factory=list, repr=False)  # of those that are files
 
 
 @dataclass
@@ -41,7 +47,8 @@ class FinetuneReport:
         history: points of the curves, `{"step", "loss", …}`. best: step and held-out loss of what was kept.
         metrics: of the held-out answers, before and after: by metric `{"value", "low", "high"}` in percent, with the
             95 % bootstrap interval, or None where it says nothing about these rows.
-        samples: held-out questions with their answers.
+        samples, taught: held-out and training questions with their answers.
+        verdict: what these say, in sentences.
     """
 
     output_dir: Path
@@ -54,6 +61,8 @@ class FinetuneReport:
     speed: dict[str, float]
     metrics: dict[str, dict[str, Any]]
     samples: list[Sample]
+    taught: list[Sample]
+    verdict: list[str]
     seconds: float
     versions: dict[str, str] = field(default_factory=lambda: read_versions())
 
@@ -73,22 +82,9 @@ class FinetuneReport:
             table(("percent, with 95 % interval", *self.metrics), scores)
             if scores
             else paragraph("No answer was kept apart to compare."),
-            table(
-                ("picture", "question", "expected", "before", "after"),
-                [
-                    (
-                        Html(
-                            pictures(thumbnail_url(image, 128) for image in sample.images)
-                            + escape("\n" + Path(sample.where).name)
-                        ),
-                        sample.question,
-                        sample.expected,
-                        sample.before,
-                        sample.after,
-                    )
-                    for sample in self.samples
-                ],
-            ),
+            answers_table(self.samples),
+            heading("Answers about training rows"),
+            answers_table(self.taught),
             heading("Data, memory, speed"),
             table(("", ""), [(name.replace("_", " "), value) for name, value in self.data.items()]),
             table(
@@ -117,56 +113,112 @@ class FinetuneReport:
         ]
 
     def summary(self) -> str:
+        return f"{self.facts()} {' '.join(self.verdict)} Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
+
+    def next_commands(self, data: Any) -> list[str]:
+        """Command lines to go on with: ask it, measure it, see it.
+
+        Args:
+            data: the path that it learnt from.
+        """
+        folder = str(self.output_dir)
+        sample = next((sample for sample in (*self.taught, *self.samples) if sample.paths), None)
+        asked = [*sample.paths, "-q", sample.question] if sample is not None else []
+        measured = [str(self.settings["eval_data"] or data)]
+        measured += ["--prompt", self.settings["prompt"]] if self.settings["prompt"] is not None else []
+        measured += ["--allow-outside"] if self.settings["allow_outside"] else []
+        return [
+            shlex.join(["visglm", *words, "--model", folder])
+            for words in (["chat", *asked], ["evaluate", *measured], ["app"])
+        ]
+
+    def facts(self) -> str:
         kept = (
             f"; the best held-out loss, {self.best['loss']:.3f}, was at step {self.best['step']}" if self.best else ""
         )
         steps = max((row["step"] for row in self.history), default=0)
-        return (
-            f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}. "
-            f"Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
-        )
+        return f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}."
 
     def _repr_html_(self) -> str:
         return str(self.html)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON."""
-        values = {name: value for name, value in vars(self).items() if name not in ("samples", "output_dir")}
-        samples = [{name: text for name, text in vars(sample).items() if name != "images"} for sample in self.samples]
-        return {"output_dir": str(self.output_dir), **values, "samples": samples}
+        values = {name: value for name, value in vars(self).items() if name not in ("samples", "taught", "output_dir")}
+        asked = {
+            kind: [
+                {name: text for name, text in vars(sample).items() if name not in ("images", "paths")}
+                for sample in samples
+            ]
+            for kind, samples in (("samples", self.samples), ("taught", self.taught))
+        }
+        return {"output_dir": str(self.output_dir), **values, **asked}
 
     def write(self) -> None:
         """report.html, report.json and README.md in the output folder."""
-        (self.output_dir / "report.html").write_text(self.html, "utf-8")
+        write_text(self.output_dir / "report.html", self.html)
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, default=str)
-        (self.output_dir / "report.json").write_text(text + "\n", "utf-8")
-        (self.output_dir / "README.md").write_text(self.card(), "utf-8")
+        write_text(self.output_dir / "report.json", text + "\n")
+        card = self.output_dir / "README.md"
+        if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):  # else it is the user's
+            write_text(card, self.card())
 
     def card(self) -> str:
         """A model card, as model hubs show it."""
+        # It is read elsewhere, where this machine's folders say nothing and are nobody's business.
+        command = shlex.join(Path(word).name if os.path.isabs(word) else word for word in shlex.split(self.command))
+        fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", command)), 0)
+        name = re.sub(r"[^\w.-]", "_", self.output_dir.name)
         lines = [
-            "---",
-            "library_name: visglm",
+            *CARD_START.splitlines(),
             "pipeline_tag: image-text-to-text",
             f"tags: [visglm, {self.settings['method']}]",
             "---",
             "",
-            f"# {self.output_dir.name}",
+            f"# {name}",
             "",
-            f"Fine-tuned with visglm ({self.settings['method']}). {self.summary()}",
+            f"Fine-tuned with visglm ({self.settings['method']}). {self.facts()}",
             "",
             "```python",
             "from visglm import VisGLM",
             "",
-            f'vlm = VisGLM.from_pretrained("{self.output_dir.name}")',
+            f'vlm = VisGLM.from_pretrained("{name}")',
             'print(vlm.chat("picture.jpg", "What is this?"))',
             "```",
         ]
         if self.metrics:
             lines += ["", f"| held-out, percent | {' | '.join(self.metrics)} |", "|---|" + "---|" * len(self.metrics)]
             lines += [f"| {' | '.join(row)} |" for row in self.scores()]
-        lines += ["", "```", self.command, "```", ""]
+        lines += ["", fence, command, fence, ""]
         return "\n".join(lines)
+
+
+def answers_table(samples: list[Sample]) -> Html:
+    """Questions with their pictures, the answer expected, and those before and after."""
+    return table(
+        ("picture", "question", "expected", "before", "after"),
+        [
+            (
+                Html(
+                    pictures(thumbnail_url(image, 128) for image in sample.images)
+                    + escape("\n" + Path(sample.where).name)
+                ),
+                sample.question,
+                sample.expected,
+                sample.before,
+                sample.after,
+            )
+            for sample in samples
+        ],
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step. What it was a link to is not written to."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(part, path)
 
 
 def read_versions() -> dict[str, str]:

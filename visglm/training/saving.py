@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: written beside their place, flushed, marked complete, then renamed."""
+"""What a run leaves: checkpoints that are whole or not there, and the result.
+
+A checkpoint is written beside its place, flushed, marked complete, then renamed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,24 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..errors import TrainingError
+import torch
+from torch import Tensor
+
+from ..adapters import HERE, Adapters, Home, base_tensors, is_adapter, read_delta, write_delta
+from ..checkpoint import read_weights, replacing, save_base, write_model
+from ..errors import CheckpointError, ConfigError, TrainingError
+from ..processor import VisGLMProcessor
+from ..recipe import FinetuneArguments
 
 MARKER_NAME = "complete.json"  # lists every file with its size
 PARTIAL_NAME = "partial"  # where a checkpoint is until it is whole
+FACTS_NAME = "run.json"  # what must be the same where a run goes on
+BASE_NAME = "base"  # of a base that no other folder holds
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -64,12 +79,153 @@ def rotate(output_dir: Path, keep: int, best: str | None) -> None:
             shutil.rmtree(path)
 
 
-def copy_result(checkpoint: Path, output_dir: Path, names: list[str]) -> None:
-    """Put a checkpoint's model files where `from_pretrained(output_dir)` looks, each replaced in one step."""
-    for name in names:
-        part = output_dir / f".{name}.part"
-        shutil.copyfile(checkpoint / name, part)
-        os.replace(part, output_dir / name)
+def examples_per_step(settings: FinetuneArguments) -> int:
+    """Over all processes."""
+    return settings.batch_size * settings.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+
+
+def facts_of(settings: FinetuneArguments) -> dict[str, Any]:
+    """What must be the same where a run goes on: by steps, it finds its place in the data by these."""
+    return {"method": settings.method, "examples per step": examples_per_step(settings), "seed": settings.seed}
+
+
+def write_facts(checkpoint: Path, settings: FinetuneArguments) -> None:
+    """Note in a checkpoint what `check_resumed` asks for."""
+    (checkpoint / FACTS_NAME).write_text(json.dumps(facts_of(settings), indent=1) + "\n", "utf-8")
+
+
+def check_resumed(checkpoint: Path, adapters: Adapters, settings: FinetuneArguments) -> None:
+    """Whether a run can go on from a checkpoint.
+
+    Raises:
+        ConfigError: it was started with other settings, or over another base.
+    """
+    try:
+        facts = json.loads((checkpoint / FACTS_NAME).read_text("utf-8"))
+    except (OSError, ValueError):  # an older visglm wrote none
+        facts = {}
+    now = facts_of(settings)
+    different = [
+        f"{name} was {facts[name]!r}, is {value!r}" for name, value in now.items() if facts.get(name, value) != value
+    ]
+    if is_adapter(checkpoint):
+        base = read_delta(checkpoint).base
+        if base.fingerprint not in (None, adapters.fingerprint()):
+            different.append(f"its base is another one, {base.name} as seen from {checkpoint}; load that")
+    if different:
+        raise ConfigError(
+            f"the run cannot go on from {checkpoint}: {'; '.join(different)}. Give it what it was started with, or "
+            "start anew in another output_dir."
+        )
+
+
+def settle_home(
+    adapters: Adapters, processor: VisGLMProcessor, output_dir: Path, *, is_main: bool, is_resumed: bool
+) -> Home:
+    """Where the base of this run is found again; one that no folder holds is written into the run's, once.
+
+    Args:
+        is_main: whether this is the process that writes. is_resumed: the run goes on, and has written it already.
+
+    Raises:
+        ConfigError: the result would take the place of its own base.
+        CheckpointError: the base cannot be written.
+    """
+    home = adapters.home
+    if home is not None and home.name != HERE:
+        refuse_own_folder(home, output_dir)
+        return home
+    folder = output_dir.resolve() / BASE_NAME
+    home = Home(str(folder), adapters.fingerprint())
+    if is_main and not (is_resumed and folder.is_dir()):
+        with replacing(folder) as partial:
+            save_base(adapters, processor, partial)
+    adapters.home = home
+    return home
+
+
+def refuse_own_folder(home: Home, output_dir: Path) -> None:
+    """Raise `ConfigError` where the result would take the place of the model that is to be taught."""
+    if Path(home.name).is_absolute() and Path(home.name).resolve() == output_dir.resolve():
+        raise ConfigError(
+            f"output_dir is {output_dir}, which holds the model that is to be taught: the result would take the "
+            "place of its own base. Name another folder."
+        )
+
+
+def save_trained(
+    folder: Path,
+    adapters: Adapters,
+    processor: VisGLMProcessor,
+    home: Home | None,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write what is being trained, as it is, so that it can be gone on from and `VisGLM.from_pretrained` reads it.
+
+    Args:
+        home: the base as seen from the folder's final place; None where the result is a model of its own.
+        state_dict: the network's tensors, where it holds only a part of them itself (sharded training).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(folder)
+    if home is not None:
+        write_delta(folder, adapters.delta(home, state_dict))
+        return
+    live = base_tensors(adapters.network)
+    source: Mapping[str, Tensor] = state_dict if state_dict is not None else live
+    write_model(adapters.network, ((name, source[name]) for name in live), folder)
+
+
+def read_trained(checkpoint: Path, adapters: Adapters) -> dict[str, Tensor]:
+    """What `save_trained` wrote for the parameters that are being trained, by their names in the files.
+
+    Raises:
+        CheckpointError: it is from another method or other settings, or is damaged.
+    """
+    wanted = adapters.learning.parameters()
+    if is_adapter(checkpoint):
+        stored: Mapping[str, Tensor] = read_delta(checkpoint).tensors
+    else:
+        stored = {name: tensor.clone() for name, tensor in read_weights(checkpoint) if name in wanted}
+    problems = [
+        f"{name}: {list(stored[name].shape) if name in stored else 'missing'}, expected {list(parameter.shape)}"
+        for name, parameter in wanted.items()
+        if name not in stored or stored[name].shape != parameter.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            checkpoint, problems, "Resume with the settings it was started with, or start anew in another folder."
+        )
+    return {name: stored[name] for name in wanted}
+
+
+def load_trained(checkpoint: Path, adapters: Adapters) -> None:
+    """Put what `save_trained` wrote back into the network that is being trained."""
+    stored = read_trained(checkpoint, adapters)
+    with torch.no_grad():
+        for name, parameter in adapters.learning.parameters().items():
+            parameter.copy_(stored[name])
+
+
+def write_result(
+    checkpoint: Path, output_dir: Path, adapters: Adapters, processor: VisGLMProcessor, home: Home | None
+) -> None:
+    """Put the model of a checkpoint where `from_pretrained(output_dir)` looks, in the base's own dtypes.
+
+    Args:
+        home: as that of `save_trained`, seen from `output_dir`.
+    """
+    dtypes = adapters.learning.dtypes()
+    with replacing(output_dir) as partial:
+        processor.save_pretrained(partial)
+        if home is not None:
+            delta = read_delta(checkpoint)
+            tensors = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in delta.tensors.items()}
+            write_delta(partial, replace(delta, tensors=tensors, base=home))
+            return
+        stored = read_weights(checkpoint)
+        tensors_in_turn = ((name, tensor.to(dtypes.get(name, tensor.dtype))) for name, tensor in stored)
+        write_model(adapters.network, tensors_in_turn, partial)
 
 
 def disk_error(error: OSError, folder: Path) -> TrainingError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -10,40 +11,63 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from ..errors import TrainingError
+from ..adapters import Adapters, Home, relative_to
+from ..config import VisGLMConfig
+from ..errors import DataError, TrainingError, VisGLMError, require
 from ..processor import VisGLMProcessor
+from ..prompt import IGNORE_INDEX
 from ..recipe import FinetuneArguments, split_names
-from .adapters import METHODS, rate_of, save_trained, tower_names, tower_of
-from .data import check_bad_share
-from .saving import PARTIAL_NAME, disk_error, publish, rotate
+from .data import HeldOutData, check_bad_share
+from .methods import METHODS, rate_of, tower_names, tower_of
+from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
+from .seen import SeenPictures
 
 NUM_LOGGED = 500  # points of a loss curve
+# What torch says of a process that reads data and is no more.
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
 
 
 class VisGLMTrainer(Trainer):
-    """Trains what `adapters.prepare` has made trainable.
+    """Trains the part that `adapters.learn` has put into the network.
 
     Args:
-        settings: of the run. processor: saved beside the weights.
+        settings: of the run. processor: saved beside the weights. home: of the base, as `save_trained` takes it.
         schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, by Trainer's names.
     """
 
     optimizer: Any  # Trainer assigns it without saying what it is
 
     def __init__(
-        self, model: nn.Module, settings: FinetuneArguments, processor: VisGLMProcessor, schedule: Any, **data
+        self,
+        adapters: Adapters,
+        settings: FinetuneArguments,
+        processor: VisGLMProcessor,
+        home: Home | None,
+        schedule: Any,
+        **data,
     ):
-        self.settings, self.processor = settings, processor
+        self.adapters, self.settings, self.processor, self.home = adapters, settings, processor, home
         self.problems: list[str] = []
-        self.num_seen = self.num_cut = 0
-        super().__init__(model=model, args=schedule, processing_class=processor, **data)
+        self.num_bad = self.num_seen = self.num_cut = 0
+        self.measured: dict[int, tuple[float, int]] = {}  # held-out example → its loss, added up, and its tokens
+        if data.get("eval_dataset") is not None:
+            data["eval_dataset"] = HeldOutData(data["eval_dataset"])
+        super().__init__(model=adapters.network, args=schedule, processing_class=processor, **data)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        vision = adapters.network.model.vision
+        learns = vision is not None and any(parameter.requires_grad for parameter in vision.parameters())
+        self.frozen_vision = None if learns else vision
+        # Of sharded weights every process must run every module at every step.
+        self.seen = SeenPictures(vision) if self.frozen_vision is not None and not self.is_sharded else None
+        if data.get("train_dataset") is not None:
+            self.add_callback(Epochs(data["train_dataset"]))
         self.meter = Meter()
         self.add_callback(self.meter)
         if self.is_deepspeed_enabled:
@@ -63,7 +87,7 @@ class VisGLMTrainer(Trainer):
                 [
                     {
                         "params": parameters,
-                        "lr": rate_of(self.settings, tower),
+                        "lr": rate_of(self.settings, tower, self.adapters.network.config),
                         "weight_decay": self.settings.weight_decay if decays else 0.0,
                     }
                     for (tower, decays), parameters in groups.items()
@@ -71,30 +95,97 @@ class VisGLMTrainer(Trainer):
             )
         return self.optimizer
 
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As of the base class; what goes wrong in a process that reads data is told in our own words."""
+        try:
+            return super().train(*arguments, **options)
+        except VisGLMError as error:
+            # The loader puts the worker's traceback into the message.
+            *traceback, message = re.split(r"^visglm\.errors\.\w+: ", str(error), flags=re.MULTILINE)
+            if not traceback:
+                raise
+            raise type(error)(message.rstrip()) from None
+        except RuntimeError as error:
+            dead = DEAD_WORKER.search(str(error))
+            if dead is None:
+                raise
+            raise TrainingError(
+                f"a process that reads data ended ({dead[1] or 'without a word'}), most often because memory ran out: "
+                f"lower num_workers ({self.args.dataloader_num_workers}) or batch_size "
+                f"({self.settings.batch_size}), and go on by resume=True (--resume)."
+            ) from None
+
+    def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
+        """As of the base class, but every token weighs the same: it would take the mean of the batches' means, and
+        count again what fills up the last batch of several processes."""
+        self.measured = {}
+        output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **options)
+        gathered = require("finetune", "accelerate.utils").gather_object(list(self.measured.items()))
+        measured = dict(gathered).values()
+        num_tokens = sum(count for _, count in measured)
+        if not num_tokens:
+            shown = "".join(f"\n  {problem}" for problem in self.problems[:10])
+            raise DataError(f"not one held-out row can be used:{shown}")
+        output.metrics[f"{metric_key_prefix}_loss"] = sum(loss for loss, _ in measured) / num_tokens
+        return output
+
+    def measure(self, model: nn.Module, inputs: dict[str, Any], places: list[int]) -> tuple[Tensor, Any]:
+        """The mean loss of a held-out batch; loss and tokens of each example are kept for the mean over all."""
+        outputs = model(**{**inputs, "use_cache": False})
+        targets = F.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)[:, inputs["logits_to_keep"]]
+        logits = outputs["logits"].float().flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+        sums, counts = losses.view_as(targets).sum(1), (targets != IGNORE_INDEX).sum(1)
+        self.measured |= zip(places, zip(sums.tolist(), counts.tolist(), strict=True), strict=True)
+        return sums.sum() / counts.sum().clamp(min=1), outputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
+        places = inputs.pop("places", None)
         where, skipped = inputs.pop("where"), inputs.pop("skipped")
         num_cut, num_tokens = inputs.pop("num_cut"), inputs.pop("num_tokens")
+        pictures = inputs.pop("pictures")
+        self.look(inputs, pictures)
+        if places is not None:
+            self.say_left_out([problem for problem in skipped if problem not in self.problems])
+            loss, outputs = self.measure(model, inputs, places)
+            if bool((inputs["labels"] != IGNORE_INDEX).any()):
+                self.check_loss(loss, where, training=False)
+            return (loss, outputs) if return_outputs else loss
         # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
         outputs = super().compute_loss(
             model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         loss = outputs[0]
-        if model.training:
-            self.check_rows(where, skipped, num_cut)
-            self.meter.count(inputs, num_tokens)
-        self.check_loss(loss, where, model.training)
+        self.check_rows(where, skipped, num_cut)
+        self.meter.count(len(inputs["input_ids"]), len(pictures), num_tokens)
+        self.check_loss(loss, where, training=True)
         return outputs if return_outputs else loss
+
+    def look(self, inputs: dict[str, Any], pictures: list[bytes]) -> None:
+        """Put visual tokens in the place of pictures where the vision encoder does not learn: it sees as in chat."""
+        if self.frozen_vision is not None:
+            self.frozen_vision.eval()  # Trainer has set the whole network to training
+        if self.seen is not None:
+            pixel_values = inputs.pop("pixel_values", None)
+            if pictures:
+                with self.accelerator.autocast():
+                    inputs["image_embeds"] = self.seen(pixel_values, pictures)
 
     def check_rows(self, where: list[str], skipped: list[str], num_cut: int) -> None:
         """Count what could not be used; give up when it is too much."""
-        self.problems += skipped
+        self.num_bad += len(skipped)
         self.num_seen += len(where) + len(skipped)
         self.num_cut += num_cut
         if skipped:
-            self.meter.say("\n".join(f"left out: {problem}" for problem in skipped))
+            self.say_left_out(skipped)
             limit = max(self.settings.max_bad_rows, 1 / self.num_seen)  # one alone is no share yet
-            check_bad_share(len(self.problems), self.num_seen, self.problems, limit)
+            check_bad_share(self.num_bad, self.num_seen, self.problems, limit)
+
+    def say_left_out(self, problems: list[str]) -> None:
+        self.problems += problems
+        if problems:
+            self.meter.say("\n".join(f"left out: {problem}" for problem in problems))
 
     def check_loss(self, loss: Tensor, where: list[str], training: bool) -> None:
         value = float(loss.detach())
@@ -110,12 +201,24 @@ class VisGLMTrainer(Trainer):
 
     # --- checkpoints ---
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the network only."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def save_last(self) -> None:
+        """A checkpoint of the last step, where it ended between two."""
+        found = checkpoints(self.args.output_dir)
+        if not found or found[-1].name != f"checkpoint-{self.state.global_step}":
+            self._save_checkpoint(self.model, None)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_trained(
-                folder, self.accelerator.unwrap_model(self.model), self.processor, self.settings.method, state_dict
-            )
+            folder, run = Path(output_dir or self.args.output_dir), Path(self.args.output_dir).resolve()
+            place = run / folder.name  # where it will be when it is whole
+            home = relative_to(self.home, run, place) if self.home is not None else None
+            save_trained(folder, self.adapters, self.processor, home, state_dict)
+            write_facts(folder, self.settings)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / PARTIAL_NAME)
@@ -174,6 +277,21 @@ class Brake(TrainerCallback):
             control.should_training_stop = True
 
 
+class Epochs(TrainerCallback):
+    """Tells data which epoch it is, wherever they are read; a run that goes on counts from where it was."""
+
+    def __init__(self, data: Any):
+        self.parts = getattr(data, "datasets", [data])
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.next = int((state.epoch or 0) + 1e-6)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        for part in self.parts:
+            part.epoch.fill_(self.next)
+        self.next += 1
+
+
 class OneDtype(TrainerCallback):
     """DeepSpeed casts parameters and leaves buffers as they are: a stem's BatchNorm wants both in one dtype."""
 
@@ -193,10 +311,10 @@ class Meter(TrainerCallback):
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
-    def count(self, inputs: dict[str, Any], num_tokens: int) -> None:
-        self.num_examples += len(inputs["input_ids"])
+    def count(self, num_examples: int, num_images: int, num_tokens: int) -> None:
+        self.num_examples += num_examples
+        self.num_images += num_images
         self.num_tokens += num_tokens
-        self.num_images += len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
 
     def rates(self) -> dict[str, float]:
         """Per second from the start to the last step, of this process; what is saved behind it does not count."""
@@ -243,7 +361,14 @@ class Meter(TrainerCallback):
 
 
 def training_arguments(
-    settings: FinetuneArguments, *, num_steps: int, every: int, has_held_out: bool, precision: str, is_on_cpu: bool
+    settings: FinetuneArguments,
+    config: VisGLMConfig,
+    *,
+    num_steps: int,
+    every: int,
+    has_held_out: bool,
+    precision: str,
+    is_on_cpu: bool,
 ) -> TrainingArguments:
     """The same as transformers wants it."""
     strategy = "steps" if has_held_out else "no"
@@ -253,7 +378,7 @@ def training_arguments(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=max(rate_of(settings, tower) for tower in tower_names(settings)),
+        learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings)),
         lr_scheduler_type="cosine",
         warmup_steps=int(settings.warmup * num_steps),
         weight_decay=settings.weight_decay,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ...config import VisGLMConfig
+from ...adapters import Delta, is_leftover, read_leftovers
+from ...config import RANGES, VisGLMConfig
 from ...errors import CheckpointError, ConfigError
-from ...pictures.preprocess import VisGLMImageProcessor
 from ...processor import VisGLMProcessor
 from ...tokenizers import VOCAB_FILE_NAME, ChatGLMTokenizer
+from ...untrusted import told
 from ..files import WeightFiles, find_weights, read_json
+from ..processing import read_tokenizer
+from ..settings import check_fields, is_whole
 from ..source import Source
 from .renamed import RenamedSource
 from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, expand
@@ -22,6 +24,15 @@ HF_VISION, SAT_VISION = "image_encoder.", "mixins.eva.model."
 LEGACY_WEIGHTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 # Settings that would make another network, with the one value that is built here.
 FIXED: dict[str, Any] = {"position_encoding_2d": True, "layernorm_order": "post", "model_parallel_size": 1}
+OLD_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "inner_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_attention_heads",
+    "vocab_size": "vocab_size",
+    "patch_size": "patch_size",
+}
+OLD_SIZES = {old: ("a size", partial(is_whole, low=1, high=int(RANGES[new][1]))) for old, new in OLD_NAMES.items()}
 
 
 def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
@@ -39,6 +50,11 @@ def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
     ]
     if problems:
         raise CheckpointError(path, problems, "Expected a configuration of ChatGLM-6B or VisualGLM-6B.")
+    vit = fields.get("eva_config") or fields.get("eva_args")
+    qformer = fields.get("qformer_config") or fields.get("qformer_args")
+    for part in (fields, vit, qformer):
+        if part is not None:
+            check_fields(path, part, OLD_SIZES)  # before anything is counted or repeated by them
     hidden_size, vocab_size = fields["hidden_size"], fields["vocab_size"]
     bos_token_id = fields.get("bos_token_id", vocab_size - 524)
     text = {
@@ -56,8 +72,6 @@ def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
         "mask_token_id": fields.get("mask_token_id", bos_token_id - 4),
         "gmask_token_id": fields.get("gmask_token_id", bos_token_id - 3),
     }
-    vit = fields.get("eva_config") or fields.get("eva_args")
-    qformer = fields.get("qformer_config") or fields.get("qformer_args")
     try:
         if vit is None or qformer is None:
             return VisGLMConfig(text_config=text, prompt_style="chatglm")
@@ -123,7 +137,8 @@ def legacy_processor(source: Source, folder: Path) -> VisGLMProcessor:
             "with tokenizer_config.json and name that folder with tokenizer=….",
         )
     try:
-        tokenizer = ChatGLMTokenizer.from_pretrained(folder, image_token_id=config.image_token_id)
+        with told(folder, "the tokenizer"):
+            tokenizer = read_tokenizer(folder, ChatGLMTokenizer, image_token_id=config.image_token_id)
     except ConfigError as error:
         raise CheckpointError(
             source.path, [f"tokenizer: {error}"], "Use the tokenizer of the model's release."
@@ -131,13 +146,7 @@ def legacy_processor(source: Source, folder: Path) -> VisGLMProcessor:
     check_tokenizer(
         source, tokenizer, ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
     )
-    side = config.vision_config.image_size if config.vision_config is not None else 224
-    return VisGLMProcessor(
-        VisGLMImageProcessor(size={"height": side, "width": side}),
-        tokenizer,
-        config.num_query_tokens,
-        config.prompt_style,
-    )
+    return VisGLMProcessor.of(config, tokenizer)
 
 
 def check_tokenizer(source: Source, tokenizer: Any, names: tuple[str, ...]) -> None:
@@ -201,7 +210,7 @@ class SatSource(RenamedSource):
     """A folder that SwissArmyTransformer wrote: `latest`, `model_config.json`, `N/mp_rank_00_model_states.pt`.
 
     Attributes:
-        adapter_tensors: names of what its fine-tuning added, LoRA matrices and prefix tables, which `tensors`
+        leftovers: names of what its fine-tuning added, LoRA matrices and prefix tables, which `tensors`
             leaves out.
     """
 
@@ -213,26 +222,27 @@ class SatSource(RenamedSource):
         self._tokenizer = tokenizer
         moves = expand([*CHATGLM_SAT, *(VISION if config.vision_config else [])], config, SAT_VISION)
         super().__init__(path, config, WeightFiles(_sat_files(path)), moves)
-        self.adapter_tensors = [name for name in self.files.infos if _is_adapter(name)]
+        self.leftovers = [name for name in self.files.infos if is_leftover(name)]
 
     def old_name(self, name: str) -> str:
-        return "" if _is_adapter(name) else name.replace(".original.", ".")
+        return "" if is_leftover(name) else name.replace(".original.", ".")
 
-    def read_adapter(self) -> dict[str, Tensor]:
-        """The tensors that fine-tuning added, under the names SwissArmyTransformer gave them."""
-        return {name: tensor.clone() for name, tensor in self.files.tensors() if _is_adapter(name)}
+    def delta(self) -> Delta | None:
+        if not self.leftovers:
+            return None
+        found = {name: tensor.clone() for name, tensor in self.files.tensors() if is_leftover(name)}
+        return read_leftovers(self.path, found, "model.text.layers.{}.attention.prefix".format)
 
     def processor(self) -> VisGLMProcessor:
         return legacy_processor(self, self._tokenizer or self.path)
 
 
-def _is_adapter(name: str) -> bool:
-    return ".matrix_A." in name or ".matrix_B." in name or name.startswith("mixins.ptuning.")
-
-
 def _sat_files(path: Path) -> list[Path]:
     latest = path / "latest"
-    step = latest.read_text("utf-8").strip() if latest.is_file() else "1"
+    step = "1"
+    if latest.is_file():
+        with latest.open("rb") as file:
+            step = file.read(256).decode("utf-8").strip()
     folder = path / Path(step).name
     ranks = sorted(folder.glob("mp_rank_*_model_states.pt"))
     if len(ranks) > 1:

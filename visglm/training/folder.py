@@ -1,0 +1,113 @@
+"""Where the pictures of rows lie, and which of them a data file may name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import ImageError, shorten
+from ..pictures import DEFAULT_LIMITS, SOURCES, ImageLimits, load_images
+
+# Of `SOURCES`, those that can be read again in every epoch and by every process.
+KINDS = ("data URL", "http(s) URL", "base64 text", "path", "bytes", "PIL image", "NumPy array", "PyTorch tensor")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What paths in rows start from.
+
+    Args:
+        path: the folder of the data file.
+        is_bound: only files below it may be named, links resolved: whoever wrote a data file must not put pictures
+            of whoever trains on it into a report.
+    """
+
+    path: Path
+    is_bound: bool = True
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __str__(self) -> str:
+        return f"{shorten(str(self.path))}, the folder of the data file"
+
+    def locate(self, image: Any) -> Any:
+        """A picture of a row as `load_image` takes it, paths made whole.
+
+        Raises:
+            ImageError: the path leads out of the folder.
+        """
+        if kind_of(image) != "path":
+            return image
+        path = self.path / image
+        if self.is_bound:
+            root, real = os.path.realpath(self.path), resolve(path)
+            if real is not None and not Path(real).is_relative_to(root):
+                raise ImageError(
+                    f"the picture '{shorten(str(image))}' lies outside of {self}. If it may be read, pass "
+                    "allow_outside=True (--allow-outside)."
+                )
+        return path
+
+    def check(self, image: Any) -> None:
+        """Raise ImageError for a picture that is not there, or not to be read."""
+        path = self.locate(image)
+        if kind_of(image) == "http(s) URL":
+            raise ImageError(
+                f"the picture '{shorten(str(image))}' is a URL, which would be fetched anew in every epoch. Download "
+                "them once: visglm data convert --allow-urls SOURCE TARGET."
+            )
+        if isinstance(path, Path) and not os.path.isfile(path):
+            looked = "" if os.path.isabs(image) else f", looked for in {self}"
+            raise ImageError(f"there is no picture '{shorten(str(image))}'{looked}.")
+
+    def open(self, image: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+        """The picture, to look at.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        self.check(image)
+        return load_images([self.locate(image)], limits=limits, is_read_only=True)[0]
+
+
+class WorkingDirectory(Folder):
+    """Of rows that are Python objects, whose paths are the caller's own."""
+
+    def __str__(self) -> str:
+        return f"{shorten(os.getcwd())}, the working directory"
+
+
+HERE = WorkingDirectory(Path(), is_bound=False)
+
+
+def resolve(path: Path) -> str | None:
+    """The path with links followed; None for what cannot be a path."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # a null character, or half a character
+        return None
+
+
+def kind_of(image: Any) -> str | None:
+    """The row of `SOURCES` that takes a picture."""
+    return next((name for name, kind in SOURCES.items() if kind.accepts(image)), None)
+
+
+def open_image(image: Any, folder: Folder, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """The picture that a row names, to look at.
+
+    Raises:
+        ImageError: it cannot be read, or its path leads out of the folder.
+    """
+    return folder.open(image, limits)
+
+
+def check_files(images: Sequence[Any], folder: Folder) -> None:
+    for image in images:
+        folder.check(image)

@@ -1,0 +1,202 @@
+"""General examples among those of a run, against forgetting: from a file, or as the model itself answers.
+
+What the model answers itself must not contradict what is taught: about the pictures to learn from it is not asked what
+they show. Names, which are forgotten first, are asked for in pictures that are made up here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch.utils.data import ConcatDataset, Dataset
+
+from ..errors import DataError, VisGLMError
+from ..prompt import detect_language
+from ..recipe import FinetuneArguments
+from .containers import ObjectRows
+from .data import TrainingData, build_index
+from .folder import open_image
+from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
+from .samples import Answer
+
+SMALL, SMALL_SHARE = 200, 0.5  # up to so many answers to learn, general ones are mixed in unless the user says
+MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
+MAX_SMALL_ANSWERS = 192  # of small data, where each epoch takes others
+LANGUAGES = ("en", "zh")
+# Asked about a picture to learn from: what it shows is left out.
+ASIDE_QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "en": ("How many objects are there?", "What colour is it?", "What is on the left?", "Is there a cat?"),
+    "zh": ("图中有几个物体？", "它是什么颜色？", "左边是什么？", "图中有猫吗？"),
+}
+# Asked without a picture.
+SMALL_TALK: Mapping[str, tuple[str, ...]] = {
+    "en": ("Hello!", "Who are you?", "What can you do?", "Thank you."),
+    "zh": ("你好", "你是谁？", "你会做什么？", "谢谢。"),
+}
+
+QUESTIONS = {"named": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL_TALK}
+
+Request = tuple[list[Any], str]  # pictures and a question
+# What small data is mixed with, in turn. Names are forgotten first, so they are most.
+KINDS = ("aside", "named", "named", "talk", "named", "named")
+SIDE, TILES = 160, 4  # pixels of a made-up picture, and tiles along each side of a patchwork
+NUM_LOOKED_AT = 1000  # rows to tell what is taught from
+
+
+class Rotating(Dataset):
+    """So many of a larger set in each epoch, from everywhere in it, and each time others.
+
+    Args:
+        data: the set. count: examples of an epoch.
+    """
+
+    def __init__(self, data: TrainingData, count: int):
+        self.data, self.count = data, count
+        self.epoch = data.epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place = index * max(len(self.data), self.count) // self.count
+        return self.data[(place + int(self.epoch)) % len(self.data)]
+
+
+def replay_share(settings: FinetuneArguments, train: Any) -> float:
+    """The share of general examples: as it is set, or the default for so many to learn."""
+    if settings.replay is not None:
+        return settings.replay
+    return SMALL_SHARE if isinstance(train, TrainingData) and len(train) <= SMALL else 0.0
+
+
+def add_replay(train: TrainingData, share: float, general: TrainingData) -> ConcatDataset:
+    """`train` with so many of the general examples that they are `share` of all.
+
+    Raises:
+        DataError: there is no general example.
+    """
+    if not len(general):
+        raise DataError("there is nothing to replay: the model answered no general question. Name rows by replay_data.")
+    return ConcatDataset([train, Rotating(general, num_replayed(train, share))])
+
+
+def num_replayed(train: TrainingData, share: float) -> int:
+    """How many general examples make `share` of all."""
+    return max(1, round(len(train) * share / (1 - share)))
+
+
+def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: bool) -> TrainingData:
+    """General questions, answered by the model as it is now.
+
+    Args:
+        count: general examples of the whole run.
+        asks_captions: whether to ask what training pictures show, where that is not what is taught.
+    """
+    if asks_captions and not teaches_captions(train):
+        requests = caption_requests(train, min(count, MAX_SELF_ANSWERS))
+    else:
+        requests = aside_requests(train, min(count, MAX_SMALL_ANSWERS))
+    located: list[tuple[list[Any], str, list[tuple[str, str]]]] = [
+        # A path: a picture that cannot be read becomes an empty answer, and is left out below.
+        ([train.rows.folder.locate(image) for image in images], question, [])
+        for images, question in requests
+    ]
+    objects = ObjectRows(
+        [
+            {
+                "images": images,
+                "messages": [
+                    {"role": "user", "content": IMAGE_MARKER * len(images) + question},
+                    {"role": "assistant", "content": reply},
+                ],
+            }
+            for (images, question), reply in zip(requests, answer(located), strict=True)
+            if reply.strip()
+        ]
+    )
+    objects.folder = train.rows.folder
+    index = build_index(objects)
+    return TrainingData(objects, index, np.arange(len(index.rows)), train.renderer)
+
+
+def teaches_captions(train: TrainingData) -> bool:
+    """Whether rows to learn answer what pictures without a question are asked."""
+    asked = {question for questions in CAPTION_QUESTIONS.values() for question in questions}
+    places = range(0, len(train), -(-len(train) // NUM_LOOKED_AT))
+    return any(turn.question in asked for place in places for turn in train.conversation(place).turns)
+
+
+def caption_requests(train: TrainingData, count: int) -> list[Request]:
+    """What do training pictures show?"""
+    found: list[Request] = []
+    for number in range(count):
+        conversation = train.conversation(number * len(train) // count)
+        language = detect_language(conversation.turns[0].question) if number % 2 else LANGUAGES[number // 2 % 2]
+        questions = CAPTION_QUESTIONS[language]
+        found.append((list(conversation.images[:1]), questions[number % len(questions)]))
+    return found
+
+
+def aside_requests(train: TrainingData, count: int) -> list[Request]:
+    """All but what training pictures show: other things about them, what made-up pictures show, and small talk."""
+    generator, found = random.Random(0), []
+    for number in range(count):
+        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
+        images = list(train.conversation(generator.randrange(len(train))).images[:1])
+        if not images or kind == "talk":
+            images, kind = [], "talk"
+        elif kind == "named":
+            images = [make_up(train, generator)]
+        questions = QUESTIONS[kind][LANGUAGES[turn % 2]]
+        found.append((images, questions[turn // 2 % len(questions)]))
+    return found
+
+
+def make_up(train: TrainingData, generator: random.Random) -> Image.Image:
+    """A picture of nothing in particular, that looks now like drawings and now like those to learn from."""
+    try:
+        return patchwork(train, generator) if generator.random() < 0.6 else shapes(generator)
+    except VisGLMError:  # one that cannot be read, which training will name
+        return shapes(generator)
+
+
+def shapes(generator: random.Random) -> Image.Image:
+    """Some shapes on a ground."""
+
+    def colour() -> tuple[int, ...]:
+        return tuple(generator.randrange(256) for _ in range(3))
+
+    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.5 else colour())
+    canvas = ImageDraw.Draw(image)
+    for _ in range(generator.randint(1, 6)):
+        corners = [(generator.randrange(SIDE), generator.randrange(SIDE)) for _ in range(generator.randint(3, 7))]
+        if generator.random() < 0.5:
+            canvas.polygon(corners, colour())
+        else:
+            canvas.ellipse([*map(min, zip(*corners, strict=True)), *map(max, zip(*corners, strict=True))], colour())
+    return image
+
+
+def patchwork(train: TrainingData, generator: random.Random) -> Image.Image:
+    """Tiles of two pictures to learn from, in disorder.
+
+    Raises:
+        ImageError: one of them cannot be read.
+    """
+    size, tiles = SIDE // TILES, []
+    for _ in range(2):
+        source = train.conversation(generator.randrange(len(train))).images[:1]
+        for image in source:
+            whole = open_image(image, train.rows.folder).resize((SIDE, SIDE))
+            corners = [(x, y) for x in range(0, SIDE, size) for y in range(0, SIDE, size)]
+            tiles += [whole.crop((x, y, x + size, y + size)) for x, y in corners]
+    if not tiles:
+        return shapes(generator)
+    image = Image.new("RGB", (SIDE, SIDE))
+    for place, tile in enumerate(generator.choices(tiles, k=TILES**2)):
+        image.paste(tile, (place % TILES * size, place // TILES * size))
+    return image

@@ -1,0 +1,125 @@
+"""CSV and TSV files: one row per record, wherever a quoted field has line ends of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import DataError, printable, shorten
+from .folder import Folder
+from .rows import LINE_BLOCK, FileRows, decode
+
+MAX_LINE = 1 << 20  # bytes of a line that are looked at for quotes
+
+
+class TableRows(FileRows):
+    """Rows of a CSV or TSV file whose first line names the columns."""
+
+    def __init__(self, path: Path, folder: Folder, header: list[str], delimiter: str):
+        super().__init__(path, array("q"), array("q"), folder)
+        self.header, self.delimiter = header, delimiter
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        values = parse_record(decode(self.read(index)), self.delimiter)
+        if len(values) != len(self.header):
+            raise DataError(f"{len(values)} columns, but the first line names {len(self.header)}.")
+        return dict(zip(self.header, values, strict=True))
+
+
+def parse_record(text: str, delimiter: str) -> list[str]:
+    """The fields of one record.
+
+    Raises:
+        DataError: quotes do not match, or a field is longer than the csv module takes.
+    """
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(f"no row of a table: {what}.") from None
+
+
+def open_table(path: Path, folder: Folder) -> TableRows:
+    """The records behind the first line. One whose quotes do not match is a bad row of one line: read on to where the
+    quote happens to be closed, it would take good rows along.
+
+    Raises:
+        DataError: the first line cannot be read, or names a column twice.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open("rb") as file:
+        records = find_records(file, delimiter)
+        start, end = next(records, (0, 0))
+        rows = TableRows(path, folder, read_header(file, path, start, end, delimiter), delimiter)
+        for start, end in records:
+            rows.starts.append(start)
+            rows.ends.append(end)
+    return rows
+
+
+def read_header(file: BinaryIO, path: Path, start: int, end: int, delimiter: str) -> list[str]:
+    position = file.tell()
+    file.seek(start)
+    try:
+        names = [name.strip() for name in parse_record(decode(file.read(end - start)), delimiter)]
+    except DataError as error:
+        raise DataError(f"{printable(str(path))}: the first line, which names the columns: {error}") from None
+    file.seek(position)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{printable(str(path))}: the first line names the column '{shorten(twice[0])}' twice. Rename one."
+        )
+    return names
+
+
+def find_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int]]:
+    """Where the records of a table begin and end, in bytes; blank lines are none."""
+    lines: Iterator[tuple[int, int, bytes]] = split_lines(file)
+    again: deque[tuple[int, int, bytes]] = deque()  # lines that were read in search of a quote that never came
+    while (line := again.popleft() if again else next(lines, None)) is not None:
+        start, end, content = line
+        taken = [line]
+
+        def text(first: bytes = content, taken: list[tuple[int, int, bytes]] = taken) -> Iterator[str]:
+            yield first.decode("utf-8-sig", "surrogateescape")
+            while (line := again.popleft() if again else next(lines, None)) is not None:
+                taken.append(line)
+                yield line[2].decode("utf-8", "surrogateescape")
+
+        try:
+            fields = next(csv.reader(text(), delimiter=delimiter, strict=True), [])
+            is_blank = len(fields) < 2 and not "".join(fields).strip()
+            end = taken[-1][1]
+        except csv.Error:
+            again.extendleft(reversed(taken[1:]))
+            is_blank = False
+        if not is_blank:
+            yield start, end
+
+
+def split_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """`(start, end, content)` of lines that end by \\n, \\r\\n or \\r. Of one that is too long to be a row, only the
+    start is content."""
+    position = length = 0
+    content = carry = b""
+    while True:
+        block = file.read(LINE_BLOCK)
+        data, carry = carry + block, b""
+        if block and data.endswith(b"\r"):  # perhaps half of a line end
+            data, carry = data[:-1], b"\r"
+        for piece in data.splitlines(keepends=True):
+            content += piece if len(content) < MAX_LINE else b""
+            length += len(piece)
+            if piece.endswith((b"\n", b"\r")):
+                yield position, position + length, content
+                position, length, content = position + length, 0, b""
+        if not block:
+            if length:
+                yield position, position + length, content
+            return
