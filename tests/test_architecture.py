@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("config", "untrusted"),
-    ("pictures", "tokenizers", "settings", "sampling", "recipe", "turns"),
+    ("pictures", "tokenizers", "settings", "sampling", "recipe"),
     ("prompt",),
     ("processor", "vision", "text", "reply"),
     ("model", "request"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("quant",),
     ("adapters",),
     ("checkpoint",),
-    ("explain", "generation", "stream", "batch"),
+    ("explain", "engine"),
     ("training",),
     ("chat",),
     ("serve", "selftest", "drop_in"),

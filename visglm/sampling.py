@@ -17,7 +17,9 @@ RULES: Mapping[str, Rule] = {
     "temperature": Rule(float, LOWEST_TEMPERATURE, 5.0, or_zero=True, hint="0 takes the likeliest token every time."),
     "top_p": Rule(float, 0.0, 1.0),
     "top_k": Rule(int, 0, 1_000_000),
+    "min_p": Rule(float, 0.0, 1.0),
     "repetition_penalty": Rule(float, 0.1, 10.0),
+    "min_new_tokens": Rule(int, 0, 1_000_000),
     "seed": Rule(int, 0, 2**64 - 1, optional=True),
 }
 
@@ -31,7 +33,9 @@ class Sampling:
         temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
         top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
         top_k: sample among this many likeliest tokens; 0 for all.
+        min_p: sample among tokens at least this share as likely as the likeliest, 0 to 1; 0 for all.
         repetition_penalty: above 1 makes tokens that occurred before less likely.
+        min_new_tokens: shortest answer, in tokens.
         seed: makes sampling repeatable, alone or in a batch, whatever else draws numbers; 0 to 2**64 - 1.
     """
 
@@ -39,7 +43,9 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
     seed: int | None = None
 
     def __post_init__(self):
