@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from .answer import Answer, Asker
+from .choosing import Chooser
 from .core import Engine, engine_of
 from .many import answer_all
 from .stream import ReplyStream
@@ -13,6 +14,6 @@ from .task import Outcome, Request, Ticket, Token
 from .turns import Cancelled, Turns
 
 __all__ = [
-    "Answer", "Asker", "Cancelled", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token", "Turns",
-    "answer_all", "engine_of",
+    "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
+    "Turns", "answer_all", "engine_of",
 ]  # fmt: skip
