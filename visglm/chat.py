@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import checkpoint, request
 from .adapters import Adapters
-from .engine import Answer, Asker, Engine, ReplyStream, Turns, answer_all, engine_of
+from .engine import Answer, Asker, Engine, ReplyStream, Turns, Writer, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
@@ -317,6 +317,11 @@ class VisGLM:
         repetition_penalty: float = 1.0,
         min_new_tokens: int = 0,
         seed: int | None = None,
+        n: int = 1,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        choices: Sequence[str] = (),
+        logit_bias: Mapping[int, float] | None = None,
     ) -> Reply:
         """Answer one question.
 
@@ -326,14 +331,19 @@ class VisGLM:
             prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
-            max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens, seed: see `Sampling`.
+            max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens, seed, n, logprobs,
+                stop, choices, logit_bias: see `Sampling`.
 
         Raises:
             ImageError: a picture was refused or cannot be read.
             ContextLengthError: the conversation does not fit; nothing is ever cut.
             ConfigError: a setting is out of its range.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens, seed)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, logit_bias=logit_bias or (), n=n, choices=choices,
+        )  # fmt: skip
         return self._ask([self._compose(images, prompt, history, language, sampling)], sampling)[0].reply()
 
     def stream_chat(
@@ -351,14 +361,24 @@ class VisGLM:
         repetition_penalty: float = 1.0,
         min_new_tokens: int = 0,
         seed: int | None = None,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        logit_bias: Mapping[int, float] | None = None,
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
 
         The joined pieces are `.reply.text`. Leaving the loop early, or `close()` from any thread, stops the model.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens, seed)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, logit_bias=logit_bias or (),
+        )  # fmt: skip
         ready = self._compose(images, prompt, history, language, sampling)
-        return ReplyStream(lambda: self._ask([ready], sampling)[0], self.tokenizer, self.model.config.prompt_style)
+        return ReplyStream(
+            lambda: self._ask([ready], sampling)[0],
+            Writer(self.tokenizer, self.model.config.prompt_style, sampling.stop),
+        )
 
     def explain(
         self,

@@ -12,8 +12,9 @@ from .many import answer_all
 from .stream import ReplyStream
 from .task import Outcome, Request, Ticket, Token
 from .turns import Cancelled, Turns
+from .writing import Writer
 
 __all__ = [
     "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
-    "Turns", "answer_all", "engine_of",
+    "Turns", "Writer", "answer_all", "engine_of",
 ]  # fmt: skip

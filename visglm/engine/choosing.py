@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ NEUTRAL = {
 }  # fmt: skip
 
 
+RULED_OUT = -100.0  # as a bias: the token does not come
+
+
 class Chooser:
     """Chooses the tokens of one answer.
 
@@ -59,13 +63,15 @@ class Chooser:
     ):
         self.ids = list(prompt)
         self.end_ids = frozenset(end_ids)
-        self.num_alternatives = 0
+        self.num_alternatives = sampling.logprobs
         self._device = device
         values = {**(also or {}), **vars(sampling)}
         table = {**LIMITS, **WARPERS} if sampling.draws else LIMITS
         self._processors = [
             make(values[name]) for name, make in table.items() if values.get(name) not in (None, NEUTRAL[name])
         ]
+        if sampling.logit_bias:
+            self._processors.insert(0, Bias(dict(sampling.logit_bias), device))
         self._num_before_end = max(sampling.min_new_tokens, (also or {}).get("min_new_tokens") or 0)
         self._generator = new_generator(sampling.seed, device) if sampling.draws else None
 
@@ -101,6 +107,31 @@ class Chooser:
         self._num_before_end -= 1
         if not self.takes_likeliest:
             self.ids.append(token)
+
+
+class Bias(LogitsProcessor):
+    """Adds to the logits of some tokens."""
+
+    def __init__(self, biases: Mapping[int, float], device: torch.device):
+        values = [-torch.inf if bias <= RULED_OUT else bias for bias in biases.values()]
+        self._ids = torch.tensor(list(biases), device=device)
+        self._values = torch.tensor([values], dtype=torch.float32, device=device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_add(1, self._ids, self._values)
+
+
+class Dictated(Chooser):
+    """Writes what it was given, to see how likely the model takes it to be."""
+
+    def __init__(self, tokens: list[int], sampling: Sampling, device: torch.device):
+        super().__init__(replace(sampling, min_new_tokens=0), (), [], device)
+        self._left = list(reversed(tokens))
+
+    takes_likeliest = False
+
+    def choose(self, logits: Tensor) -> int:
+        return self._left.pop()
 
 
 def new_generator(seed: int | None, device: torch.device) -> torch.Generator:

@@ -6,7 +6,6 @@ import atexit
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ..model import VisGLMForConditionalGeneration
 from ..quant.memory import available_memory
 from .loop import Loop
 from .pictures import Looker
-from .task import POLL_SECONDS, Request, Task, Ticket
+from .task import Request, Task, Ticket
 from .turns import Turns
 
 SLOTS = 16  # answers at a time, where memory allows it
@@ -186,14 +185,6 @@ def engine_of(network: VisGLMForConditionalGeneration) -> Engine:
     """The engine of a network, the same for all who use it. Copies have their own."""
     found = OF_NETWORK.get(network)
     return OF_NETWORK.setdefault(network, Engine(network)) if found is None else found
-
-
-def wait_for_any(tickets: Sequence[Ticket]) -> None:
-    """Until one of them is done. They are of one engine."""
-    condition = tickets[0].engine.turns.condition
-    with condition:
-        while not any(ticket.is_done for ticket in tickets):
-            condition.wait(POLL_SECONDS)
 
 
 def stop_all() -> None:

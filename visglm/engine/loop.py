@@ -61,8 +61,9 @@ class Loop:
         chosen: list[Task] = []
         num_pictures = num_tokens = 0
         for task in waiting:
-            num_pictures += task.request.num_new_pictures
-            num_tokens += len(task.request.input_ids)
+            if not any(other.request.input_ids is task.request.input_ids for other in chosen):  # read once
+                num_pictures += task.request.num_new_pictures
+                num_tokens += len(task.request.input_ids)
             if chosen and (num_pictures > AT_ONCE or num_tokens > PROMPT_TOKENS):
                 break
             if not self._has_room(chosen, task):
@@ -141,9 +142,9 @@ class Loop:
                 task.outcome.image_embeds = seen if past is None else torch.cat([past.to(seen), seen])
                 task.outcome.encode_seconds = time.perf_counter() - started
             for task in fine:
-                task.outcome.source = source
                 if task.outcome.image_embeds is None:
                     task.outcome.image_embeds = task.request.image_embeds
+                task.outcome.source = source if task.outcome.image_embeds is not None else ""
         except BaseException as error:
             for task in tasks:
                 if not task.done.is_set():

@@ -13,7 +13,7 @@ from ..reply import Reply
 from ..request import Prompt
 from ..settings import Rule, check_call
 from .answer import Answer
-from .core import wait_for_any
+from .task import POLL_SECONDS
 
 RULES = {
     "batch_size": Rule(int, 1, 65_536),
@@ -57,8 +57,8 @@ def answer_all(
                 asked |= dict(zip(good, submit(list(good.values())), strict=True)) if good else {}
                 results |= {place: item for place, item in prepared.items() if isinstance(item, VisGLMError)}
             else:
-                wait_for_any([answer.ticket for answer in asked.values()])
-                for place in [place for place, answer in asked.items() if answer.ticket.is_done]:
+                wait_for_any(list(asked.values()))
+                for place in [place for place, answer in asked.items() if answer.is_done]:
                     results[place] = or_error(asked.pop(place).reply, on_error)
             bar.update(len(results) - bar.n)
     return [results[place] for place in range(len(requests))]
@@ -79,3 +79,11 @@ def or_error(act: Callable[[], Any], on_error: str) -> Any:
         if on_error == "raise":
             raise
         return error
+
+
+def wait_for_any(answers: Sequence[Answer]) -> None:
+    """Until one of them is done; they are of one engine."""
+    condition = answers[0].ticket.engine.turns.condition
+    with condition:
+        while not any(answer.is_done for answer in answers):
+            condition.wait(POLL_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,7 @@ class Looker:
         self._num_bytes = num_bytes
         self._known: OrderedDict[Key, Tensor] = OrderedDict()
         self._size = 0
+        self._lock = threading.Lock()  # whoever sets `num_bytes` is another thread than the one that looks
 
     @property
     def num_bytes(self) -> int:
@@ -42,8 +44,9 @@ class Looker:
 
     @num_bytes.setter
     def num_bytes(self, value: int) -> None:
-        self._num_bytes = value
-        self._forget_oldest()
+        with self._lock:
+            self._num_bytes = value
+            self._forget_oldest()
 
     def look(
         self, pictures: Sequence[Tensor], source: str, encode: Callable[[Tensor], Tensor], device: torch.device
@@ -60,9 +63,8 @@ class Looker:
         unknown: dict[Key, Tensor] = {}
         for group, own in zip(pictures, keys, strict=True):
             for picture, key in zip(group, own, strict=True):
-                if key in self._known:
-                    self._known.move_to_end(key)
-                    found[key] = self._known[key]
+                if (known := self._recall(key)) is not None:
+                    found[key] = known
                 else:
                     unknown[key] = picture
         waiting = list(unknown)
@@ -75,13 +77,20 @@ class Looker:
         # Copies: a history keeps them, and must not keep those of all others with them.
         return [torch.stack([found[key] for key in own]) for own in keys]
 
+    def _recall(self, key: Key) -> Tensor | None:
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+
     def _remember(self, key: Key, tokens: Tensor) -> None:
-        if tokens.nbytes <= self.num_bytes:
-            self._known[key] = tokens.clone()
-            self._size += tokens.nbytes
-            self._forget_oldest()
+        with self._lock:
+            if tokens.nbytes <= self._num_bytes:
+                self._known[key] = tokens.clone()
+                self._size += tokens.nbytes
+                self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        while self._size > self.num_bytes:
+        while self._size > self._num_bytes:
             _, oldest = self._known.popitem(last=False)
             self._size -= oldest.nbytes

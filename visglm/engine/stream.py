@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from transformers import PreTrainedTokenizerBase
-
 from ..errors import VisGLMError
-from ..prompt import postprocess, settled
 from ..reply import Reply
-from ..tokenizers import StreamDecoder
 from .answer import Answer
+from .writing import Writer
 
 
 class ReplyStream(Iterator[str]):
@@ -21,14 +18,13 @@ class ReplyStream(Iterator[str]):
     The model is asked when the first piece is.
     """
 
-    def __init__(self, ask: Callable[[], Answer], tokenizer: PreTrainedTokenizerBase, style: str):
+    def __init__(self, ask: Callable[[], Answer], writer: Writer):
         self._ask: Callable[[], Answer] | None = ask
         self._answer: Answer | None = None
         self._reply: Reply | None = None
         self._error: BaseException | None = None
-        self._style = style
-        self._decoder = StreamDecoder(tokenizer)
-        self._text, self._num_shown = "", 0
+        self._writer = writer
+        self._num_shown = 0
         self._has_ended = self._is_closed = False
         self._starting, self._reading = threading.Lock(), threading.Lock()
 
@@ -60,14 +56,14 @@ class ReplyStream(Iterator[str]):
                     raise
 
     def _push(self, token: int) -> str:
-        self._text += self._decoder.push([token])
-        return self._show(settled(self._text, self._style))
+        self._writer.push(token)
+        return self._show(self._writer.ready)
 
     def _end(self) -> str:
         if self._is_closed:
             return ""
         self._has_ended = True
-        return self._show(postprocess(self._text + self._decoder.finish(), self._style))
+        return self._show(self._writer.finish())
 
     def _show(self, ready: str) -> str:
         start, self._num_shown = self._num_shown, max(self._num_shown, len(ready))

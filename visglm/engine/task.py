@@ -57,7 +57,7 @@ class Request:
     image_embeds: Tensor | None = None
     pixel_values: Tensor | None = None
     source: str = ""
-    has_ended: Callable[[int], bool] = field(default=lambda token: False)
+    has_ended: Callable[[int], bool] | None = None
     adapter: str | None = None
 
     @property
@@ -133,7 +133,7 @@ class Task(Turn):
         outcome.tokens.append(token)
         self.news.put(token)
         try:
-            if request.chooser.is_end(token.id) or request.has_ended(token.id):
+            if request.chooser.is_end(token.id) or (request.has_ended is not None and request.has_ended(token.id)):
                 outcome.finish_reason = "stop"
             elif len(outcome.tokens) >= request.room:
                 outcome.finish_reason = "length"

@@ -11,6 +11,7 @@ LANGUAGES = ("zh", "en")
 
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+NARROW = str.maketrans({wide: narrow for narrow, wide in FULL_WIDTH.items()})
 ASCII_BESIDE_CHINESE = re.compile(rf"(?<={CHINESE})[,!:;?]|[,!:;?](?={CHINESE})")
 
 
@@ -107,6 +108,11 @@ def postprocess(text: str, style: str) -> str:
     if not PROMPT_STYLES[style].full_width:
         return text
     return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text)
+
+
+def plain_punctuation(text: str, style: str) -> str:
+    """Text of the same length in which punctuation that the style makes full-width is ASCII, to compare texts by."""
+    return text.translate(NARROW) if PROMPT_STYLES[style].full_width else text
 
 
 def settled(text: str, style: str) -> str:
