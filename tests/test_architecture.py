@@ -188,7 +188,7 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    extras = ("evaluate", "finetune", "serve", "demo", "quant", "heif", "sat")
+    extras = ("evaluate", "finetune", "serve", "demo", "quant", "heif", "shapes", "sat")
     optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:

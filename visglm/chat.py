@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import checkpoint, request
 from .adapters import Adapters
-from .engine import Answer, Asker, Engine, ReplyStream, Turns, Writer, answer_all, engine_of
+from .engine import Answer, Asker, Engine, ReplyStream, Turns, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
@@ -321,6 +321,8 @@ class VisGLM:
         logprobs: int = 0,
         stop: str | Sequence[str] = (),
         choices: Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
         logit_bias: Mapping[int, float] | None = None,
     ) -> Reply:
         """Answer one question.
@@ -332,7 +334,7 @@ class VisGLM:
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
             max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens, seed, n, logprobs,
-                stop, choices, logit_bias: see `Sampling`.
+                stop, choices, json_schema, regex, logit_bias: see `Sampling`.
 
         Raises:
             ImageError: a picture was refused or cannot be read.
@@ -342,7 +344,7 @@ class VisGLM:
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
-            stop=stop, logit_bias=logit_bias or (), n=n, choices=choices,
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
         )  # fmt: skip
         return self._ask([self._compose(images, prompt, history, language, sampling)], sampling)[0].reply()
 
@@ -363,6 +365,8 @@ class VisGLM:
         seed: int | None = None,
         logprobs: int = 0,
         stop: str | Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
         logit_bias: Mapping[int, float] | None = None,
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
@@ -372,12 +376,12 @@ class VisGLM:
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
-            stop=stop, logit_bias=logit_bias or (),
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
         )  # fmt: skip
         ready = self._compose(images, prompt, history, language, sampling)
         return ReplyStream(
             lambda: self._ask([ready], sampling)[0],
-            Writer(self.tokenizer, self.model.config.prompt_style, sampling.stop),
+            self._asker.writer(sampling),
         )
 
     def explain(

@@ -127,6 +127,7 @@ class Reply:
         logprobs: natural logarithm of the probability that the model gave each, before any setting had a say.
         alternatives: at each place the likeliest tokens with theirs, as many as `logprobs=` asked for.
         scores: of `choices=`, each with its share of the probability of them all.
+        parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
     """
 
@@ -140,6 +141,7 @@ class Reply:
     logprobs: tuple[float, ...] = field(default=(), repr=False, compare=False)
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = field(default=(), repr=False, compare=False)
     scores: Mapping[str, float] = field(default_factory=dict, compare=False)
+    parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:

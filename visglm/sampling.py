@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ RULES: Mapping[str, Rule] = {
 }
 MOST_TEXTS, LONGEST_TEXT = 128, 4096  # of a list of texts, and characters of one
 MOST_BIASES = 4096
+LONGEST_SHAPE = 65_536  # characters of a schema or a regular expression
 
 
 def as_texts(name: str, value: Any) -> tuple[str, ...]:
@@ -55,8 +57,29 @@ def as_biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     return tuple((id_rule.take(f"a token of {name}", id_), rule.take(f"{name}[{id_}]", bias)) for id_, bias in pairs)
 
 
+def as_schema(name: str, value: Any) -> str:
+    """As JSON."""
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is no JSON ({error}); got {shorten(value)}.") from None
+    if not isinstance(schema, dict) or len(text) > LONGEST_SHAPE:
+        raise ConfigError(f"{name} must be a JSON object of up to {LONGEST_SHAPE} characters; got {shorten(value)}.")
+    return text
+
+
+def as_expression(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_SHAPE:
+        raise ConfigError(f"{name} must be a text of up to {LONGEST_SHAPE} characters; got {shorten(value)}.")
+    return value
+
+
 # Setting → what makes of a value the one that is kept; the command line does not show these.
-OTHERS: Mapping[str, Callable[[str, Any], Any]] = {"stop": as_texts, "choices": as_choices, "logit_bias": as_biases}
+OTHERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "stop": as_texts, "choices": as_choices, "json_schema": as_schema, "regex": as_expression, "logit_bias": as_biases,
+}  # fmt: skip
+SHAPES = ("choices", "json_schema", "regex")
 HIDDEN = {"command_line": False}
 
 
@@ -77,6 +100,8 @@ class Sampling:
         logprobs: how many of the likeliest tokens are told at each place, beside the one that was chosen.
         stop: texts that end an answer; they are not part of it.
         choices: the answer is one of these texts, the likeliest; the reply's `scores` say how likely each is.
+        json_schema: the answer is JSON of this schema, a mapping or a text, which the reply's `parsed` holds.
+        regex: the answer matches this regular expression, from its start to its end.
         logit_bias: what is added to the logit of a token, by its id; -100 rules it out.
     """
 
@@ -92,6 +117,8 @@ class Sampling:
     logprobs: int = field(default=0, metadata=HIDDEN)
     stop: Sequence[str] | str = field(default=(), metadata=HIDDEN)
     choices: Sequence[str] = field(default=(), metadata=HIDDEN)
+    json_schema: Mapping[str, Any] | str = field(default="", metadata=HIDDEN)
+    regex: str = field(default="", metadata=HIDDEN)
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = field(default=(), metadata=HIDDEN)
 
     def __post_init__(self):
@@ -99,7 +126,12 @@ class Sampling:
             object.__setattr__(self, name, rule.take(name, getattr(self, name)))
         for name, make in OTHERS.items():
             value = getattr(self, name)
-            object.__setattr__(self, name, () if value in (None, ()) else make(name, value))
+            nothing = type(self).__dataclass_fields__[name].default
+            object.__setattr__(self, name, nothing if value in (None, nothing) else make(name, value))
+        if len(given := [name for name in SHAPES if getattr(self, name)]) > 1:
+            raise ConfigError(f"an answer has one shape; got {' and '.join(given)}.")
+        if self.min_new_tokens and (self.json_schema or self.regex):
+            raise ConfigError("a shape says itself when an answer is complete: leave out min_new_tokens.")
         if self.choices and (self.n > 1 or self.stop or self.draws):
             raise ConfigError("choices are scored, not drawn: leave out n, stop and temperature.")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +20,7 @@ from ..request import Prompt
 from ..sampling import Sampling
 from .choosing import Chooser, Dictated
 from .core import Engine
+from .shapes import Shape, shape_of, vocabulary_of
 from .task import Outcome, Request, Ticket
 from .writing import Writer
 
@@ -62,6 +65,10 @@ class Asker:
             raise EngineError("the pictures were not looked at: the engine was stopped. Ask again.")
         return embeds
 
+    def writer(self, sampling: Sampling) -> Writer:
+        """What writes answers down. Those of a shape stay as they are."""
+        return Writer(self.tokenizer, None if shape_of(sampling) else self.style, sampling.stop)
+
     def _draws(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """As many answers as are wanted, each by a seed of its own."""
         ids = prompt.rendered.input_ids
@@ -70,11 +77,14 @@ class Asker:
         settings = self.network.generation_config
         also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
         self._check_biases(sampling)
-        found = []
+        shape, found = self._shape(sampling), []
         for number in range(sampling.n):
             seed = None if sampling.seed is None else (sampling.seed + number) % 2**64
-            chooser = Chooser(replace(sampling, seed=seed), self.end_ids, ids, self.network.device, also)
-            found.append(self._request(prompt, room, chooser, stops=sampling.stop))
+            chooser = Chooser(
+                replace(sampling, seed=seed), self.end_ids, ids, self.network.device, also, shape and shape.begin()
+            )
+            has_ended = self.writer(sampling).push if sampling.stop else None
+            found.append(self._request(prompt, room, chooser, has_ended))
         return found
 
     def _choices(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
@@ -92,11 +102,19 @@ class Asker:
             found.append(self._request(prompt, len(answer), chooser))
         return found
 
-    def _request(self, prompt: Prompt, room: int, chooser: Chooser, stops: Sequence[str] = ()) -> Request:
+    def _shape(self, sampling: Sampling) -> Shape | None:
+        if not shape_of(sampling):
+            return None
+        vocabulary = vocabulary_of(self.tokenizer, self.network.config.text_config.vocab_size, self.end_ids)
+        return Shape(vocabulary, sampling)
+
+    def _request(
+        self, prompt: Prompt, room: int, chooser: Chooser, has_ended: Callable[[int], bool] | None = None
+    ) -> Request:
         return Request(
             input_ids=prompt.rendered.input_ids, room=room, chooser=chooser, image_embeds=prompt.image_embeds,
             pixel_values=prompt.pixel_values, source=prompt.source,
-            has_ended=Writer(self.tokenizer, self.style, stops).push if stops else None,
+            has_ended=has_ended,
         )  # fmt: skip
 
     def _check_biases(self, sampling: Sampling) -> None:
@@ -117,7 +135,7 @@ class Answer:
     def __init__(self, asker: Asker, prompt: Prompt, sampling: Sampling, tickets: list[Ticket]):
         self.tickets = tickets
         self._prompt, self._sampling = prompt, sampling
-        self._tokenizer, self._style = asker.tokenizer, asker.style
+        self._writer = partial(asker.writer, sampling)
 
     @property
     def ticket(self) -> Ticket:
@@ -141,7 +159,7 @@ class Answer:
         return replace(first, others=tuple(others))
 
     def _text(self, outcome: Outcome) -> str:
-        writer = Writer(self._tokenizer, self._style, self._sampling.stop)
+        writer = self._writer()
         for token in outcome.tokens:
             writer.push(token.id)
         return writer.finish()
@@ -171,4 +189,13 @@ class Answer:
             ids=tuple(token.id for token in tokens),
             logprobs=tuple(token.logprob for token in tokens),
             alternatives=tuple(token.alternatives for token in tokens),
+            parsed=parse(text) if self._sampling.json_schema and outcome.finish_reason == "stop" else None,
         )
+
+
+def parse(text: str) -> Any:
+    """What JSON says; None where a stop cut it short."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

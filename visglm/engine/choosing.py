@@ -50,6 +50,7 @@ class Chooser:
         end_ids: tokens that end an answer.
         prompt: ids of the prompt.
         device: of the logits.
+        shape: what allows some tokens only, `Growing` of `shapes`.
         also: settings beyond `Sampling`'s, keys of `LIMITS`, such as a checkpoint brings.
     """
 
@@ -60,6 +61,7 @@ class Chooser:
         prompt: list[int],
         device: torch.device,
         also: Mapping[str, Any] | None = None,
+        shape: Any = None,
     ):
         self.ids = list(prompt)
         self.end_ids = frozenset(end_ids)
@@ -70,6 +72,7 @@ class Chooser:
         self._processors = [
             make(values[name]) for name, make in table.items() if values.get(name) not in (None, NEUTRAL[name])
         ]
+        self._shape = shape
         if sampling.logit_bias:
             self._processors.insert(0, Bias(dict(sampling.logit_bias), device))
         self._num_before_end = max(sampling.min_new_tokens, (also or {}).get("min_new_tokens") or 0)
@@ -78,7 +81,7 @@ class Chooser:
     @property
     def takes_likeliest(self) -> bool:
         """Whether it takes the likeliest token, whatever came before."""
-        return not self._processors and self._generator is None
+        return not self._processors and self._generator is None and self._shape is None
 
     @property
     def forbidden(self) -> list[int]:
@@ -96,6 +99,8 @@ class Chooser:
         """
         scores = logits[None].clone()
         ids = torch.tensor([self.ids], device=self._device)
+        if self._shape is not None:
+            self._shape.narrow(scores[0])
         for processor in self._processors:
             scores = processor(ids, scores)
         if self._generator is None:
@@ -105,6 +110,8 @@ class Chooser:
     def take(self, token: int) -> None:
         """What was chosen."""
         self._num_before_end -= 1
+        if self._shape is not None:
+            self._shape.take(token)
         if not self.takes_likeliest:
             self.ids.append(token)
 

@@ -14,11 +14,11 @@ class Writer:
     """The text of one answer while its tokens come.
 
     Args:
-        tokenizer: of the tokens. style: of the prompt, which says how answers are tidied.
+        tokenizer: of the tokens. style: of the prompt, which says how answers are tidied; None to only strip them.
         stops: texts that end the answer and are not part of it, whatever tokens they lie across.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, style: str, stops: Sequence[str] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, style: str | None, stops: Sequence[str] = ()):
         self._decoder, self._style = StreamDecoder(tokenizer), style
         # Compared as the vocabulary has them: what is read as `：` may be written as `:`.
         self._stops = [plain_punctuation(stop, style) for stop in stops]
