@@ -26,31 +26,25 @@ def vision_fingerprint(model: VisGLMForConditionalGeneration) -> str:
     return hashlib.sha256(shapes.encode() + numbers.numpy().tobytes()).hexdigest()[:16]
 
 
-class Fingerprint:
-    """`vision_fingerprint` of one network, worked out again only where something in it is no longer what it was.
-
-    That costs a thirtieth of it, and sees every tensor: one that was written to counts its versions, one that was
-    replaced lies elsewhere.
-    """
+class Unchanged:
+    """Whether every tensor in a module is what it was when somebody asked before: one that was written to has counted
+    a version more, one that was replaced lies elsewhere."""
 
     def __init__(self) -> None:
+        self._module: nn.Module | None = None
         self._state: tuple[Any, ...] = ()
         self._places: list[tuple[dict[str, Any], str]] = []
-        self._value = ""
 
-    def __call__(self, model: VisGLMForConditionalGeneration) -> str:
-        vision = model.model.vision
-        if vision is None:
-            return ""
+    def check(self, module: nn.Module) -> bool:
+        """Also false where nobody has asked before, or tensors of inference mode count no versions."""
         try:
-            state = self._look()
-            if not state or state != self._state or self._places[0][0].get("vision") is not vision:
-                self._places = [(model.model._modules, "vision"), *places(vision)]
-                self._value, self._state = vision_fingerprint(model), self._look()
-        except RuntimeError:  # tensors of inference mode count no versions
-            self._state = ()
-            return vision_fingerprint(model)
-        return self._value
+            if module is self._module and self._look() == self._state:
+                return True
+            self._module, self._places = module, places(module)
+            self._state = self._look()
+        except RuntimeError:
+            self._module = None
+        return False
 
     def _look(self) -> tuple[Any, ...]:
         found: list[Any] = []
@@ -58,6 +52,23 @@ class Fingerprint:
             thing = holder.get(name)
             found += (thing.data_ptr(), thing._version) if isinstance(thing, Tensor) else (id(thing), None)
         return tuple(found)
+
+
+class Fingerprint:
+    """`vision_fingerprint` of one network, worked out again only where something in it is no longer what it was: that
+    costs a thirtieth of it."""
+
+    def __init__(self) -> None:
+        self._unchanged = Unchanged()
+        self._value = ""
+
+    def __call__(self, model: VisGLMForConditionalGeneration) -> str:
+        vision = model.model.vision
+        if vision is None:
+            return ""
+        if not self._unchanged.check(vision):
+            self._value = vision_fingerprint(model)
+        return self._value
 
 
 def places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:

@@ -18,6 +18,8 @@ from visglm.sampling import Sampling
 from visglm.text.prefix import attentions, prefix_shape, put_prefixes
 
 NOISE = 2e-4  # of float32 logits of these sizes: two that are closer may change places with the number of rows
+# Fast products round what they are given to 8 bits: the last bit of a float32 may tip a number to the next.
+NOISE_OF_PACKED = 0.15
 
 Network = VisGLMForConditionalGeneration
 
@@ -134,7 +136,7 @@ def check_same(network: Network, one: Request, wanted: Sequence[int], found: Seq
     logits = network(ids, pixel_values=one.pixel_values, use_cache=False).logits[0, -1]
     gap = float(logits[wanted[place]] - logits[found[place]])
     print(f"token {place}: {wanted[place]} alone, {found[place]} in company, logits {gap:.1e} apart")
-    assert abs(gap) < NOISE
+    assert abs(gap) < (NOISE if network.config.quantization is None else NOISE_OF_PACKED)
 
 
 def run(engine: Engine, requests: Sequence[Request]) -> list[Outcome]:

@@ -56,6 +56,10 @@ class SlotCache:
         self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 
+    def read(self, row: int, length: int) -> list[tuple[Tensor, Tensor]]:
+        """A copy of a row's first positions: per layer keys and values `[key heads, length, head_dim]`."""
+        return [(key[row, :, :length].clone(), value[row, :, :length].clone()) for key, value in self._layers]
+
     def cut(self, rows: int) -> None:
         """Take out the last rows, those from `rows` on."""
         while len(self.lengths) > rows:

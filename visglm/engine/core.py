@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import BusyError, EngineError
-from ..identity import Fingerprint
+from ..identity import Fingerprint, Unchanged
 from ..model import VisGLMForConditionalGeneration
 from ..quant.memory import available_memory
 from .loop import Loop
 from .pictures import Looker
+from .shelf import Shelf
 from .task import Request, Task, Ticket
 from .turns import Turns
 
@@ -38,6 +39,7 @@ class Engine:
         slots: answers at a time, at most.
         num_bytes: what keys and values of several answers may take together; None for half of what is free.
         looker: remembers pictures; its `num_bytes` says how much.
+        shelf: remembers what a causal model has read; its `num_bytes` says how much.
         fingerprint: of what looks at pictures.
         turns: who may use the network now.
     """
@@ -47,10 +49,11 @@ class Engine:
         self.slots = SLOTS
         self.num_bytes: int | None = None
         self.looker = Looker()
+        self.shelf = Shelf()
         self.fingerprint = Fingerprint()
+        self._text_state, self._num_text_states = Unchanged(), 0
         self.turns = Turns()
         self.turns.on_fork(self._forget_thread)
-        self.num_steps = 0
         self._forget_thread()
         EVERY.add(self)
 
@@ -148,7 +151,9 @@ class Engine:
         network = self._network()
         if network is None:
             return
-        loop = Loop(network, self.turns, self.looker, self.fingerprint, self.slots, self._memory(network.device))
+        text = network.model.text
+        shelf = None if text.reads_prefix_both_ways else self.shelf
+        loop = Loop(network, self.turns, self.looker, self.fingerprint, shelf, self.slots, self._memory(network.device))
         while True:
             with self.turns.condition:
                 newcomers = loop.choose_newcomers(self.turns.next_to_share())
@@ -157,8 +162,11 @@ class Engine:
                     task.has_begun = True
             if not newcomers and not loop.tasks:
                 return
+            if newcomers and shelf is not None:
+                if not self._text_state.check(text):
+                    self._num_text_states += 1
+                shelf.begin((self.turns.num_changes, self._num_text_states))
             loop.turn(newcomers)
-            self.num_steps += 1
 
     def _memory(self, device: torch.device) -> int:
         if self.num_bytes is not None:

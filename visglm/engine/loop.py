@@ -16,6 +16,7 @@ from ..model import VisGLMForConditionalGeneration
 from ..quant.products import without_contention
 from .cache import SlotCache, cache_bytes
 from .pictures import AT_ONCE, Looker
+from .shelf import Read, Shelf
 from .task import Task, Token
 from .turns import Turns
 
@@ -31,6 +32,7 @@ class Loop:
     Args:
         network: the network. turns: told when an answer ends.
         looker: remembers pictures. fingerprint: of what looks at them.
+        shelf: remembers what a causal model has read; None for one that reads its prompt both ways.
         slots: most answers at a time. num_bytes: that their keys and values may take, if there is more than one.
     """
 
@@ -40,14 +42,15 @@ class Loop:
         turns: Turns,
         looker: Looker,
         fingerprint: Fingerprint,
+        shelf: Shelf | None,
         slots: int,
         num_bytes: int,
     ):
         self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
+        self.shelf = shelf
         self.slots, self.num_bytes = slots, num_bytes
         self.text: Any = network.model.text
         self.tasks: list[Task] = []  # one a row
-        self.num_steps = 0
         self._cache = SlotCache()
         self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
         self._has_token_types = False
@@ -105,6 +108,7 @@ class Loop:
     def _leave(self, row: int) -> None:
         """The last row moves to its place."""
         task, last = self.tasks[row], len(self.tasks) - 1
+        self._shelve(row)
         if not last:
             self._cache, self._positions = SlotCache(), None
         else:
@@ -115,6 +119,18 @@ class Loop:
             places = torch.tensor(order, dtype=torch.long, device=self._positions.device)
             self._positions = self._positions.index_select(-2, places)
         self._end(task, task.fault)
+
+    def _shelve(self, row: int) -> None:
+        """Keep what was read for a question that goes on from here."""
+        task = self.tasks[row]
+        if self.shelf is None or not self.shelf.num_bytes or task.fault is not None:
+            return
+        ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
+        # Packed weights round one token differently from many: what an answer left is not what reading it would leave.
+        is_packed = self.network.config.quantization is not None
+        length = len(task.request.input_ids) if is_packed else self._cache.lengths[row]
+        embeds = task.outcome.image_embeds
+        self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length)))
 
     def _end(self, task: Task, error: BaseException | None = None) -> None:
         with self.turns.condition:  # both at once: whoever is told finds the network free
@@ -198,25 +214,39 @@ class Loop:
     # --- prompts ---
 
     def _read(self, tasks: Sequence[Task]) -> None:
-        """Read prompts and choose first tokens; where that fails for several, one by one, to find whose fault it is."""
-        if not tasks:
-            return
+        """Read prompts and choose first tokens, those that go on from something one by one, all others together."""
+        fresh: list[Task] = []
         for task in tasks:
             task.start_clock()
+        for group in same_prompts(tasks):
+            known = None
+            if self.shelf is not None:
+                known = self.shelf.find(group[0].request.input_ids, group[0].outcome.image_embeds, self._silent)
+            if known is None:
+                fresh += group
+            else:
+                self._begin(group, known)
+        self._begin(fresh)
+
+    def _begin(self, tasks: Sequence[Task], known: tuple[Read, int] | None = None) -> None:
+        """Where reading several fails, one by one, to find whose fault it is."""
+        if not tasks:
+            return
         try:
             with self._quietly:
-                tokens = self._prefill(tasks)
+                tokens = self._prefill(tasks, known)
         except BaseException as error:
             self._cache.cut(len(self.tasks))
             if len(tasks) > 1:
                 for task in tasks:
-                    self._read([task])
+                    self._begin([task], known)
             else:
                 self._end(tasks[0], error)
             return
         self._hand_out(tokens, first=len(self.tasks) - len(tasks))
 
-    def _prefill(self, tasks: Sequence[Task]) -> list[Token]:
+    def _prefill(self, tasks: Sequence[Task], known: tuple[Read, int] | None) -> list[Token]:
+        """First tokens of prompts; of `known`, what all of them start with, so many tokens are not read again."""
         groups = same_prompts(tasks)
         prompts = [group[0].request.input_ids for group in groups]
         length, device = max(map(len, prompts)), self.network.device
@@ -228,10 +258,18 @@ class Loop:
             group[0].outcome.image_embeds.to(device) for group in groups if group[0].outcome.image_embeds is not None
         ]
         derived = self.text.prompt_inputs(config, ids, mask)
-        cache = DynamicCache(config=config)
+        cache, start = DynamicCache(config=config), 0
+        if known is not None:
+            read, start = known
+            for number, (key, value) in enumerate(read.layers):
+                cache.update(key[None, :, :start], value[None, :, :start], number)
+            num_seen = prompts[0][:start].count(self._silent) if self._silent is not None else 0
+            embeds = [own[num_seen // own.shape[1] :] for own in embeds]
+        left = torch.cat(embeds) if sum(map(len, embeds)) else None
         logits = self.network(
-            input_ids=ids, attention_mask=mask, image_embeds=torch.cat(embeds) if embeds else None,
-            past_key_values=cache, use_cache=True, logits_to_keep=1, **derived,
+            input_ids=ids[:, start:], attention_mask=mask, image_embeds=left,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **{name: values[..., start:] for name, values in derived.items()},
         ).logits[:, -1]  # fmt: skip
         places = [number for number, group in enumerate(groups) for _ in group]
         layers = [(layer.keys, layer.values) for layer in cache.layers]
@@ -250,21 +288,21 @@ class Loop:
 
     def _step(self) -> list[Token]:
         """The next token of every row."""
-        self.num_steps += 1
         device = self.network.device
         with self._quietly:
             ids = torch.tensor([[task.outcome.tokens[-1].id] for task in self.tasks], device=device)
             seen = self._cache.begin_step()[:, None, None]
             embeds = self.network.get_input_embeddings()(ids)
             self._positions = self.text.extend_position_ids(self._positions, 1)[..., -1:]
-            logits = self.network(
+            hidden_states = self.text(
                 inputs_embeds=embeds,
                 attention_mask=as_mask(seen, self.text.config, embeds.dtype),
                 position_ids=self._positions,
                 token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
                 past_key_values=self._cache,
                 use_cache=True,
-            ).logits[:, -1]
+            ).last_hidden_state
+            logits = self.network.lm_head(hidden_states)[:, -1]
             self._cache.end_step()
             return self._choose(self.tasks, logits)
 
