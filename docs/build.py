@@ -24,15 +24,17 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
 
-# Document of the repository → its page in both languages. They are in English.
+# Document of the repository, in English → its page in both languages, and how each calls it.
 INCLUDED = {
-    "finetune/README.md": "finetune.md",
-    "finetune/visglm-tiny/MODEL_CARD.md": "model-card.md",
-    "benchmarks/RESULTS.md": "results.md",
-    "SECURITY.md": "security.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "CHANGELOG.md": "changes.md",
+    "finetune/README.md": ("finetune.md", {"en": "Fine-tuning guide", "zh": "微调指南"}),
+    "finetune/visglm-tiny/MODEL_CARD.md": ("model-card.md", {"en": "Model card", "zh": "模型卡"}),
+    "benchmarks/RESULTS.md": ("results.md", {"en": "Results", "zh": "测量结果"}),
+    "SECURITY.md": ("security.md", {"en": "Security", "zh": "安全"}),
+    "CONTRIBUTING.md": ("contributing.md", {"en": "Contributing", "zh": "参与开发"}),
+    "CHANGELOG.md": ("changes.md", {"en": "Changes", "zh": "更改"}),
 }
+# What the pages look like: file of the repository → file of the site.
+ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
     *("index.md", "asking.md", "page.md", "teaching.md", "checkpoints.md", "quantization.md", "huggingface.md"),
     *("commands.md", "errors.md", "tiny.md", "measurements.md"),
@@ -78,7 +80,7 @@ def page_of(path: Path, language: str) -> str | None:
     """The page on which a file of the repository is read, relative to its language's folder."""
     name = path.relative_to(ROOT).as_posix()
     if name in INCLUDED:
-        return INCLUDED[name]
+        return INCLUDED[name][0]
     own = f"docs/{language}/"
     return name.removeprefix(own) if name.startswith(own) and name.endswith(".md") else None
 
@@ -198,6 +200,8 @@ def settings(language: str, navigation: list[Any]) -> dict[str, Any]:
              "toggle": {"icon": "lucide/sun", "name": words["light"]}},
         ],
     }  # fmt: skip
+    [reference] = [plugin["mkdocstrings"] for plugin in shared["plugins"] if "mkdocstrings" in plugin]
+    reference["locale"] = language
     return shared | {
         "docs_dir": f"docs/{language}",
         "site_dir": f"site/{language}",
@@ -220,13 +224,14 @@ def build(language: str) -> None:
     (STAGE / language).mkdir(parents=True)
     for name in GUIDES:
         stage_page(ROOT / "docs" / language / name, name, language)
-    for name, page in INCLUDED.items():
+    for name, (page, _) in INCLUDED.items():
         stage_page(ROOT / name, page, language)
     reference = stage_reference(language)
-    for asset in ("site.css", "site.js"):
-        shutil.copyfile(ROOT / "docs" / asset, STAGE / language / asset)
+    for name, asset in ASSETS.items():
+        shutil.copyfile(ROOT / name, STAGE / language / asset)
     words = LANGUAGES[language]
-    navigation = [*GUIDES, {words["reference"]: reference}, {words["project"]: list(INCLUDED.values())}]
+    project = [{titles[language]: page} for page, titles in INCLUDED.values()]
+    navigation = [*GUIDES, {words["reference"]: reference}, {words["project"]: project}]
     file = BUILD / f"docs.{language}.yml"
     file.write_text(yaml.safe_dump(settings(language, navigation), allow_unicode=True, sort_keys=False), "utf-8")
     words_of_command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(file)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import CHINESE, ENGLISH, README, README_ZH, ROOT, SINGLE, blocks_of, commands_of
-from visglm import cli
+from visglm import cli, errors
 
 DOCUMENTS = [README, README_ZH, ROOT / "CHANGELOG.md", *SINGLE, *ENGLISH, *CHINESE]
 
@@ -80,6 +80,14 @@ def test_commands_exist(document):
 def test_every_command_of_the_table_is_on_its_page():
     text = (ROOT / "docs/en/commands.md").read_text("utf-8")
     assert [name for name in cli.COMMANDS if f"visglm {name}" not in text] == []
+
+
+def test_every_error_is_on_its_page():
+    text = (ROOT / "docs/en/errors.md").read_text("utf-8")
+    kinds = [
+        value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
+    assert [kind.__name__ for kind in kinds if f"`{kind.__name__}`" not in text] == []
 
 
 def test_the_extras_and_marks_of_the_credits_name_what_is_used():
