@@ -146,6 +146,11 @@ def public_names() -> dict[str, list[str]]:
     return pages
 
 
+def place(path: str) -> str:
+    """Where the reference finds a name: a function that a module of the same name hides lies in that module."""
+    return f"{path}.{path.rpartition('.')[2]}" if path in sys.modules else path
+
+
 def purpose(path: str) -> str:
     """The first sentence of a name's docstring; for a constant, which has none in Python, that of `CONSTANTS`.
 
@@ -181,8 +186,9 @@ def stage_reference(language: str) -> list[Any]:
     for page, names in public_names().items():
         title = words.get(page, page)
         overview.append(f"\n## {title}\n\n| | {words['purpose']} |\n|---|---|")
-        overview += [f"| [`{name.rpartition('.')[2]}`]({page}.md#{name}) | {purpose(name)} |" for name in names]
-        (folder / f"{page}.md").write_text("\n".join([f"# {title}\n", *(f"::: {name}\n" for name in names)]), "utf-8")
+        overview += [f"| [`{name.rpartition('.')[2]}`]({page}.md#{place(name)}) | {purpose(name)} |" for name in names]
+        body = [f"# {title}\n", *(f"::: {place(name)}\n" for name in names)]
+        (folder / f"{page}.md").write_text("\n".join(body), "utf-8")
         pages.append({title: f"api/{page}.md"})
     (folder / "index.md").write_text("\n".join(overview) + "\n", "utf-8")
     return [{words["overview"]: "api/index.md"}, *pages]

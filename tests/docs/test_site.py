@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urldefrag
 
 import pytest
@@ -102,18 +105,37 @@ def test_every_public_name_has_its_place_and_says_what_it_is_for(site, language)
         assert f'id="visglm.VisGLM.{method}"' in reference
 
 
+def documented() -> list[tuple[str, Any]]:
+    """Public names, and the members of classes among them."""
+    spec = importlib.util.spec_from_file_location("documentation", ROOT / "docs/build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    found = []
+    for path in [path for paths in build.public_names().values() for path in paths]:
+        module, _, name = path.rpartition(".")
+        value = getattr(importlib.import_module(module), name)
+        members = vars(value).items() if inspect.isclass(value) else ()
+        found += [(path, value), *((f"{path}.{key}", getattr(member, "__func__", member)) for key, member in members)]
+    return [
+        (path, value)
+        for path, value in found
+        if callable(value) and re.search("Args:|Raises:", value.__doc__ or "") and "._" not in path
+    ]
+
+
+@pytest.mark.parametrize("path, value", documented(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_parameter_and_error_of_a_docstring_begins_a_line(path, value):
+    """Behind another one's text it would be a part of that."""
+    fields = {*inspect.signature(value).parameters, *getattr(value, "__annotations__", ())} - {"self", "kwargs"}
+    for line in value.__doc__.splitlines():
+        for name in re.findall(r"\. (\w+): ", line):
+            assert name not in fields and not name.endswith("Error"), line.strip()
+
+
 def test_a_broken_link_and_a_bad_docstring_end_the_build(tmp_path):
     """A copy of the repository as far as the site needs it, with each, one after the other."""
-    for name in (
-        "finetune",
-        "benchmarks",
-        "examples",
-        "SECURITY.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "NOTICE",
-        "LICENSE",
-    ):
+    kept = ("finetune", "benchmarks", "examples", "demos", "NOTICE", "LICENSE")
+    for name in (*kept, "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("docs", "visglm"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

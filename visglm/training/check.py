@@ -88,8 +88,10 @@ def check_data(
     """Read every row, decode every picture, tokenize every prompt, and report.
 
     Args:
-        source: as for `finetune`. processor: of the model that is to learn from it.
-        max_length: longest prompt and answer, in tokens. question: asked of captions.
+        source: as for `finetune`.
+        processor: of the model that is to learn from it.
+        max_length: longest prompt and answer, in tokens.
+        question: asked of captions.
         allow_outside: whether rows of a file may name pictures outside of its folder.
     """
     rows, renderer = open_whole(source, allow_outside), Renderer(processor, max_length)
@@ -164,7 +166,9 @@ def convert_data(
     Pictures that are inside the source (WebDataset, `datasets`) are written to the folder `<target>-images`.
 
     Args:
-        source: as for `finetune`. target: JSONL file to write. question: asked of captions.
+        source: as for `finetune`.
+        target: JSONL file to write.
+        question: asked of captions.
         allow_outside: whether rows of a file may name pictures outside of its folder.
         allow_urls: whether pictures that are URLs are downloaded, into the same folder.
 
