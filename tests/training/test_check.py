@@ -15,8 +15,6 @@ from visglm.training.formats import read_row
 
 from .samples import captions, write_pictures
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def bad_file(tmp_path: Path) -> Path:
