@@ -611,13 +611,13 @@ def test_streams_leave_nothing_behind(vlm):
 
 
 def test_an_error_while_streaming_reaches_the_reader(vlm, monkeypatch):
-    forward, steps = vlm.model.forward, []
+    forward, steps = vlm.model.lm_head.forward, []
 
-    def fail(*arguments, **settings):
+    def fail(hidden_states):
         steps.append(1)
-        return 1 / (3 - len(steps)) and forward(*arguments, **settings)
+        return 1 / (3 - len(steps)) and forward(hidden_states)
 
-    monkeypatch.setattr(vlm.model, "forward", fail)
+    monkeypatch.setattr(vlm.model.lm_head, "forward", fail)
     pieces = []
     with pytest.raises(EngineError, match="ZeroDivisionError") as error:
         pieces.extend(vlm.stream_chat(disc(), "What is this?"))

@@ -53,6 +53,11 @@ def shown_fields(settings: type) -> list[Any]:
     return [field for field in fields(settings) if field.metadata.get("command_line", True)]
 
 
+def settings_of(settings: Any) -> dict[str, Any]:
+    """The values that flags give, by name."""
+    return {field.name: getattr(settings, field.name) for field in shown_fields(type(settings))}
+
+
 def read_settings(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
     """What `add_settings` declared, as an instance of `settings`; it checks its own ranges."""
     return settings(**{field.name: getattr(arguments, field.name) for field in shown_fields(settings)})
