@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 from ..errors import VisGLMError
 
+PACKAGE = __name__.partition(".")[0]
+
 # Name → one line of help, in the order `visglm --help` lists them.
 COMMANDS: dict[str, str] = {
     "chat": "ask about pictures, once or in a conversation",
@@ -36,6 +38,7 @@ COMMANDS: dict[str, str] = {
 def build_parser(named: str | None) -> argparse.ArgumentParser:
     """The parser of the whole command line, in which only the command `named` knows its arguments."""
     parser = argparse.ArgumentParser(prog="visglm", description="Chat about images in Chinese and English.")
+    parser.add_argument("--version", action="version", version=f"visglm {sys.modules[PACKAGE].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, help_line in COMMANDS.items():
         subparser = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
