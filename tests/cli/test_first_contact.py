@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import GOLDEN_HF
 from visglm import __version__, adapters
 from visglm.cli.flags import ADAPTER_FILES
 
@@ -98,3 +99,10 @@ def test_adapters_are_known_by_the_files_they_have():
 def test_importing_from_the_package_leaves_the_garbage_collector_on():
     code = "import gc, visglm; visglm.VisGLM; print(gc.isenabled())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_a_second_picture_is_told_in_a_sentence():
+    _, result = loaded_by("chat", PICTURE, PICTURE, "-q", "What?", "--max-new-tokens", 1, "--model", GOLDEN_HF)
+    assert result.returncode == 0
+    [told] = [line for line in result.stderr.splitlines() if "taught with" in line]
+    assert told.startswith("visglm: this model was taught with one picture")

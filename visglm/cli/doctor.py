@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    failed = []
+    failed: list[str] = []
     named = (arguments.path, arguments.tokenizer, arguments.base)
     checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(*named),)
     for check in checks:

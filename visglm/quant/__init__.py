@@ -9,7 +9,7 @@ import dataclasses
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pac
 from .memory import give_back_memory, stretch_of
 from .schemes import PARTS, SCHEMES
 
+Own = TypeVar("Own", bound="Settling")
 MOST_THREADS = 8  # that arrange weights side by side; each holds one of them twice
 LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32
 
@@ -198,7 +199,7 @@ class Settling:
         self._num_threads = min(torch.get_num_threads(), MOST_THREADS)
         self._waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> Settling:
+    def __enter__(self: Own) -> Own:
         self._pool = ThreadPoolExecutor(self._num_threads, "visglm-settle")
         return self
 
