@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # As stderr does: a name or an answer that the terminal's encoding lacks is no reason to stop half-way.
         sys.stdout.reconfigure(errors="backslashreplace")
     parsed = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
-    warnings.showwarning = show_warning
+    warnings.showwarning = show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", PicturesWarning)  # each answer that it is about
     try:
         return importlib.import_module(f".{parsed.command}", __name__).run(parsed)
