@@ -175,7 +175,8 @@ class VisGLM:
             base: folder or hub id of the model that an adapter was trained over, where the one that the adapter names
                 is not on this machine.
             quantize: "int8", "int4" or "nf4": pack the text model's weights as they are read (`visglm.quant`). A
-                quantized checkpoint, THUDM's own among them, is loaded as it is, without this; with its own scheme
+                quantized checkpoint, THUDM's own among them, is loaded as it is, without this (and read from its files
+                as long as the model lives: replace them, but do not write into them); with its own scheme
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.

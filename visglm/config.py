@@ -219,6 +219,7 @@ class VisGLMConfig(PreTrainedConfig):
         num_query_tokens: image slots (visual tokens) per picture, those of a recogniser included.
         image_token_id: id at every image slot; never a text token, a pad token least of all.
         prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
+        max_pictures: in a conversation, as it was taught; None for any number. More are answered with a warning.
         quantization: how the weights are packed, as `visglm.quant.Quantization` records it; None in 16 or 32 bits.
     """
 
@@ -235,6 +236,7 @@ class VisGLMConfig(PreTrainedConfig):
     num_query_tokens: int = 32
     image_token_id: int | None = None
     prompt_style: str = "visualglm"
+    max_pictures: int | None = None
     quantization: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
 
@@ -260,6 +262,8 @@ class VisGLMConfig(PreTrainedConfig):
             raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
         if not is_count(self.num_query_tokens):
             raise ConfigError(f"num_query_tokens must be a whole number from 1 on; got {self.num_query_tokens!r}.")
+        if self.max_pictures is not None and not is_count(self.max_pictures):
+            raise ConfigError(f"max_pictures must be a whole number from 1 on, or None; got {self.max_pictures!r}.")
         for part in (self, self.qformer_config, self.text_config):
             if part is not None:
                 check_ranges(part)

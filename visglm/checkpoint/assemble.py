@@ -20,7 +20,8 @@ from ..untrusted import told
 from .source import Source
 
 # `prepare(name, module, tensor)` sees each tensor, on its device and as it is stored, with the module that owns it, and
-# returns True if it has put it there in its own way (a packed weight, say). It may be a view of a file: keep a copy.
+# returns True if it has put it there in its own way (a packed weight, say). It may be a view of a file: keep a copy,
+# unless `quant.memory.stretch_of` says that the mapping stays.
 Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
