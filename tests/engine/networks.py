@@ -18,7 +18,7 @@ from visglm.sampling import Sampling
 from visglm.text.prefix import attentions, prefix_shape, put_prefixes
 
 NOISE = 2e-4  # of float32 logits of these sizes: two that are closer may change places with the number of rows
-# Fast products round what they are given to 8 bits: the last bit of a float32 may tip a number to the next. Not derived:
+# Fast products round what they are given to 8 bits: a float32's last bit may tip a number to the next. Not derived:
 # twice the one gap that was seen (0.073, int8, where a conversation's cache was reused), and of logits without a cache.
 NOISE_OF_PACKED = 0.15
 
