@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,10 +151,11 @@ def refuse_adapter(source: str, then: str) -> None:
     folder = Path(source).expanduser()
     if not any((folder / name).is_file() for name in ADAPTER_FILES):
         return
-    try:
-        method = json.loads((folder / ADAPTER_FILES[0]).read_text("utf-8")).get("method")
-    except (OSError, ValueError, AttributeError):  # PEFT's own, or a damaged one, about which merging says more
-        method = None
+    notes, method = folder / ADAPTER_FILES[0], None
+    if notes.is_file():  # else PEFT's own; and a pipe would be waited for
+        # Damaged ones: about those merging says more.
+        with suppress(OSError, ValueError, AttributeError, RecursionError):
+            method = json.loads(notes.read_text("utf-8")).get("method")
     if method == "ptuning":
         raise ConfigError(
             f"{printable(source)} is an adapter, and its P-Tuning prefix is no part of any weight, so that it cannot "
