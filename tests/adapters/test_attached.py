@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from visglm import VisGLM
 from visglm.adapters import FILES, METADATA_NAME, is_adapter, lora_layers
 from visglm.errors import CheckpointError, ConfigError
 from visglm.training import METHODS
+from visglm.training.saving import checkpoints
 from visglm.training.trainer import VisGLMTrainer
 
 from .taught import golden, logits, teach
@@ -336,3 +338,25 @@ def test_a_best_checkpoint_elsewhere_is_not_taken(tmp_path):
     marker.write_text(json.dumps(sizes))
     teach(golden(), tmp_path / "run", max_steps=4, resume=True)
     assert not list((tmp_path / "run").rglob("key.txt"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")
+def test_notes_of_a_run_that_are_none_count_as_missing(tmp_path):
+    """They come with the folder as well."""
+    teach(golden(), tmp_path)
+    (checkpoint,) = checkpoints(tmp_path)
+    facts, marker = checkpoint / "run.json", checkpoint / "complete.json"
+    sizes = json.loads(marker.read_text())
+    facts.write_text("[]")
+    marker.write_text(json.dumps({**sizes, facts.name: 2}))
+    teach(golden(), tmp_path, resume=True)
+    facts.unlink()
+    os.mkfifo(facts)
+    marker.write_text(json.dumps({**sizes, facts.name: 0}))
+    assert not checkpoints(tmp_path)
+    del sizes[facts.name]
+    marker.write_text(json.dumps(sizes))
+    teach(golden(), tmp_path, resume=True)
+    marker.unlink()
+    os.mkfifo(marker)
+    assert not checkpoints(tmp_path)

@@ -211,6 +211,15 @@ def test_files_have_the_rights_that_new_files_have(taught, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()} == {0o644}
 
 
+@pytest.mark.parametrize("name", [METADATA_NAME, LORA_CONFIG_NAME])
+def test_settings_that_no_adapter_has_are_not_read(taught, tmp_path, name):
+    folder = tmp_path / "adapter"
+    shutil.copytree(taught[0], folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    os.truncate(folder / name, 2**27)
+    with pytest.raises(CheckpointError, match=f"file {name}: 134,217,728 bytes, expected at most"):
+        VisGLM.from_pretrained(folder)
+
+
 MUTATIONS = ["", "{", "[]", "null", '{"format": 2}', '{"format": 99}', '{"format": 2, "method": 3, "base": {}}']
 
 

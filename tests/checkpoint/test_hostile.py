@@ -243,6 +243,31 @@ def test_what_is_no_file(legacy, name, kind, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def enlarge(path: Path) -> None:
+    """To what takes no room on the disk, and would in memory."""
+    path.touch()
+    os.truncate(path, 2**27)
+
+
+def test_vocabularies_and_settings_that_no_model_has_are_not_read(legacy, tmp_path):
+    enlarge(legacy / "ice_text.model")
+    assert "ice_text.model: 134,217,728 bytes, expected at most" in refused(legacy)
+    second = tmp_path / "chatglm2"
+    shutil.copytree(GOLDEN_CHATGLM2, second)
+    enlarge(second / "tokenizer.model")
+    assert "tokenizer.model: 134,217,728 bytes, expected at most" in refused(second)
+    (second / "tokenizer.model").unlink()
+    enlarge(second / "tokenizer_config.json")
+    assert "tokenizer_config.json: 134,217,728 bytes, expected at most" in refused(second)
+    for name in ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja"):
+        native = tmp_path / name
+        convert(open_source(GOLDEN_HF), native, "native")
+        edit(native / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        (native / "tokenizer.json").write_text("{}")
+        enlarge(native / name)
+        assert f"{name}: 134,217,728 bytes, expected at most" in refused(native)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")
 def test_doctor_does_not_wait_for_a_pipe(legacy):
     os.mkfifo(legacy / "other.bin")
