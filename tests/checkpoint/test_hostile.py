@@ -9,6 +9,7 @@ import pickle
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -266,6 +267,21 @@ def test_vocabularies_and_settings_that_no_model_has_are_not_read(legacy, tmp_pa
         (native / "tokenizer.json").write_text("{}")
         enlarge(native / name)
         assert f"{name}: 134,217,728 bytes, expected at most" in refused(native)
+
+
+TRIE_BYTES = 179_200  # of the table in the golden vocabulary by which sentencepiece normalizes text
+
+
+def test_a_vocabulary_whose_table_leads_out_of_it_ends_no_process(legacy):
+    """sentencepiece looks characters up in it; before 0.2.3 it believed every step."""
+    content = bytearray((legacy / "ice_text.model").read_bytes())
+    start = content.index(struct.pack("<I", TRIE_BYTES)) + 4
+    content[start : start + TRIE_BYTES] = struct.pack("<I", 0x3FFFFF << 10 | 1 << 8) * (TRIE_BYTES // 4)
+    (legacy / "ice_text.model").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(legacy)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"TOLD {legacy}\n"), done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")
