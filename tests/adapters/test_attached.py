@@ -143,15 +143,22 @@ def test_a_copy_of_the_base_in_a_wider_type_is_the_same_base(taught, tmp_path):
     assert torch.allclose(logits(vlm), taught["lora"][1], atol=1e-5)
 
 
-@pytest.mark.parametrize("base", [".", "./run", "run"])
-def test_a_base_that_is_an_adapter_is_refused(taught, tmp_path, base):
+ITSELF = "adapter's folder itself"
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [(".", r"config\.json is missing"), ("../run", ITSELF), ("{run}", ITSELF), ("../other", ITSELF)],
+)
+def test_a_base_that_is_an_adapter_is_refused(taught, tmp_path, base, problem):
     """Itself, too: no folder is opened within itself."""
-    shutil.copytree(taught["lora"][0], tmp_path / "run")
     folder = tmp_path / "run"
+    shutil.copytree(taught["lora"][0], folder)
+    shutil.copytree(taught["ptuning"][0], tmp_path / "other")
     metadata = json.loads((folder / METADATA_NAME).read_text())
-    metadata["base"]["name"] = base if base == "." else str(folder)
+    metadata["base"]["name"] = base.format(run=folder)
     (folder / METADATA_NAME).write_text(json.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"adapter's folder itself|config\.json is missing"):
+    with pytest.raises(CheckpointError, match=problem):
         VisGLM.from_pretrained(folder)
 
 

@@ -73,6 +73,7 @@ HOSTILE = {
         folder / "config.json", "text_config", _attn_implementation="somebody/kernel"
     ),
     "stem": lambda folder: edit(folder / "config.json", "vision_config", stem="hf-hub:somebody/model"),
+    "recogniser": lambda folder: edit(folder / "config.json", "vision_config", recogniser="hf-hub:somebody/model"),
     "tokenizer of the hub": lambda folder: edit(
         folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", name_or_path="somebody/model"
     ),
@@ -123,7 +124,16 @@ def test_no_code_runs_and_nothing_is_fetched(tmp_path):
     assert "NETWORK" not in done.stdout and "run the custom code" not in done.stdout + done.stderr
     assert not (tmp_path / "RAN").exists()
     told = {Path(line.split(" ", 1)[1]).name for line in done.stdout.splitlines() if line.startswith("TOLD")}
-    assert told >= {"processor", "image processor", "tokenizer", "text model", "backbone", "stem", "answers"}
+    assert told >= {
+        "processor",
+        "image processor",
+        "tokenizer",
+        "text model",
+        "backbone",
+        "stem",
+        "recogniser",
+        "answers",
+    }
     answered = {name for name in HOSTILE if f"ANSWER {tmp_path / name} " in done.stdout}
     assert answered >= {"auto_map alone"} and len(told) + len(answered) >= len(HOSTILE)
 
