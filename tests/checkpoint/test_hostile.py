@@ -254,6 +254,16 @@ def test_what_is_no_file(legacy, name, kind, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes and devices elsewhere")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_processor_that_is_no_file(tmp_path, make):
+    convert(open_source(GOLDEN_HF), tmp_path / "model", "native")
+    path = tmp_path / "model/processor_config.json"
+    path.unlink()
+    make(path)
+    assert "file processor_config.json: missing" in refused(tmp_path / "model")
+
+
 def enlarge(path: Path) -> None:
     """To what takes no room on the disk, and would in memory."""
     path.touch()
