@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, printable
 from ..imports import collector_paused
+from ..untrusted import DamagedFile, read_json
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -154,8 +154,8 @@ def refuse_adapter(source: str, then: str) -> None:
     notes, method = folder / ADAPTER_FILES[0], None
     if notes.is_file():  # else PEFT's own; and a pipe would be waited for
         # Damaged ones: about those merging says more.
-        with suppress(OSError, ValueError, AttributeError, RecursionError):
-            method = json.loads(notes.read_text("utf-8")).get("method")
+        with suppress(DamagedFile):
+            method = read_json(notes).get("method")
     if method == "ptuning":
         raise ConfigError(
             f"{printable(source)} is an adapter, and its P-Tuning prefix is no part of any weight, so that it cannot "
