@@ -32,8 +32,8 @@ class FinetuneArguments:
             stay together.
         prompt: question to ask of pictures that come with a caption only; by default several in the caption's
             language, another one in each epoch.
-        replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 0.5 where at most
-            200 answers are taught, and 0 above.
+        replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 2 of 3
+            where at most 200 answers are taught, and none above.
         replay_data: rows to take them from; by default the model's own answers, before training, to questions that
             are not taught, about training pictures and made-up ones.
         max_bad_rows: share of the rows that may be unusable, 0 to 1.

@@ -23,9 +23,10 @@ from .folder import open_image
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
-SMALL, SMALL_SHARE = 200, 0.5  # up to so many answers to learn, general ones are mixed in unless the user says
+# Up to so many answers to learn, two general ones are mixed in for each unless the user says.
+SMALL, SMALL_SHARE = 200, 2 / 3
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
-MAX_SMALL_ANSWERS = 192  # of small data, where each epoch takes others
+MAX_SMALL_ANSWERS = 288  # of small data, where each epoch takes others
 LANGUAGES = ("en", "zh")
 # Asked about a picture to learn from: what it shows is left out.
 ASIDE_QUESTIONS: Mapping[str, tuple[str, ...]] = {
@@ -43,7 +44,9 @@ QUESTIONS = {"named": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL
 Request = tuple[list[Any], str]  # pictures and a question
 # What small data is mixed with, in turn. Names are forgotten first, so they are most.
 KINDS = ("aside", "named", "named", "talk", "named", "named")
-SIDE, TILES = 160, 4  # pixels of a made-up picture, and tiles along each side of a patchwork
+SIDE = 160  # pixels of a made-up picture
+TILES = (2, 3, 4)  # along each side of a patchwork
+PATCHWORKS = 0.7  # share of those among made-up pictures
 NUM_LOOKED_AT = 1000  # rows to tell what is taught from
 
 
@@ -142,24 +145,31 @@ def caption_requests(train: TrainingData, count: int) -> list[Request]:
 
 
 def aside_requests(train: TrainingData, count: int) -> list[Request]:
-    """All but what training pictures show: other things about them, what made-up pictures show, and small talk."""
-    generator, found = random.Random(0), []
+    """All but what training pictures show: other things about them, what made-up pictures show, and small talk.
+
+    Names are asked for in the language that is taught three times of four: there they are in danger.
+    """
+    generator = random.Random(0)
+    found: list[Request] = []
     for number in range(count):
-        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
-        images = list(train.conversation(generator.randrange(len(train))).images[:1])
+        kind = KINDS[number % len(KINDS)]
+        conversation = train.conversation(generator.randrange(len(train)))
+        images = list(conversation.images[:1])
+        language = generator.choice(LANGUAGES)
         if not images or kind == "talk":
             images, kind = [], "talk"
         elif kind == "named":
             images = [make_up(train, generator)]
-        questions = QUESTIONS[kind][LANGUAGES[turn % 2]]
-        found.append((images, questions[turn // 2 % len(questions)]))
+            if generator.random() < 0.5:
+                language = detect_language(conversation.turns[0].question)
+        found.append((images, generator.choice(QUESTIONS[kind][language])))
     return found
 
 
 def make_up(train: TrainingData, generator: random.Random) -> Image.Image:
     """A picture of nothing in particular, that looks now like drawings and now like those to learn from."""
     try:
-        return patchwork(train, generator) if generator.random() < 0.6 else shapes(generator)
+        return patchwork(train, generator) if generator.random() < PATCHWORKS else shapes(generator)
     except VisGLMError:  # one that cannot be read, which training will name
         return shapes(generator)
 
@@ -187,16 +197,18 @@ def patchwork(train: TrainingData, generator: random.Random) -> Image.Image:
     Raises:
         ImageError: one of them cannot be read.
     """
-    size, tiles = SIDE // TILES, []
+    num_tiles = generator.choice(TILES)
+    size = SIDE // num_tiles
+    tiles: list[Image.Image] = []
     for _ in range(2):
         source = train.conversation(generator.randrange(len(train))).images[:1]
         for image in source:
             whole = open_image(image, train.rows.folder).resize((SIDE, SIDE))
-            corners = [(x, y) for x in range(0, SIDE, size) for y in range(0, SIDE, size)]
+            corners = [(x * size, y * size) for x in range(num_tiles) for y in range(num_tiles)]
             tiles += [whole.crop((x, y, x + size, y + size)) for x, y in corners]
     if not tiles:
         return shapes(generator)
-    image = Image.new("RGB", (SIDE, SIDE))
-    for place, tile in enumerate(generator.choices(tiles, k=TILES**2)):
-        image.paste(tile, (place % TILES * size, place // TILES * size))
+    image = Image.new("RGB", (size * num_tiles, size * num_tiles))
+    for place, tile in enumerate(generator.choices(tiles, k=num_tiles**2)):
+        image.paste(tile, (place % num_tiles * size, place // num_tiles * size))
     return image
