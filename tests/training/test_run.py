@@ -111,9 +111,10 @@ def test_the_command_names_the_model_it_began_with(tmp_path):
     assert report.command.endswith(f"--model {tmp_path.resolve() / 'base'}")
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("replay, num_workers", [(0.0, 0), (0.3, 1)])  # 5 and 7 steps an epoch: it stops in the second
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, replay, num_workers):
     path = captions(tmp_path, 12)
-    settings = {**FAST, "max_steps": 6, "dropout": 0.3}
+    settings = {**FAST, "max_steps": 10, "dropout": 0.3, "replay": replay, "num_workers": num_workers}
     whole = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "whole", **settings)
 
     class Interrupted(Exception):
@@ -121,7 +122,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
     def interrupt(*arguments: Any) -> None:
         original(*arguments)
-        if (tmp_path / "part/checkpoint-4").exists():
+        if (tmp_path / "part/checkpoint-8").exists():
             raise Interrupted
 
     original = saving.publish
@@ -129,7 +130,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
         patch.setattr("visglm.training.trainer.publish", interrupt)
         with pytest.raises(Interrupted):
             VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "part", **settings)
-    assert [folder.name for folder in checkpoints(tmp_path / "part")][-1] == "checkpoint-4"
+    assert [folder.name for folder in checkpoints(tmp_path / "part")][-1] == "checkpoint-8"
     resumed = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "part", **settings, resume=True)
     expected, found = dict(losses(whole)), dict(losses(resumed))
     assert found.keys() == expected.keys()
@@ -223,7 +224,7 @@ def test_a_loss_that_means_nothing_stops_the_run_and_names_the_rows(tmp_path, va
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VisGLMForConditionalGeneration, "forward", spoilt)
         with pytest.raises(TrainingError, match=rf"(?s)at step 1\. .*{cause}.*train\.jsonl:\d+"):
-            vlm.finetune(path, output_dir=tmp_path / "out", **FAST)
+            vlm.finetune(path, output_dir=tmp_path / "out", replay=0.0, **FAST)
     assert vlm.chat(picture(1), "What?", max_new_tokens=4).text == answer
 
 

@@ -143,8 +143,9 @@ def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarra
     """
     groups = np.frombuffer(index.groups, dtype=np.int64)
     usable = np.unique(groups[groups >= 0])
-    count = min(int(fraction * len(usable) + 1e-9), MAX_HELD_OUT)  # 0.29 * 100 is a little less than 29
-    if not count:
+    wanted = int(fraction * len(usable) + 1e-9)  # 0.29 * 100 is a little less than 29
+    count = min(wanted, MAX_HELD_OUT, len(usable) - 1)
+    if count < 1:
         return np.arange(len(index.rows)), np.arange(0)
     # A second hash: the first may be in the order of file names.
     mixed = (usable * 2654435761) % (1 << 32)

@@ -69,6 +69,13 @@ class Rotating(Dataset):
         return self.data[(place + int(self.epoch)) % len(self.data)]
 
 
+class OwnAnswers(ObjectRows):
+    """Rows that no file of the user's holds, and that are to be told from those that do."""
+
+    def where(self, index: int) -> str:
+        return f"general answer {index}, mixed in by replay"
+
+
 def replay_share(settings: FinetuneArguments, train: Any) -> float:
     """The share of general examples: as it is set, or the default for so many to learn."""
     if settings.replay is not None:
@@ -108,7 +115,7 @@ def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: 
         ([train.rows.folder.locate(image) for image in images], question, [])
         for images, question in requests
     ]
-    objects = ObjectRows(
+    objects = OwnAnswers(
         [
             {
                 "images": images,
