@@ -556,7 +556,7 @@ def test_datasets_with_lists_of_pictures_and_pictures_in_parts(folder, vlm):
         assert report.num_rows == 3 and [(kind, where) for kind, where, _ in report.problems] == [
             ("unreadable image", "row 3")
         ]
-        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4}
+        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4, "replay": 0.0}
         result = VisGLM.from_pretrained().finetune(rows, output_dir=folder / f"out{len(rows.features)}", **settings)
         assert result.data["rows_left_out_while_training"] >= 1
         stream = rows.to_iterable_dataset()
@@ -622,7 +622,7 @@ def test_a_broken_held_out_picture_is_counted_and_the_loss_is_that_of_the_others
     (folder / "held" / f"{broken}.png").write_bytes(b"garbage")
     losses = {}
     for name, held_out in (("good", good), ("all", everything)):
-        settings = FAST | {"eval_data": str(held_out), "batch_size": 1}
+        settings = FAST | {"eval_data": str(held_out), "batch_size": 1, "prompt": "What is this?"}
         report = VisGLM.from_pretrained().finetune(path, output_dir=folder / name, **settings)
         losses[name] = [row["eval_loss"] for row in report.history if "eval_loss" in row]
     assert losses["all"] == pytest.approx(losses["good"], abs=1e-6)

@@ -113,15 +113,12 @@ def make_plan(
     mixed: TrainingData | StreamData | ConcatDataset = train
     share = replay_share(settings, train)
     if share and isinstance(train, TrainingData):
-        if settings.replay_data is not None:
-            general = whole(settings.replay_data, settings, renderer)
+        general = general_data(train, share, settings, renderer, answer)
+        if len(general) or settings.replay:
+            mixed = add_replay(train, share, general)
+            counts["general_answers"] = num_replayed(train, share)
         else:
-            num_examples = count_steps(num_replayed(train, share) + len(train), settings)[0] * examples_per_step(
-                settings
-            )
-            general = own_answers(train, round(num_examples * share), answer, asks_captions=settings.replay is not None)
-        mixed = add_replay(train, share, general)
-        counts["general_answers"] = num_replayed(train, share)
+            logger.warning("the model answers no general question, so nothing is mixed in against forgetting.")
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
     output_dir.mkdir(parents=True, exist_ok=True)
     home = None
@@ -181,6 +178,17 @@ def read_data(
         "answers_held_out": len(held_out) if held_out is not None else 0,
     }
     return train, held_out, counts
+
+
+def general_data(
+    train: TrainingData, share: float, settings: FinetuneArguments, renderer: Renderer, answer: Answer
+) -> TrainingData:
+    """What is mixed in against forgetting: rows of the user's, or as many answers of the model as the run will use."""
+    if settings.replay_data is not None:
+        return whole(settings.replay_data, settings, renderer)
+    num_steps, _ = count_steps(len(train) + num_replayed(train, share), settings)
+    count = max(1, round(num_steps * examples_per_step(settings) * share))
+    return own_answers(train, count, answer, asks_captions=settings.replay is not None)
 
 
 def whole(source: Any, settings: FinetuneArguments, renderer: Renderer) -> TrainingData:
