@@ -35,7 +35,7 @@ class FinetuneArguments:
         replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 2 of 3
             where at most 200 answers are taught, and none above.
         replay_data: rows to take them from; by default the model's own answers, before training, to questions that
-            are not taught, about training pictures and made-up ones.
+            are not taught, about training pictures and drawn ones.
         max_bad_rows: share of the rows that may be unusable, 0 to 1.
         allow_outside: whether rows of a file may name pictures outside of its folder, by absolute paths, .. or links.
         max_length: longest prompt and answer, in tokens, image slots included; by default the model's context.

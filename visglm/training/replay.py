@@ -1,7 +1,7 @@
 """General examples among those of a run, against forgetting: from a file, or as the model itself answers.
 
 What the model answers itself must not contradict what is taught: about the pictures to learn from it is not asked what
-they show. Names, which are forgotten first, are asked for in pictures that are made up here.
+they show. Names, which are forgotten first, are asked for in pictures that are drawn here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch.utils.data import ConcatDataset, Dataset
 
-from ..errors import DataError, VisGLMError
+from ..errors import DataError
 from ..prompt import detect_language
 from ..recipe import FinetuneArguments
 from .containers import ObjectRows
 from .data import TrainingData, build_index
-from .folder import open_image
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
@@ -44,9 +43,7 @@ QUESTIONS = {"named": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL
 Request = tuple[list[Any], str]  # pictures and a question
 # What small data is mixed with, in turn. Names are forgotten first, so they are most.
 KINDS = ("aside", "named", "named", "talk", "named", "named")
-SIDE = 160  # pixels of a made-up picture
-TILES = (2, 3, 4)  # along each side of a patchwork
-PATCHWORKS = 0.7  # share of those among made-up pictures
+SIDE = 160  # of a drawn picture, in pixels
 NUM_LOOKED_AT = 1000  # rows to tell what is taught from
 
 
@@ -152,7 +149,7 @@ def caption_requests(train: TrainingData, count: int) -> list[Request]:
 
 
 def aside_requests(train: TrainingData, count: int) -> list[Request]:
-    """All but what training pictures show: other things about them, what made-up pictures show, and small talk.
+    """All but what training pictures show: other things about them, what drawn pictures show, and small talk.
 
     Names are asked for in the language that is taught three times of four: there they are in danger.
     """
@@ -166,56 +163,28 @@ def aside_requests(train: TrainingData, count: int) -> list[Request]:
         if not images or kind == "talk":
             images, kind = [], "talk"
         elif kind == "named":
-            images = [make_up(train, generator)]
+            images = [draw(generator)]
             if generator.random() < 0.5:
                 language = detect_language(conversation.turns[0].question)
         found.append((images, generator.choice(QUESTIONS[kind][language])))
     return found
 
 
-def make_up(train: TrainingData, generator: random.Random) -> Image.Image:
-    """A picture of nothing in particular, that looks now like drawings and now like those to learn from."""
-    try:
-        return patchwork(train, generator) if generator.random() < PATCHWORKS else shapes(generator)
-    except VisGLMError:  # one that cannot be read, which training will name
-        return shapes(generator)
-
-
-def shapes(generator: random.Random) -> Image.Image:
-    """Some shapes on a ground."""
-
-    def colour() -> tuple[int, ...]:
-        return tuple(generator.randrange(256) for _ in range(3))
-
-    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.5 else colour())
+def draw(generator: random.Random) -> Image.Image:
+    """Something like an icon of nothing in particular: shapes of a few colours on a ground, often symmetrical."""
+    palette = [tuple(generator.randrange(256) for _ in range(3)) for _ in range(4)]
+    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.7 else palette[0])
     canvas = ImageDraw.Draw(image)
-    for _ in range(generator.randint(1, 6)):
-        corners = [(generator.randrange(SIDE), generator.randrange(SIDE)) for _ in range(generator.randint(3, 7))]
-        if generator.random() < 0.5:
-            canvas.polygon(corners, colour())
-        else:
-            canvas.ellipse([*map(min, zip(*corners, strict=True)), *map(max, zip(*corners, strict=True))], colour())
-    return image
-
-
-def patchwork(train: TrainingData, generator: random.Random) -> Image.Image:
-    """Tiles of two pictures to learn from, in disorder.
-
-    Raises:
-        ImageError: one of them cannot be read.
-    """
-    num_tiles = generator.choice(TILES)
-    size = SIDE // num_tiles
-    tiles: list[Image.Image] = []
-    for _ in range(2):
-        source = train.conversation(generator.randrange(len(train))).images[:1]
-        for image in source:
-            whole = open_image(image, train.rows.folder).resize((SIDE, SIDE))
-            corners = [(x * size, y * size) for x in range(num_tiles) for y in range(num_tiles)]
-            tiles += [whole.crop((x, y, x + size, y + size)) for x, y in corners]
-    if not tiles:
-        return shapes(generator)
-    image = Image.new("RGB", (size * num_tiles, size * num_tiles))
-    for place, tile in enumerate(generator.choices(tiles, k=num_tiles**2)):
-        image.paste(tile, (place % num_tiles * size, place // num_tiles * size))
+    is_mirrored = generator.random() < 0.7
+    for _ in range(generator.randint(2, 9)):
+        x, y = generator.gauss(0.5, 0.18) * SIDE, generator.gauss(0.5, 0.18) * SIDE
+        size = generator.uniform(0.05, 0.4) * SIDE
+        corners = [
+            (x + generator.uniform(-size, size), y + generator.uniform(-size, size))
+            for _ in range(generator.randint(3, 6))
+        ]
+        colour, kind = generator.choice(palette[1:]), generator.choice(("polygon", "ellipse", "rectangle"))
+        for points in (corners, [(SIDE - x, y) for x, y in corners])[: 1 + is_mirrored]:
+            box = [*map(min, zip(*points, strict=True)), *map(max, zip(*points, strict=True))]
+            getattr(canvas, kind)(points if kind == "polygon" else box, fill=colour)
     return image
