@@ -275,6 +275,18 @@ def test_small_data_is_mixed_with_general_answers_that_do_not_contradict_it(data
     assert {detect_language(question) for images, question, _ in heard if not images} == {"en", "zh"}
 
 
+def test_no_more_questions_are_asked_at_once_than_examples_are_learnt(tmp_path, monkeypatch):
+    sizes, batch = set(), VisGLM.batch
+
+    def note(self, requests, **options):
+        sizes.add(options["batch_size"])
+        return batch(self, requests, **options)
+
+    monkeypatch.setattr(VisGLM, "batch", note)
+    VisGLM.from_pretrained().finetune(captions(tmp_path, 6), output_dir=tmp_path / "out", **FAST | {"max_steps": 1})
+    assert sizes == {2}
+
+
 def test_what_pictures_show_is_asked_where_something_else_is_taught(data):
     data.question = "Answer in YAML."
     heard: list[Any] = []

@@ -35,6 +35,7 @@ from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_fo
 logger = logging.getLogger(__name__)
 
 EVALUATIONS_PER_EPOCH, MAX_EVALUATIONS = 5, 15  # of a run
+MAX_ASKED_AT_ONCE = 8  # questions of the report and of replay
 STREAM_STEPS_BETWEEN = 100  # evaluations of a stream, which has no epochs
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
 
@@ -96,7 +97,8 @@ def make_plan(
             f"this model has an adapter ({', '.join(adapters.names)}). Call merge() first, or load the base model."
         )
     require("evaluate", "sacrebleu")  # rather now than after training
-    model, answer = adapters.network, partial(answer_briefly, answerer)
+    model = adapters.network
+    answer = partial(answer_briefly, answerer, batch_size=min(settings.batch_size, MAX_ASKED_AT_ONCE))
     precision = pick_precision(settings.precision, model.device)
     output_dir = Path(settings.output_dir).expanduser()
     resumed = find_resumed(output_dir, settings)
