@@ -8,20 +8,30 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
-from texts import Told
+from texts import Told, as_markdown
 
-from visglm import Explanation, History, Reply, VisGLM, VisGLMError, load_image
+from visglm import Explanation, History, ImageLimits, Reply, VisGLM, VisGLMError, load_image
 from visglm.errors import PromptError
 from visglm.prompt import Turn, messages_to_turns
 from visglm.reply import Timings, Usage
 
 WAITING, STOPPED, FAILED = "waiting", "stopped", "failed"  # beside the finish reasons of a reply
-MAX_SAVED_SIDE = 1024  # pixels; a saved picture is no larger, which is far more than a model sees
+# Pixels of the longest side of a picture that the page holds, which is far more than a model sees. Streamlit serves no
+# wider one, and draws a wider one anew each time.
+MAX_SIDE = 1460
+# A conversation that was saved here holds no larger pictures than that; one from elsewhere may, but a few hundred bytes
+# can claim to be a hundred megabytes, and a file holds many pictures.
+SAVED_LIMITS = ImageLimits(max_bytes=16 * 2**20, max_pixels=16_000_000)
+MAX_LOADED_PICTURES = 32
+DEFAULT_LIMITS = ImageLimits()
+DECODING = threading.Lock()
+MAX_TITLE = 40  # characters
 
 
 @dataclass
@@ -102,26 +112,65 @@ def answered(exchanges: Sequence[Exchange]) -> list[Exchange]:
     return [item for item in exchanges if item.status != FAILED]
 
 
+def load_shrunk(source: Any, limits: ImageLimits = DEFAULT_LIMITS, allow_urls: bool = False) -> Image.Image:
+    """`load_image` for the page: the picture in the size that the page holds. Addresses are fetched side by side, but
+    pictures decoded one at a time: each may need hundreds of megabytes until it is small.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    if allow_urls:
+        return shrunk(load_image(source, limits=limits, allow_urls=True))
+    with DECODING:
+        return shrunk(load_image(source, limits=limits))
+
+
+def shrunk(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    return picture
+
+
+def jpeg_of(picture: Image.Image) -> bytes:
+    """The picture as a file; made once, for it is shown again at every click and kept after every answer."""
+    if "as_jpeg" not in picture.info:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90)
+        picture.info["as_jpeg"] = buffer.getvalue()
+    return picture.info["as_jpeg"]
+
+
 def picture_url(picture: Image.Image) -> str:
-    """The picture as a data URL: JPEG, at most `MAX_SAVED_SIDE` pixels a side."""
-    small, buffer = picture.copy(), io.BytesIO()
-    small.thumbnail((MAX_SAVED_SIDE, MAX_SAVED_SIDE))
-    small.save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """The picture as a data URL."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg_of(picture)).decode()
 
 
-def to_json(exchanges: Sequence[Exchange]) -> str:
-    """Messages as OpenAI and Hugging Face write them, pictures as data URLs: what `from_json` reads."""
+def title_of(exchanges: Sequence[Exchange]) -> str:
+    """What a list shows of a conversation: how it began, on one line."""
+    words = " ".join(exchanges[0].question.split()) if exchanges else ""
+    return words if len(words) <= MAX_TITLE else words[: MAX_TITLE - 1] + "…"
+
+
+def to_json(exchanges: Sequence[Exchange], whole: bool = False) -> str:
+    """Messages as OpenAI and Hugging Face write them, pictures as data URLs: what `from_json` reads.
+
+    Args:
+        whole: with the last question, though it has no answer. Only what is kept here needs that.
+    """
     messages: list[dict] = []
-    for item in answered(exchanges):
+    for item in exchanges if whole else answered(exchanges):
         parts: list[dict] = [{"type": "image_url", "image_url": {"url": picture_url(each)}} for each in item.pictures]
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": item.question}]})
-        messages.append({"role": "assistant", "content": item.answer})
+        if item.status not in (WAITING, FAILED):
+            message = {"role": "assistant", "content": item.answer, "model": item.model, "finish_reason": item.status}
+            messages.append(message)
     return json.dumps({"messages": messages}, ensure_ascii=False, indent=1)
 
 
-def from_json(data: bytes) -> list[Exchange]:
+def from_json(data: bytes | str, most: int | None = MAX_LOADED_PICTURES) -> list[Exchange]:
     """Read a saved conversation.
+
+    Args:
+        most: pictures in it; None for what this page has kept itself.
 
     Raises:
         VisGLMError: it is not one. Pictures are taken from data URLs only: a file that somebody was sent must not
@@ -130,21 +179,45 @@ def from_json(data: bytes) -> list[Exchange]:
     try:
         messages = json.loads(data)["messages"]
         turns, sources = messages_to_turns(messages)
+        "".join(text for turn in turns for text in (turn.question, turn.answer or "")).encode()  # see `is_text`
     except (ValueError, TypeError, KeyError, RecursionError, VisGLMError) as error:
-        raise PromptError(f"this is not a saved conversation ({error}).") from None
+        raise PromptError(f"this is not a saved conversation ({type(error).__name__}).") from None
     if not all(isinstance(source, str) and source.startswith("data:") for source in sources):
         raise PromptError("a saved conversation holds its pictures as data URLs; this one names them otherwise.")
-    pictures = iter([load_image(source) for source in sources])
-    return [
-        Exchange(turn.question, [next(pictures) for _ in range(turn.num_images)], turn.answer or "", "stop")
-        for turn in turns
-    ]
+    if most is not None and len(sources) > most:
+        raise PromptError(f"this conversation has {len(sources)} pictures; at most {most} are loaded.")
+    pictures = iter([load_shrunk(source, SAVED_LIMITS) for source in sources])
+    remarks = [message for message in messages if message["role"] == "assistant"]
+    exchanges = []
+    for index, turn in enumerate(turns):
+        remark = remarks[index] if index < len(remarks) else {}
+        reason, model = remark.get("finish_reason", "stop"), remark.get("model", "")
+        exchanges.append(
+            Exchange(
+                turn.question,
+                [next(pictures) for _ in range(turn.num_images)],
+                turn.answer or "",
+                STOPPED if turn.answer is None else reason if reason in ("stop", "length", STOPPED) else "stop",
+                model if isinstance(model, str) and is_text(model) else "",
+            )
+        )
+    return exchanges
+
+
+def is_text(text: str) -> bool:
+    """Whether every character is whole; half of one ("\\ud800") can be neither sent to a browser nor kept."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_markdown(exchanges: Sequence[Exchange], title: str) -> str:
-    """For reading: pictures inside the file, questions in bold."""
-    blocks = [f"# {title}"]
+    """For reading: pictures inside the file, questions in bold. What was written is text: no markup of it counts, and
+    no picture that it names is fetched by whoever opens the file."""
+    blocks = [f"# {as_markdown(title)}"]
     for item in answered(exchanges):
         blocks += [f"![]({picture_url(picture)})" for picture in item.pictures]
-        blocks += [f"**{item.question.strip()}**", item.answer]
+        blocks += [f"**{as_markdown(item.question.strip())}**", as_markdown(item.answer)]
     return "\n\n".join(blocks) + "\n"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from texts import as_label
 
-from visglm import VisGLM, VisGLMError
+from visglm import ImageLimits, VisGLM, VisGLMError
 
 EMBEDDED = "visglm-tiny"
 KEPT = 3  # models in memory at a time, over all visitors; the one used longest ago goes first
@@ -31,13 +32,21 @@ class Choice:
 
 def arguments() -> argparse.Namespace:
     """What stood behind `--` on the command line."""
-    parser = argparse.ArgumentParser(prog="streamlit run demos/streamlit_app.py --")
+    parser = argparse.ArgumentParser(prog="streamlit run demos/server.py --")
     parser.add_argument("--model", action="append", help="model or adapter folder, or hub id; may be given again")
     parser.add_argument("--quantize", help="how the first model is loaded at the start")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    parser.add_argument("--max-pixels", type=int, help="largest width × height of a picture")
+    parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parsed = parser.parse_args()
     parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))
     return parsed
+
+
+def image_limits() -> ImageLimits:
+    """How large pictures may be, as the page was started."""
+    max_pixels = arguments().max_pixels
+    return ImageLimits() if max_pixels is None else ImageLimits(max_pixels=max_pixels)
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
@@ -55,8 +64,10 @@ def load_fresh(choice: Choice) -> VisGLM:
 def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM:
     """The model; while it loads, a line that says so. Where it cannot be loaded, the page ends here with the reason."""
     try:
-        with st.spinner(say("loading", model=choice.label)):
-            return load(choice)
+        with st.spinner(say("loading", model=as_label(choice.label))):
+            vlm = load(choice)
+            vlm.image_limits = image_limits()
+            return vlm
     except (VisGLMError, OSError) as error:
         st.error(f"**{say('load_failed')}**", icon=":material/error:")
         st.code(str(error), language=None, wrap_lines=True)

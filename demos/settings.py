@@ -54,6 +54,13 @@ def pick_model(key: str, asked: Namespace, say: Callable[..., str], *, is_second
     return Choice(name, None if quantize == "none" else quantize)
 
 
+def say_labels_again() -> None:
+    """For a change of the page's language: a select box goes on showing the label of the old one unless it is set."""
+    state = st.session_state
+    for key in [key for key in state if str(key).startswith("quantize_")]:
+        state[key] = state[key]
+
+
 def sampling_controls(key: str, say: Callable[..., str]) -> dict[str, Any]:
     """The settings of `visglm.reply.Sampling`, as `chat` takes them."""
 

@@ -8,21 +8,21 @@ Widgets only: everything that answers, encodes, explains or trains is `visglm.Vi
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import compare
+import history
 import streamlit as st
 import talk
 import teach
-from conversation import answered, from_json, to_json, to_markdown
 from models import arguments, load_or_tell
-from settings import Page, pick_model, sampling_controls
-from texts import LANGUAGES, Told, speak
-
-from visglm import VisGLMError
+from settings import Page, pick_model, sampling_controls, say_labels_again
+from texts import LANGUAGES, notice, speak
+from visitors import count_pictures
 
 VIEWS = {"talk": talk.view, "compare": compare.view, "teach": teach.view}
 # What a visitor's session starts with. Every browser tab has its own.
@@ -32,6 +32,12 @@ STATE: dict[str, Any] = {
     "editing": None,
     "notices": [],
     "num_loaded": 0,
+    "returned": [],
+    "answering": None,
+    "shelf": None,
+    "talk": None,
+    "address": None,
+    "forgotten": None,
     "compared_picture": [],
     "compared": [],
     "lessons": [],
@@ -40,38 +46,47 @@ STATE: dict[str, Any] = {
     "school": None,
     "lesson": None,
     "lesson_failed": None,
-    "num_lessons": 0,
 }
 
 
 def main() -> None:
-    st.set_page_config("visglm", ":material/visibility:", layout="centered")
-    st.html(Path(__file__).with_name("style.css"))
+    here = Path(__file__).parent
+    st.set_page_config("visglm", here / "static/icon-180.png", layout="centered")
+    st.html(here / "style.css")
     state, asked = st.session_state, arguments()
     for name, value in STATE.items():
         if name not in state:
             state[name] = list(value) if isinstance(value, list) else value
     if "language" not in state:
         state.language = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
+    state.no_history = asked.no_history
     say = speak(state.language)
+    history.follow_address()
+    count_pictures()
     words = "".join(f'--{name.replace("_", "-")}: "{say(name)}";' for name in ("choose_file", "file_limit"))
     st.html(f"<style>:root {{ {words} }}</style>")
+    st.html(f'<span data-language="{"zh-CN" if state.language == "zh" else "en"}"></span>')
     with st.sidebar:
         settings = sidebar(asked, say)
     name = st.segmented_control(
         say("title"), list(VIEWS), default="talk", required=True, key="view", format_func=say,
         label_visibility="collapsed",
     )  # fmt: skip
-    VIEWS[name](Page(say, asked, vlm=load_or_tell(settings["choice"], say), **settings))
+    try:
+        VIEWS[name](Page(say, asked, vlm=load_or_tell(settings["choice"], say), **settings))
+    except Exception:  # nobody's session ends with a fault of ours; what Streamlit raises to stop a run is no Exception
+        logging.getLogger("visglm.page").exception("the view %s could not be drawn", name)
+        st.html(notice(say("broken")))
 
 
 def sidebar(asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
-    """Language, model and settings; the conversation's file menu at the end."""
+    """Language, the talks, model and settings; the conversation's files at the end."""
     st.html('<div class="brand"><span class="seal">看</span>visglm</div>')
     st.segmented_control(
         say("page_language"), list(LANGUAGES), key="language", required=True, format_func=LANGUAGES.get,
-        width="stretch",
+        width="stretch", on_change=say_labels_again,
     )  # fmt: skip
+    history.menu(say)
     settings: dict[str, Any] = {"choice": pick_model("main", asked, say)}
     settings["show_heat"] = st.toggle(say("heat"), key="heat", help=say("heat_help"))
     settings["show_timings"] = st.toggle(say("timings"), value=True, key="timings")
@@ -81,34 +96,8 @@ def sidebar(asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
             format_func=lambda name: LANGUAGES.get(name) or say(name), help=say("prompt_language_help"),
         )  # fmt: skip
         settings["sampling"] = sampling_controls("main", say)
-    file_menu(say)
+    history.files(say)
     return settings
-
-
-def file_menu(say: Callable[..., str]) -> None:
-    state = st.session_state
-    st.subheader(say("conversation"))
-    if st.button(say("new"), icon=":material/add_comment:", width="stretch", key="new"):
-        state.exchanges, state.tray, state.editing = [], [], None
-        st.rerun()
-    if answered(state.exchanges):
-        st.download_button(
-            say("save_markdown"), lambda: to_markdown(state.exchanges, say("title")), "visglm.md", "text/markdown",
-            icon=":material/article:", width="stretch", on_click="ignore",
-        )  # fmt: skip
-        st.download_button(
-            say("save_json"), lambda: to_json(state.exchanges), "visglm.json", "application/json",
-            icon=":material/data_object:", width="stretch", on_click="ignore",
-        )  # fmt: skip
-    with st.expander(say("load"), icon=":material/upload_file:"):
-        file = st.file_uploader(say("load"), "json", key=f"load_{state.num_loaded}", label_visibility="collapsed")
-    if file is not None:
-        state.num_loaded += 1
-        try:
-            state.exchanges = from_json(file.getvalue())
-        except VisGLMError:
-            state.notices.append(Told("load_refused"))
-        st.rerun()
 
 
 main()

@@ -6,34 +6,55 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import history
 import pictures
 import streamlit as st
-from conversation import FAILED, STOPPED, WAITING, Exchange, history_of, pictures_of, turns_of
+from answering import Answering
+from conversation import FAILED, STOPPED, WAITING, Exchange, history_of, is_text, pictures_of, turns_of
 from models import Choice
 from settings import Page
-from streamlit import runtime
-from streamlit.runtime.scriptrunner import get_script_run_ctx
+from texts import Told, notice
+from visitors import free_uploads, visitor_left
 
-from visglm import History, VisGLM, VisGLMError
+from visglm import History, ReplyStream, VisGLM, VisGLMError
 from visglm.errors import ContextLengthError
 
 NUM_SUGGESTIONS = 4
+PLACE = "talk"  # of what the box to write in has to say
 AVATARS = {"user": ":material/person:", "assistant": ":material/visibility:"}
+# Browsers have a clipboard for pages that came over https or from this machine; for others there is the older way.
 COPY_BUTTON = """
+const copyTheOldWay = (text) => {
+  const area = document.createElement("textarea");
+  Object.assign(area.style, { position: "fixed", opacity: 0 });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
+};
 export default function ({ parentElement, data }) {
   const button = parentElement.querySelector("button");
   button.textContent = data.label;
   button.onclick = async () => {
-    await navigator.clipboard.writeText(data.text);
-    button.textContent = data.label + " ✓";
-    setTimeout(() => { button.textContent = data.label; }, 1500);
+    let done = true;
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(data.text).catch(() => { done = copyTheOldWay(data.text); });
+    } else {
+      done = copyTheOldWay(data.text);
+    }
+    button.textContent = done ? data.copied : data.failed;
+    setTimeout(() => { button.textContent = data.label; }, 2000);
   };
 }
 """
 COPY_STYLE = """
-button { font: inherit; font-size: 0.875rem; cursor: pointer; padding: 0.25rem 0.5rem; border: none;
-  border-radius: 2rem; background: none; color: var(--st-text-color); opacity: 0.6; }
+button { font: inherit; font-size: 0.875rem; cursor: pointer; padding: 0.25rem 0.5rem; border: none; margin: 0;
+  border-radius: 2rem; background: none; color: var(--st-text-color); opacity: 0.75; min-height: 2rem; }
 button:hover { color: var(--st-primary-color); opacity: 1; }
+button:focus-visible { outline: 2px solid var(--st-primary-color); opacity: 1; }
+@media (pointer: coarse), (max-width: 640px) { button { min-height: 44px; min-width: 44px; } }
 """
 
 
@@ -61,43 +82,74 @@ def hero(page: Page) -> None:
     """What stands there before anything was said."""
     with st.container(key="hero", horizontal_alignment="center"):
         st.html(f'<div class="hero"><h1>{page.say("hero")}</h1><p>{page.say("hero_more")}</p></div>')
-        pictures.gallery("talk", st.session_state.tray)
+        pictures.gallery("hero", st.session_state.tray, page.say)
         with st.container(width=560):
             pictures.adder("hero", st.session_state.tray, page.say, page.asked.allow_urls)
         st.html(f'<div class="hero"><small>{page.say("hero_local")}</small></div>')
 
 
 def bottom(page: Page) -> None:
-    """Pictures that wait, suggestions, and the box to write in."""
+    """Pictures that wait, suggestions, and the box to write in; while an answer comes, the button that stops it."""
     state, say = st.session_state, page.say
+    if state.returned:  # a question that was not asked goes back into the box
+        state.message = state.returned[0]
+        state.returned.clear()
     with st.bottom:
         above = st.container(gap="small")  # filled when the box has been read: what it sends empties the tray
-        message = st.chat_input(say("ask"), accept_file="multiple", file_type=pictures.TYPES, key="message")
+        message = st.chat_input(say("ask"), accept_file="multiple", key="message")
     if message:
-        before = len(state.tray)
-        pictures.take(message.files, state.tray)
-        if message.text.strip() or len(state.tray) > before:
-            ask(message.text.strip() or say("ask_default"))
+        read_message(message.text.strip(), message.files, say)
+    is_waiting = any(exchange.status == WAITING for exchange in state.exchanges)
     with above:
-        pictures.show_notices(say, keep=any(exchange.status == WAITING for exchange in state.exchanges))
+        pictures.show_notices(PLACE, say, keep=is_waiting)
         pictures.tray_row("talk", state.tray, say)
-        if state.tray or pictures_of(state.exchanges):
+        if is_waiting:
+            with st.container(horizontal=True, horizontal_alignment="center", key="stopping"):
+                st.button(say("stop"), icon=":material/stop_circle:", key="stop")
+        elif state.tray or state.exchanges:
             with st.container(horizontal=True, key="suggestions", gap="small", vertical_alignment="center"):
-                for number in range(1, NUM_SUGGESTIONS + 1):
+                for number in range(1, NUM_SUGGESTIONS + 1) if state.tray or pictures_of(state.exchanges) else ():
                     text = say(f"suggest_{number}")
                     st.button(text, key=f"suggest_{number}", on_click=ask, args=(text,))
-                with st.popover("", icon=":material/add_photo_alternate:", type="tertiary", help=say("add_picture")):
-                    pictures.gallery("more", state.tray)
+                icon = ":material/add_photo_alternate:"
+                with st.popover(say("add_picture"), icon=icon, type="tertiary", key="adding"):
+                    pictures.gallery("more", state.tray, say)
                     pictures.adder("more", state.tray, say, page.asked.allow_urls)
+
+
+def read_message(text: str, files: list[Any], say: Callable[..., str]) -> None:
+    """Ask what was sent. With a picture that cannot be used it is not asked: the answer would be about something
+    else. What was written is in the box again then, what could be used in the tray, and the reason above it."""
+    state = st.session_state
+    # All that is needed of the page before the pictures are decoded: a run may end wherever the page is touched.
+    exchanges, tray, notices, returned = state.exchanges, state.tray, state.notices, state.returned
+    found, told = pictures.read_all(files)
+    tray.extend(found)
+    notices.extend((PLACE, each) for each in told)
+    free_uploads(files)
+    if told:
+        returned[:] = [text] if text else []
+        st.rerun()
+    if text or found:
+        put(text or say("ask_default"), exchanges, tray, notices)
+        history.keep()
 
 
 def ask(question: str) -> None:
     """The question, with the pictures of the tray, waits for its answer."""
     state = st.session_state
-    if state.exchanges and state.exchanges[-1].status == FAILED:
-        state.exchanges.pop()
-    state.exchanges.append(Exchange(question, list(state.tray)))
-    state.tray.clear()
+    put(question, state.exchanges, state.tray, state.notices)
+    history.keep()
+
+
+def put(question: str, exchanges: list[Exchange], tray: list[Any], notices: list[Any]) -> None:
+    if not is_text(question):
+        notices.append((PLACE, Told("text_broken")))
+        return
+    if exchanges and exchanges[-1].status == FAILED:
+        exchanges.pop()
+    exchanges.append(Exchange(question, list(tray)))
+    tray.clear()
 
 
 def ask_again(index: int, question: str | None = None) -> None:
@@ -105,6 +157,7 @@ def ask_again(index: int, question: str | None = None) -> None:
     exchanges = st.session_state.exchanges
     exchanges[index:] = [exchanges[index].again(question)]
     st.session_state.editing = None
+    history.keep()
 
 
 def draw_question(page: Page, index: int, exchange: Exchange) -> None:
@@ -112,13 +165,16 @@ def draw_question(page: Page, index: int, exchange: Exchange) -> None:
     if exchange.pictures:
         with st.container(horizontal=True, key=f"shown_{index}", gap="small"):
             for picture in exchange.pictures:
-                st.image(picture, width=min(200, picture.width) if len(exchange.pictures) == 1 else 120)
+                pictures.shown(picture, 220 if len(exchange.pictures) == 1 else 120, say)
     if state.editing == index:
         with st.form(f"edit_form_{index}", border=False):
             text = st.text_area(say("edit"), exchange.question, label_visibility="collapsed", key=f"edit_text_{index}")
             with st.container(horizontal=True):
                 if st.form_submit_button(say("send"), type="primary") and text.strip():
-                    ask_again(index, text.strip())
+                    if is_text(text):
+                        ask_again(index, text.strip())
+                    else:
+                        pictures.notify(PLACE, Told("text_broken"))
                     st.rerun()
                 if st.form_submit_button(say("cancel"), type="tertiary"):
                     state.editing = None
@@ -128,21 +184,21 @@ def draw_question(page: Page, index: int, exchange: Exchange) -> None:
         st.html(as_html(exchange.question), width="content")
         if exchange.status != WAITING:
             st.button(
-                "", icon=":material/edit:", type="tertiary", help=say("edit"), key=f"edit_{index}",
+                say("edit"), icon=":material/edit:", type="tertiary", key=f"edit_{index}",
                 on_click=lambda: state.update(editing=index),
             )  # fmt: skip
 
 
 def generate(page: Page, index: int, exchange: Exchange) -> None:
-    """Answer the question that waits, below a button that stops it."""
-    place = st.empty()
+    """Answer the question that waits."""
+    before = st.session_state.exchanges[:index]
     try:
-        history = history_of(st.session_state.exchanges[:index], page.vlm, page.choice.label)
-    except VisGLMError as error:  # the model that was picked meanwhile cannot read this conversation's pictures
-        exchange.fail("failed", problem=str(error))
-        st.rerun()
-    st.button(page.say("stop"), icon=":material/stop_circle:", key="stop")
-    stream_into(place, exchange, page.vlm, page.choice, history, page.prompt_language, page.sampling, page.say)
+        stream_into(
+            st.empty(), exchange, page.vlm, page.choice, page.prompt_language, page.sampling, page.say,
+            lambda: history_of(before, page.vlm, page.choice.label),
+        )  # fmt: skip
+    finally:  # also where a click ends this run
+        history.keep()
     st.rerun()
 
 
@@ -151,44 +207,46 @@ def stream_into(
     exchange: Exchange,
     vlm: VisGLM,
     choice: Choice,
-    history: History | None,
     language: str,
     sampling: dict[str, Any],
     say: Callable[..., str],
+    history: Callable[[], History | None] = lambda: None,
 ) -> None:
     """Show the answer in `place`, an `st.empty()`, as it comes, and keep it in `exchange`.
 
-    Any click on the page ends this run at the next piece that is shown, with an exception that passes through here:
-    the stream is closed then, which stops the model, and what was said so far stays, marked as stopped.
+    Any click on the page ends this run at the next thing that is drawn, with an exception that passes through here:
+    the model is stopped then, and what was said so far stays, marked as stopped.
     """
+    state = st.session_state
     exchange.status, exchange.model = STOPPED, choice.label
-    stream = None
-    place.html(f'<div class="said waiting">{say("looking")}<span class="cursor"></span></div>')
+
+    def start() -> ReplyStream:
+        # The model that was picked meanwhile may not be able to read this conversation's pictures.
+        return vlm.stream_chat(exchange.pictures, exchange.question, history(), language=language, **sampling)
+
+    answering = state.answering = Answering(start, state.answering)
+    place.html(f'<div class="said waiting">{html.escape(say("looking"))}<span class="cursor"></span></div>')
+    answering.start()
     try:
-        stream = vlm.stream_chat(exchange.pictures, exchange.question, history, language=language, **sampling)
-        for piece in stream:
-            exchange.answer += piece
-            place.html(as_html(exchange.answer, cursor=True))
-            if visitor_left():
-                break
-        else:
-            exchange.take(stream.reply)
-    except ContextLengthError:
-        exchange.fail("too_long")
-    except VisGLMError as error:
-        exchange.fail("failed", problem=str(error))
+        while answering.is_alive() and not visitor_left():
+            answering.wait()
+            # Drawn every time, for only where something is drawn does Streamlit notice a click.
+            if answering.text:
+                place.html(as_html(answering.text, cursor=True))
+            else:
+                place.html(f'<div class="said waiting">{html.escape(say("looking"))}<span class="cursor"></span></div>')
     finally:
-        if stream is not None:
-            stream.close()
+        answering.stopped.set()
+        exchange.answer = answering.text
+    if answering.reply is not None:
+        exchange.take(answering.reply)
+    elif isinstance(answering.error, ContextLengthError):
+        exchange.fail("too_long")
+    elif isinstance(answering.error, VisGLMError):
+        exchange.fail("failed", problem=str(answering.error))
+    elif answering.error is not None:
+        raise answering.error
     place.html(as_html(exchange.answer))
-
-
-def visitor_left() -> bool:
-    """Whether the browser tab of this run is closed. Streamlit itself would let the run go on for minutes."""
-    context = get_script_run_ctx()
-    if context is None or not runtime.exists():
-        return False
-    return not runtime.get_instance().is_active_session(context.session_id)
 
 
 def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
@@ -201,11 +259,11 @@ def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
     remarks = [say(exchange.status)] if exchange.status in (STOPPED, "length") else []
     if page.show_timings and exchange.timings is not None:
         remarks.append(timing_line(say, exchange))
-    if remarks:
-        st.html(f'<div class="remark">{" · ".join(remarks)}</div>')
     with st.container(horizontal=True, key=f"actions_{index}", gap="small", vertical_alignment="center"):
+        if remarks:
+            st.html(f'<div class="remark">{html.escape(" · ".join(remarks))}</div>', width="content")
         if exchange.answer and exchange.status != FAILED:
-            copy_button(exchange.answer, say("copy"), f"copy_{index}")
+            copy_button(exchange.answer, say, f"copy_{index}")
         if is_last:
             st.button(
                 say("regenerate"), icon=":material/refresh:", type="tertiary", key="regenerate",
@@ -216,7 +274,7 @@ def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
 def draw_text(exchange: Exchange, say: Callable[..., str]) -> None:
     """The answer, or why there is none."""
     if exchange.failure is not None:
-        st.warning(exchange.failure.said(say), icon=":material/error:")
+        st.html(notice(exchange.failure.said(say)))
     else:
         st.html(as_html(exchange.answer))
 
@@ -244,11 +302,13 @@ def draw_overlay(exchange: Exchange, exchanges: Sequence[Exchange], vlm: VisGLM,
                 language=page.prompt_language,
             )
         except VisGLMError as error:
-            st.warning(page.say("heat_failed", problem=error))
+            st.html(notice(page.say("heat_failed", problem=error)))
     if exchange.explanation is not None:
-        st.image(exchange.explanation.overlay(), caption=page.say("heat_caption"), width=200)
+        with st.container(key=f"heat_{len(exchanges)}_{id(exchange)}"):
+            pictures.shown(exchange.explanation.overlay(), 220, page.say, page.say("heat_caption"))
 
 
-def copy_button(text: str, label: str, key: str) -> None:
+def copy_button(text: str, say: Callable[..., str], key: str) -> None:
+    words = {"text": text, "label": say("copy"), "copied": say("copied"), "failed": say("copy_failed")}
     button = st.components.v2.component("copy_button", html="<button></button>", css=COPY_STYLE, js=COPY_BUTTON)
-    button(key=key, data={"text": text, "label": label}, width="content")
+    button(key=key, data=words, width="content", height="content")

@@ -14,10 +14,12 @@ from typing import Any
 
 import pictures
 import streamlit as st
-from models import Choice, load_fresh
+from conversation import is_text
+from models import Choice, image_limits, load_fresh
 from PIL import Image
 from settings import Page
-from talk import visitor_left
+from texts import notice
+from visitors import has_left, session_id
 
 from visglm import VisGLM
 
@@ -27,6 +29,38 @@ STEPS = (20, 60, 150)  # choices of the slider between them
 METHODS: dict[str, dict[str, float]] = {"lora": {"learning_rate": 3e-3, "dropout": 0.0}, "ptuning": {}, "qformer": {}}
 ANSWER_TOKENS = 48  # of the answers before and after
 POLL_SECONDS = 0.5
+WAITING, BEFORE, LEARNING, AFTER = "waiting", "before", "learning", "after"  # what a lesson is at, in order
+
+
+class School:
+    """Lets one lesson at a time at a model, in the order in which they came. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.queues: dict[str, list[Lesson]] = {}  # model → those who are there, the one that learns first
+
+    def enter(self, lesson: Lesson) -> None:
+        with self.changed:
+            self.queues.setdefault(lesson.model, []).append(lesson)
+
+    def num_before(self, lesson: Lesson) -> int:
+        with self.changed:
+            queue = self.queues.get(lesson.model, [])
+            return queue.index(lesson) if lesson in queue else 0
+
+    def wait(self, lesson: Lesson) -> None:
+        """Until it is this lesson's turn, or it was stopped."""
+        with self.changed:
+            while self.queues[lesson.model][0] is not lesson and not lesson.is_over():
+                self.changed.wait(POLL_SECONDS)
+
+    def leave(self, lesson: Lesson) -> None:
+        with self.changed:
+            self.queues[lesson.model].remove(lesson)
+            self.changed.notify_all()
+
+
+SCHOOL = School()  # of all visitors
 
 
 class Lesson(threading.Thread):
@@ -35,36 +69,79 @@ class Lesson(threading.Thread):
     Args:
         rows: pictures, and what the model is to answer when asked `question` about them.
         folder: of the run's own, empty; the adapter is in `adapter` below it.
+        session: whose lesson it is; it ends when that visitor leaves.
     """
 
     def __init__(
-        self, model: str, rows: list[tuple[Image.Image, str]], question: str, folder: Path, method: str, num_steps: int
+        self,
+        model: str,
+        rows: list[tuple[Image.Image, str]],
+        question: str,
+        folder: Path,
+        method: str,
+        num_steps: int,
+        session: str = "",
     ):
         super().__init__(name="visglm-lesson", daemon=True)
         self.model, self.rows, self.question, self.folder = model, rows, question, folder
         self.method, self.num_steps, self.num_done = method, num_steps, 0
+        self.session = session
         self.stopped = threading.Event()
+        self.stage = WAITING
         self.before: list[str] = []
         self.after: list[str] = []
         self.error: Exception | None = None
 
+    def start(self) -> None:
+        SCHOOL.enter(self)  # here, in the order in which visitors asked
+        super().start()
+
     def run(self) -> None:
         """Train a model of its own, the shared one stays as it is; ask it about every picture before and after."""
         try:
-            vlm = load_fresh(Choice(self.model))
-            self.before = self.answers(vlm)
-            vlm.finetune(
-                write_rows(self.rows, self.question, self.folder / "pictures"), self.method, self.adapter, self.stop,
-                max_steps=self.num_steps, batch_size=4, every=max(1, self.num_steps // 10), held_out=0.0,
-                max_bad_rows=0.0, num_workers=0, report_to="none", **METHODS[self.method],
-            )  # fmt: skip
-            self.after = self.answers(vlm)
+            SCHOOL.wait(self)
+            if not self.is_over():
+                self.learn()
         except Exception as error:  # shown by the page, which is another thread
             self.error = error
+        finally:
+            SCHOOL.leave(self)
+
+    def learn(self) -> None:
+        vlm = load_fresh(Choice(self.model))
+        vlm.image_limits = image_limits()
+        self.stage = BEFORE
+        self.before = self.answers(vlm)
+        if self.is_over():
+            return
+        self.stage = LEARNING
+        vlm.finetune(
+            write_rows(self.rows, self.question, self.folder / "pictures"), self.method, self.adapter, self.stop,
+            max_steps=self.num_steps, batch_size=4, every=max(1, self.num_steps // 10), held_out=0.0,
+            max_bad_rows=0.0, num_workers=0, report_to="none", **METHODS[self.method],
+        )  # fmt: skip
+        self.stage = AFTER
+        self.after = self.answers(vlm)
+
+    @property
+    def num_right(self) -> int:
+        return sum(after.strip() == wanted for (_, wanted), after in zip(self.rows, self.after, strict=True))
+
+    @property
+    def num_changed(self) -> int:
+        """Answers that are others than before, right ones left out."""
+        rows = zip(self.rows, self.before, self.after, strict=True)
+        return sum(before != after and after.strip() != wanted for (_, wanted), before, after in rows)
 
     def stop(self) -> bool:
         """What the run asks after every step."""
         self.num_done += 1
+        return self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether it was stopped, or the visitor has left, whichever view was open: others wait for their turn."""
+        if self.session and has_left(self.session):
+            self.stopped.set()
         return self.stopped.is_set()
 
     def answers(self, vlm: VisGLM) -> list[str]:
@@ -89,8 +166,7 @@ class Lesson(threading.Thread):
 def view(page: Page) -> None:
     state, say = st.session_state, page.say
     st.html(f'<p class="lead">{html.escape(say("teach_lead"))}</p>')
-    pictures.show_notices(say)
-    pictures.gallery("teach", state.lessons)
+    pictures.gallery("teach", state.lessons, say)
     pictures.adder("teach", state.lessons, say, page.asked.allow_urls)
     names = name_pictures(state.lessons, say)
     with st.container(border=True):
@@ -104,10 +180,14 @@ def view(page: Page) -> None:
         )
     if asked and (len(names) < FEWEST or not all(names) or not question.strip()):
         st.info(say("teach_need", num=FEWEST), icon=":material/label:")
+    elif asked and not is_text("".join([question, *names])):
+        st.html(notice(say("text_broken")))
     elif asked:
         begin(page, list(zip(state.lessons, names, strict=True)), question.strip(), method, num_steps)
     if state.lesson is not None:
         attend(state.lesson, say)
+    elif state.lesson_failed == "":
+        st.info(say("taught_stopped"), icon=":material/stop_circle:")
     elif state.lesson_failed is not None:
         st.error(f"**{say('teach_failed')}**", icon=":material/error:")
         st.code(state.lesson_failed, language=None, wrap_lines=True)
@@ -120,14 +200,14 @@ def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str
     names = []
     for index, picture in enumerate(shown):
         with st.container(horizontal=True, vertical_alignment="center", key=f"lesson_{index}"):
-            st.image(picture, width=64)
+            pictures.shown(picture, 64, say)
             names.append(
                 st.text_input(
                     say("answer_for", number=index + 1), placeholder=say("answer_hint"), key=f"name_{id(picture)}",
                     label_visibility="collapsed",
                 ).strip()
             )  # fmt: skip
-            if st.button("", icon=":material/close:", key=f"unteach_{index}", type="tertiary", help=say("remove")):
+            if st.button(say("remove"), icon=":material/close:", key=f"unteach_{index}", type="tertiary"):
                 del shown[index]
                 st.rerun()
     return names
@@ -135,12 +215,12 @@ def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str
 
 def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str, num_steps: int) -> None:
     state = st.session_state
-    state.school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
-    state.num_lessons += 1
-    folder = Path(state.school.name) / f"lesson-{state.num_lessons}"
+    school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
+    folder = Path(school.name) / f"lesson-{len(list(Path(school.name).iterdir())) + 1}"
     folder.mkdir()
-    state.lesson, state.lesson_failed = Lesson(page.choice.model, rows, question, folder, method, num_steps), None
-    state.lesson.start()
+    lesson = Lesson(page.choice.model, rows, question, folder, method, num_steps, session_id())
+    state.school, state.lesson_failed, state.lesson = school, None, lesson
+    lesson.start()
     st.rerun()  # the button that began it is drawn anew, and waits
 
 
@@ -158,19 +238,28 @@ def attend(lesson: Lesson, say: Callable[..., str]) -> None:
         bar, place = st.empty(), st.empty()
         while lesson.is_alive():
             # Drawn every time, for only where something is drawn does Streamlit notice a click.
-            text = say("teach_progress", step=lesson.num_done, num=lesson.num_steps)
-            bar.progress(lesson.num_done / lesson.num_steps, text)
+            bar.progress(*progress_of(lesson, say))
             draw_curve(place, lesson.curve, say)
             lesson.join(POLL_SECONDS)
-            if visitor_left():
-                lesson.stopped.set()
     state.lesson = None
     if lesson.error is not None:
         state.lesson_failed = str(lesson.error)
+    elif not lesson.after:
+        state.lesson_failed = ""
     else:
         state.taught_last = lesson
         state.taught.append(str(lesson.adapter))
     st.rerun()
+
+
+def progress_of(lesson: Lesson, say: Callable[..., str]) -> tuple[float, str]:
+    """How far a lesson is, from 0 to 1, and what it is at."""
+    if lesson.stage == WAITING and (num := SCHOOL.num_before(lesson)):
+        return 0.0, say("teach_queue", num=num)
+    if lesson.stage in (BEFORE, AFTER):
+        return float(lesson.stage == AFTER), say(f"teach_{lesson.stage}")
+    share = min(lesson.num_done / lesson.num_steps, 1.0)
+    return share, say("teach_progress", step=lesson.num_done, num=lesson.num_steps)
 
 
 def write_rows(rows: list[tuple[Image.Image, str]], question: str, folder: Path) -> Path:
@@ -194,20 +283,36 @@ def show_result(lesson: Lesson, say: Callable[..., str]) -> None:
     """The curve, the answers before and after, and the adapter to take home."""
     if lesson.num_done < lesson.num_steps:
         st.info(say("taught_partly", step=lesson.num_done, num=lesson.num_steps), icon=":material/stop_circle:")
+    say_what_was_learnt(lesson, say)
     draw_curve(st, lesson.curve, say)
     for (picture, wanted), before, after in zip(lesson.rows, lesson.before, lesson.after, strict=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.image(picture, width=64)
-            st.html(
-                f'<div class="said"><s>{html.escape(before)}</s><br><b>{html.escape(after)}</b></div>', width="stretch"
+            pictures.shown(picture, 64, say)
+            lines = {"answer_before": before, "answer_after": after}
+            if after.strip() != wanted:
+                lines["answer_wanted"] = wanted
+            rows = "".join(
+                f"<dt>{html.escape(say(key))}</dt><dd>{html.escape(line)}</dd>" for key, line in lines.items()
             )
-            st.html("✓" if after.strip() == wanted else "…", width="content")
+            st.html(f'<dl class="learnt">{rows}</dl>', width="stretch")
+            st.html("✓" if after.strip() == wanted else "✗", width="content")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             say("adapter"), lambda: zipped(lesson.adapter), "visglm-adapter.zip", "application/zip",
             icon=":material/download:", on_click="ignore", type="primary",
         )  # fmt: skip
         st.caption(say("adapter_help"))
+
+
+def say_what_was_learnt(lesson: Lesson, say: Callable[..., str]) -> None:
+    """By asking again, not by the loss."""
+    num, right, changed = len(lesson.rows), lesson.num_right, lesson.num_changed
+    if lesson.before == lesson.after and right < num:
+        st.error(say("taught_nothing"), icon=":material/error:")
+    elif right == num:
+        st.success(say("taught_all", num=num), icon=":material/check_circle:")
+    else:
+        st.warning(say("taught_some", num=num, right=right, changed=changed), icon=":material/rule:")
 
 
 def zipped(folder: Path) -> bytes:

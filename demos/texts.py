@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,13 +83,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         "拖进来、粘贴、拍一张，或者从下面挑一张。然后用中文或英文问我。",
         "Drop it, paste it, photograph it, or take one of these. Then ask about it in Chinese or English.",
     ),
-    "hero_local": ("图片不会离开这台机器。", "Pictures never leave this machine."),
+    "hero_local": ("图片只留在运行本页的机器上。", "Pictures stay on the machine that runs this page."),
     "gallery": ("示例图片", "Samples"),
     # pictures
     "add_picture": ("添加图片", "Add a picture"),
     "upload": ("上传", "Upload"),
     "choose_file": ("选择文件", "Choose files"),
     "file_limit": ("或拖到这里，每个至多 32 MB", "or drop them here, up to 32 MB each"),
+    "more_pictures": ("图片", "Pictures"),
+    "picture": ("图片", "Picture"),
+    "picture_sample": ("示例图片：{name}", "Sample: {name}"),
+    "reason_full": (
+        "放不下更多图片了。移除几张，或开始新的对话。",
+        "There is no room for more pictures. Remove some, or start a new conversation.",
+    ),
     "camera": ("拍照", "Camera"),
     "camera_start": ("打开摄像头", "Switch the camera on"),
     "url": ("网址", "Address"),
@@ -104,8 +113,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "reason_empty": ("这个文件是空的。请重新选择。", "That file is empty. Please choose it again."),
     "reason_format": (
-        "这不是我认识的图片（PNG、JPEG、WebP、GIF、BMP），或者文件头坏了。",
-        "That is no picture I can read (PNG, JPEG, WebP, GIF, BMP), or its first bytes are damaged.",
+        "这不是我认识的图片（PNG、JPEG、WebP、GIF、BMP、AVIF、HEIC），或者文件头坏了。TIFF 等请先另存为 JPEG。",
+        "That is no picture I can read (PNG, JPEG, WebP, GIF, BMP, AVIF, HEIC), or its first bytes are damaged. Save "
+        "TIFF and the like as JPEG first.",
     ),
     "reason_damaged": (
         "这张图片不完整或已损坏。请换一份完整的。",
@@ -130,6 +140,16 @@ TEXTS: dict[str, tuple[str, str]] = {
     "send": ("发送", "Send"),
     "cancel": ("取消", "Cancel"),
     "copy": ("复制", "Copy"),
+    "copied": ("已复制 ✓", "Copied ✓"),
+    "copy_failed": ("浏览器不允许复制", "The browser forbids copying"),
+    "text_broken": (
+        "这段文字里有不完整的字符，没有发送。请改一改再试。",
+        "That text has half a character in it and was not sent. Please write it again.",
+    ),
+    "broken": (
+        "出了点问题，这一页没有画完。可以继续，或开始新的对话。",
+        "Something went wrong while this page was drawn. Go on, or start a new conversation.",
+    ),
     "stopped": ("已停止", "Stopped"),
     "length": ("到达长度上限", "Cut at the longest answer"),
     "timing_line": (
@@ -145,6 +165,22 @@ TEXTS: dict[str, tuple[str, str]] = {
     # keeping
     "conversation": ("这次对话", "This conversation"),
     "new": ("新对话", "New conversation"),
+    "talks": ("以前的对话", "Earlier talks"),
+    "talks_kept": (
+        "对话保存在运行本页的机器上，只有这个浏览器能看到。",
+        "Talks are kept on the machine that runs this page; only this browser sees them.",
+    ),
+    "talks_unkept": (
+        "关闭或刷新页面后，这些对话就没有了。",
+        "These talks are gone when the page is closed or reloaded.",
+    ),
+    "forget": ("删除“{title}”", "Delete “{title}”"),
+    "forgotten": ("已删除“{title}”。", "“{title}” is deleted."),
+    "undo": ("撤销删除", "Bring it back"),
+    "shelf_full": (
+        "这段对话没有保存：已没有空间。删除一些以前的对话。",
+        "This talk is not kept: there is no room. Delete some earlier ones.",
+    ),
     "save_markdown": ("存为 Markdown", "Save as Markdown"),
     "save_json": ("存为 JSON", "Save as JSON"),
     "load": ("载入对话（JSON）", "Load a conversation (JSON)"),
@@ -189,6 +225,25 @@ TEXTS: dict[str, tuple[str, str]] = {
     "teach_failed": ("没学成。", "It did not learn."),
     "teach_stop": ("停下，保留已学到的", "Stop, and keep what it learnt"),
     "teach_stopping": ("这一步学完就停…", "Stopping behind this step…"),
+    "teach_queue": (
+        "别人正在教这个模型。前面还有 {num} 课，轮到你就开始。",
+        "Others are teaching this model. {num} before you; yours begins when it is your turn.",
+    ),
+    "teach_before": ("先问一遍：还没学时怎么回答…", "Asking first: what it answers before…"),
+    "teach_after": ("再问一遍：学完以后怎么回答…", "Asking again: what it answers now…"),
+    "taught_all": ("学会了：{num} 张图片的回答都对。", "It learnt them: right about all {num} pictures."),
+    "taught_some": (
+        "{num} 张里学会了 {right} 张，另有 {changed} 张的回答变了但还不对。多学几步会更好。",
+        "It learnt {right} of {num}; {changed} more are answered differently, but not right. More steps help.",
+    ),
+    "taught_nothing": (
+        "什么也没学会：学完以后，每张图片的回答都和以前一样。把步数加多，或换一种方法。",
+        "It learnt nothing: every picture is answered as before. Take more steps, or another method.",
+    ),
+    "taught_stopped": ("还没轮到或还没开始就停了，什么也没学。", "Stopped before it began; nothing was learnt."),
+    "answer_before": ("以前", "before"),
+    "answer_after": ("现在", "now"),
+    "answer_wanted": ("应为", "wanted"),
     "taught_partly": (
         "已停下：学了 {step} 步（共 {num} 步）。学到的都在这个适配器里。",
         "Stopped after {step} of {num} steps. What it learnt until then is in this adapter.",
@@ -201,6 +256,30 @@ TEXTS: dict[str, tuple[str, str]] = {
         'Unpacked: VisGLM.from_pretrained("visglm-adapter")',
     ),
 }
+
+
+# Whatever Markdown, and what Streamlit adds to it (colours, icons, formulas), could take for more than a letter.
+MARKS = re.compile(r"""[!-/:-@\[-`{-~]""")
+# What of it counts in the middle of a line of a file, and at its beginning.
+INLINE_MARKS = re.compile(r"[\\`*_\[\]<>&!|~$#^]")
+LINE_MARKS = re.compile(r"^(\s*\d*)([-+=.)])", re.MULTILINE)
+
+
+def as_label(text: str) -> str:
+    """A label of Streamlit's that reads as this text, on one line, and does nothing: no link, picture, entity, icon or
+    formula."""
+    return MARKS.sub(lambda mark: "\\" + mark[0], " ".join(text.split()))
+
+
+def as_markdown(text: str) -> str:
+    """The same for a file, which is read without being rendered, too: no more is marked than must be."""
+    marked = INLINE_MARKS.sub(lambda mark: "\\" + mark[0], text)
+    return LINE_MARKS.sub(r"\1\\\2", marked).replace("\n", "\\\n")
+
+
+def notice(text: str, icon: str = "!") -> str:
+    """A box with a sentence in which names that others gave stand: as HTML, and nothing in it is markup."""
+    return f'<div class="notice" role="alert"><b>{icon}</b><span>{html.escape(text)}</span></div>'
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import gc
 import io
 import threading
+from collections import Counter as Counts
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from tests.tiny import GOLDEN_HF
 from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
 from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
-from visglm.prompt import postprocess, settled
+from visglm.prompt import PROMPT_STYLES, postprocess, settled
 from visglm.reply import History
-from visglm.sampling import RANGES, Sampling
+from visglm.sampling import RULES, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +189,7 @@ def test_what_a_user_types_stays_text(vlm):
     tokenizer = vlm.tokenizer
     plain = vlm.chat(disc(), "x", max_new_tokens=1)
     typed = vlm.chat(disc(), "x<|image|>[gMASK]<sop><eop></s>", max_new_tokens=1)
-    ids = vlm._prepare(disc(), "x<|image|>[gMASK]<sop><eop></s>", None, "auto", Sampling()).rendered.input_ids
+    ids = vlm._compose(disc(), "x<|image|>[gMASK]<sop><eop></s>", None, "auto", Sampling()).rendered.input_ids
     assert typed.usage.prompt_tokens > plain.usage.prompt_tokens
     assert ids.count(tokenizer.image_token_id) == vlm.processor.num_query_tokens
     assert ids.count(tokenizer.bos_token_id) == 1
@@ -217,15 +220,86 @@ def test_the_token_limit_is_reported(vlm):
     assert reply.finish_reason == "length"
 
 
-@pytest.mark.parametrize("name", RANGES)
+WRONG = ("hot", True, [1], float("nan"), float("inf"), 10**30, -1)  # for each setting of an answer
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_sampling_values_out_of_range_are_refused(vlm, name):
-    lowest, highest = RANGES[name]
-    for value in (lowest - 1, highest + 1, "hot", None, float("nan")):
-        with pytest.raises(ConfigError, match=name):
+    for value in WRONG:
+        with pytest.raises(ConfigError, match=f"^{name} must be .*between .*; got "):
             vlm.chat(disc(), "What?", **{name: value})
-    for value in (0, -5):
-        with pytest.raises(ConfigError, match="max_new_tokens"):
-            vlm.chat(disc(), "What?", max_new_tokens=value)
+        with pytest.raises(ConfigError, match=name):
+            vlm.batch([(None, "What?")], progress=False, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"temperature": 1e-320}, "temperature must be between 0.01 and 5, or 0; got 1e-320"),
+        ({"temperature": 1e-9}, "temperature must be between 0.01 and 5, or 0; got 1e-09"),
+        ({"temperature": None}, "got None"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be between 1 and"),
+        ({"max_new_tokens": 3.0}, "a whole number.*got 3.0"),
+        ({"top_k": 1.5}, "top_k must be .* a whole number"),
+        ({"seed": 2**64}, f"seed must be between 0 and {2**64 - 1}, .*; got {2**64}"),
+    ],
+)
+def test_what_a_setting_may_be_is_said_with_what_came(vlm, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        vlm.chat(disc(), "What?", **settings)
+
+
+def test_the_ends_of_a_range_are_allowed(vlm):
+    settings = {"temperature": 0.01, "top_p": 0.0, "top_k": np.int64(3), "seed": 2**64 - 1, "max_new_tokens": 3}
+    assert vlm.chat(disc(), "What?", **settings).text == vlm.chat(disc(), "What?", max_new_tokens=3).text
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dtype": "int8"}, "dtype must be one of auto, .*; got 'int8'. .* quantize: \"int8\""),
+        ({"dtype": torch.int8}, "dtype"),
+        ({"dtype": 16}, "dtype"),
+        ({"device": 0}, "device must be text; got 0"),
+        ({"name_or_path": 3}, "name_or_path must be a path, or None; got 3"),
+        ({"image_size": "112"}, "image_size must be between 1 and 8192, a whole number, or None; got '112'"),
+        ({"image_size": 100}, "image_size=100 is not a multiple of patch_size=16"),
+        ({"image_size": 0}, "image_size"),
+        ({"tokenizer": 1}, "tokenizer"),
+        ({"quantize": 4}, "quantize must be text, or None; got 4"),
+        ({"quantize": "int3"}, "int3"),
+        ({"quantize_vision": "yes"}, "quantize_vision must be True or False"),
+        ({"allow_urls": 1}, "allow_urls must be True or False; got 1"),
+    ],
+)
+def test_what_from_pretrained_takes(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        VisGLM.from_pretrained(**settings)
+    if "name_or_path" not in settings and settings not in ({"image_size": 100}, {"quantize": "int3"}):
+        with pytest.raises(ConfigError, match=message):
+            VisGLM.from_parts(text=Path("nowhere"), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"output_dir": 3}, "output_dir must be a path; got 3"),
+        ({"method": None}, "method must be text; got None"),
+        ({"method": "lorra"}, "lorra"),
+        ({"rank": 4.5}, "rank must be between 1 and 1024, a whole number; got 4.5"),
+        ({"report_to": "sky"}, "report_to must be one of"),
+    ],
+)
+def test_what_finetune_takes(vlm, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        vlm.finetune([{"messages": []}], **settings)
+    assert not list(tmp_path.iterdir()) and vlm._turns.is_free
+
+
+def test_from_parts_refuses_what_it_does_not_know():
+    with pytest.raises(ConfigError, match="takes no devise"):
+        VisGLM.from_parts(text="nowhere", devise="cpu")
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", None, 3, ["What?"]])
@@ -234,10 +308,77 @@ def test_a_question_must_be_text(vlm, prompt):
         vlm.chat(disc(), prompt)
 
 
-@pytest.mark.parametrize("history", [3, "text", [("one",)], [None]])
+@pytest.mark.parametrize(
+    "history", [3, "text", [("one",)], [None], ["ab", "cd"], {"ab": 1}, [("a", None)], [("a", "b"), {"role": "user"}]]
+)
 def test_a_history_must_be_one(vlm, history):
     with pytest.raises(PromptError, match="history"):
         vlm.chat(disc(), "What?", history=history)
+
+
+def test_a_history_of_messages_is_read_as_such(vlm):
+    pairs = [("你好", "你好！"), ("你是谁？", "一个模型。")]
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    by_pairs = vlm.chat(disc(), "它是什么？", history=pairs, max_new_tokens=4)
+    by_messages = vlm.chat(disc(), "它是什么？", history=messages, max_new_tokens=4)
+    assert by_messages == by_pairs
+    assert [turn.question for turn in by_messages.history.turns] == ["你好", "你是谁？", "它是什么？"]
+
+
+@pytest.mark.parametrize(
+    "messages, message",
+    [
+        ([{"role": "user", "content": "Hello"}], "Pass it as the question"),
+        ([{"role": "nobody", "content": "Hello"}], "nobody"),
+        (
+            [
+                {"role": "user", "content": [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "What?"}]},
+                {"role": "assistant", "content": "A cat."},
+            ],
+            "1 pictures",
+        ),
+    ],
+)
+def test_messages_that_are_no_history_are_told(vlm, messages, message):
+    with pytest.raises(PromptError, match=message):
+        vlm.chat(None, "What?", history=messages)
+
+
+def golden() -> VisGLM:
+    return VisGLM.from_pretrained(GOLDEN_HF, device="cpu", dtype="float32")
+
+
+def test_the_history_of_another_network_is_refused(vlm):
+    history = vlm.chat(disc(), "What is this?", max_new_tokens=2).history
+    with pytest.raises(PromptError, match="another network's: its pictures are 8 visual tokens of width 256, .* 32 of"):
+        golden().chat(None, "And now?", history=history)
+    twin = copy.deepcopy(vlm)
+    twin.chat(None, "And now?", history=history, max_new_tokens=1)
+    with torch.no_grad():
+        twin.model.model.vision.projection.weight.mul_(2)
+    with pytest.raises(PromptError, match="weights that looked at its pictures"):
+        twin.chat(None, "And now?", history=history)
+    [error] = twin.batch([(None, "And now?", history)], on_error="return", progress=False)
+    assert isinstance(error, PromptError)
+    words = vlm.chat(None, "Hello", max_new_tokens=2).history
+    assert golden().chat(None, "And now?", history=words, max_new_tokens=1).usage.completion_tokens == 1
+
+
+def test_a_history_goes_from_one_precision_to_another(vlm):
+    history = vlm.chat(disc(), "What is this?", max_new_tokens=2).history
+    half = VisGLM.from_pretrained(dtype="bfloat16")
+    assert half.chat(None, "And now?", history=history, max_new_tokens=1).history.num_images == 1
+
+
+def test_a_history_has_as_many_visual_tokens_as_pictures(vlm):
+    history = vlm.chat(disc(), "What is this?", max_new_tokens=2).history
+    for change in ({"image_embeds": None}, {"image_embeds": history.image_embeds[:0]}, {"turns": ()}):
+        with pytest.raises(PromptError, match="pictures"):
+            vlm.chat(None, "And now?", history=dataclasses.replace(history, **change))
 
 
 def test_what_does_not_fit_is_never_cut(vlm):
@@ -257,6 +398,69 @@ def test_a_seed_makes_sampling_repeatable_and_leaves_the_random_state_alone(vlm)
     assert vlm.chat(disc(), "Describe it.", seed=1, **settings).text == first.text
     others = {vlm.chat(disc(), "Describe it.", seed=seed, **settings).text for seed in range(2, 8)}
     assert others != {first.text}
+
+
+SAMPLED = {"temperature": 2.0, "max_new_tokens": 8}
+
+
+def test_a_seed_gives_its_answer_whatever_else_draws_numbers(vlm):
+    wanted = [vlm.chat(disc(), "Describe it.", seed=seed, **SAMPLED).text for seed in range(4)]
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            torch.manual_seed(0)
+            torch.rand(3)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        found = [vlm.chat(disc(), "Describe it.", seed=seed, **SAMPLED).text for seed in range(4)]
+        torch.manual_seed(0)
+        free = {vlm.chat(disc(), "Describe it.", temperature=5.0, max_new_tokens=8).text for _ in range(4)}
+    finally:
+        stop.set()
+        thread.join()
+    assert found == wanted and len(set(wanted)) > 1
+    assert len(free) > 1  # without a seed, torch's does not decide
+
+
+def test_without_a_seed_the_random_state_is_left_alone(vlm):
+    state = torch.random.get_rng_state()
+    vlm.chat(disc(), "Describe it.", **SAMPLED)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_a_batch(vlm, requests):
+    settings = {**SAMPLED, "top_p": 0.95, "top_k": 200}
+    for seed in (1, 2):
+        singles = [vlm.chat(*request, seed=seed, **settings).text for request in requests]
+        replies = vlm.batch(requests, batch_size=4, progress=False, seed=seed, **settings)
+        assert [reply.text for reply in replies] == singles
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely(vlm):
+    """First tokens of 600 answers against the shares that the logits give them, by Pearson's chi-square."""
+    settings = {"temperature": 5.0, "top_k": 6, "top_p": 0.9}
+    [ready] = [vlm._compose(None, "Describe it.", None, "auto", Sampling())]
+    ids = torch.tensor([ready.rendered.input_ids], device=vlm.device)
+    with torch.no_grad():
+        logits = vlm.model(ids).logits[0, -1].float()
+    logits[vlm.tokenizer.image_token_id] = -torch.inf
+    values, tokens = (logits / 5).topk(6)
+    shares = values.softmax(-1)
+    kept = shares.cumsum(-1) - shares < 0.9
+    shares = torch.where(kept, shares, 0) / shares[kept].sum()
+    drawn: Counts = Counts()
+    for seed in range(600):
+        drawn[vlm.chat(None, "Describe it.", seed=seed, max_new_tokens=1, **settings).text] += 1
+    wanted = Counts()
+    for token, share in zip(tokens.tolist(), shares.tolist(), strict=True):
+        if share:
+            wanted[vlm.tokenizer.decode([token], skip_special_tokens=True).strip()] += 600 * share
+    assert set(drawn) <= set(wanted)
+    statistic = sum((drawn[text] - count) ** 2 / count for text, count in wanted.items())
+    assert len(wanted) > 2 and statistic < 20  # six degrees of freedom leave 0.3 % above
 
 
 def test_a_text_only_model_refuses_pictures(vlm):
@@ -301,17 +505,71 @@ def test_leaving_a_stream_stops_the_model(vlm):
     hook.remove()
     assert not streaming_threads()
     assert len(steps) < 400
-    assert not vlm._lock.locked()
+    assert vlm._turns.is_free
     vlm.chat(disc(), "What?", max_new_tokens=1)
 
 
-def test_closing_a_stream_leaves_no_reply(vlm):
-    stream = vlm.stream_chat(disc(), "描述这张图片。", max_new_tokens=100)
-    next(stream)
+def test_a_closed_stream_has_what_there_was_of_the_answer(vlm):
+    stream = vlm.stream_chat(disc(), "描述这张图片。", temperature=5.0, seed=0, max_new_tokens=400)
+    begun = next(stream)
     stream.close()
     assert not streaming_threads()
-    with pytest.raises(VisGLMError):
+    assert list(stream) == []
+    assert stream.reply.finish_reason == "cancelled"
+    assert stream.reply.text.startswith(begun)
+    assert stream.reply.usage.completion_tokens < 400
+    assert stream.reply.history.turns[-1].answer == stream.reply.text
+    vlm.chat(None, "And?", history=stream.reply.history, max_new_tokens=1)
+
+
+def test_a_stream_that_was_closed_before_it_began_has_no_reply(vlm):
+    stream = vlm.stream_chat(disc(), "What?")
+    stream.close()
+    assert list(stream) == [] and not streaming_threads()
+    with pytest.raises(VisGLMError, match="closed before the model began"):
         _ = stream.reply
+
+
+def test_closing_a_stream_that_has_ended_changes_nothing(vlm):
+    stream = vlm.stream_chat(disc(), "What?", max_new_tokens=3)
+    list(stream)
+    whole = stream.reply
+    stream.close()
+    assert stream.reply is whole and whole.finish_reason != "cancelled"
+
+
+@pytest.mark.parametrize("delay", ["at once", "after a piece"])
+def test_a_stream_may_be_closed_while_another_thread_reads_it(vlm, delay):
+    stream = vlm.stream_chat(disc(), "描述这张图片。", temperature=5.0, seed=0, max_new_tokens=400)
+    has_piece, errors = threading.Event(), []
+
+    def read() -> None:
+        try:
+            for _ in stream:
+                has_piece.set()
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    if delay == "after a piece":
+        assert has_piece.wait(60)
+    stream.close()
+    reader.join(60)
+    assert not reader.is_alive() and not errors and not streaming_threads()
+    assert vlm._turns.is_free
+
+
+def test_a_stream_that_waits_for_its_turn_can_be_closed(vlm):
+    stream = vlm.stream_chat(disc(), "What?")
+    with vlm._turns.take():
+        reader = threading.Thread(target=lambda: list(stream))
+        reader.start()
+        while not streaming_threads():
+            pass
+        stream.close()
+        reader.join(60)
+        assert not reader.is_alive() and not streaming_threads()
 
 
 def test_streams_leave_nothing_behind(vlm):
@@ -342,19 +600,57 @@ def test_an_error_while_streaming_reaches_the_reader(vlm, monkeypatch):
     monkeypatch.setattr(vlm.model, "generate", lambda **arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(vlm.stream_chat(disc(), "What?"))
-    assert not vlm._lock.locked()
+    assert vlm._turns.is_free
 
 
+@pytest.mark.parametrize("style", PROMPT_STYLES)
 @pytest.mark.parametrize(
     "text", ["好,b:,你!", " a, b ", "它,, 是a?", "Is it: 猫, or 狗?", "没有.", "a,你,b,", ",", " "]
 )
-def test_settled_text_never_changes(text):
+def test_settled_text_never_changes(text, style):
     shown = ""
     for end in range(len(text) + 1):
-        ready = settled(text[:end])
+        ready = settled(text[:end], style)
         assert ready.startswith(shown)
         shown = ready
-    assert postprocess(text).startswith(shown)
+    assert postprocess(text, style).startswith(shown)
+
+
+class Says:
+    """Makes a model write a text, whatever it is asked."""
+
+    def __init__(self, vlm: VisGLM, text: str):
+        ids = vlm.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        self.ids = iter([*ids, vlm.model.generation_config.eos_token_id])
+        self.hook = vlm.model.lm_head.register_forward_hook(self.say)
+
+    def say(self, module, arguments, logits) -> torch.Tensor:
+        wanted = next(self.ids)
+        logits[:, -1] = 0.0
+        logits[:, -1, wanted if isinstance(wanted, int) else wanted[0]] = 100.0
+        return logits
+
+    def __enter__(self) -> Says:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.hook.remove()
+
+
+@pytest.mark.parametrize("text", ["名称: 狗", '{"名称": "狗", 颜色: 红, 3: 三}', "- 狗: 大!"])
+def test_only_the_first_generation_has_its_punctuation_put_right(vlm, text, monkeypatch):
+    for style, wanted in (("visualglm", postprocess(text, "visualglm")), ("chatglm2", text), ("glm4", text)):
+        monkeypatch.setattr(vlm.model.config, "prompt_style", "visualglm")
+        ready = vlm._compose(None, "是什么?", None, "auto", Sampling())
+        monkeypatch.setattr(vlm, "_compose", lambda *arguments, ready=ready: ready)
+        monkeypatch.setattr(vlm.model.config, "prompt_style", style)
+        with Says(vlm, text):
+            assert vlm.chat(None, "是什么?").text == wanted
+        with Says(vlm, text):
+            stream = vlm.stream_chat(None, "是什么?")
+            assert "".join(stream) == stream.reply.text == wanted
+        monkeypatch.undo()
+    assert postprocess(text, "visualglm") != text
 
 
 # ---- batches -----------------------------------------------------------------------------------------------------
@@ -428,9 +724,36 @@ def test_a_batch_shows_its_progress(vlm, requests, capsys):
 def test_batch_settings_are_checked(vlm):
     with pytest.raises(ConfigError, match="on_error"):
         vlm.batch([], on_error="ignore")
-    with pytest.raises(ConfigError, match="batch_size"):
-        vlm.batch([], batch_size=0)
+    for size in (0, 2.0, "2", None, True):
+        with pytest.raises(ConfigError, match="batch_size must be between 1 and 65536"):
+            vlm.batch([], batch_size=size)
+    with pytest.raises(ConfigError, match="progress must be True or False"):
+        vlm.batch([], progress=1)
+    with pytest.raises(ConfigError, match="no setting 'temprature'"):
+        vlm.batch([], temprature=1.0)
     assert vlm.batch([]) == []
+
+
+@pytest.mark.parametrize("requests", [None, 3, "What?", {"a": 1}])
+def test_a_batch_must_be_a_list(vlm, requests):
+    with pytest.raises(PromptError, match="requests must be a list"):
+        vlm.batch(requests)
+
+
+@pytest.mark.parametrize(
+    "request_", [None, 3, "What?", (), (None,), (None, "a", None, None), {"a": 1, "b": 2}, (None, 3)]
+)
+def test_a_request_of_another_shape_is_told(vlm, request_):
+    good = (None, "Hello")
+    with pytest.raises(PromptError):
+        vlm.batch([request_], progress=False, max_new_tokens=1)
+    first, error, last = vlm.batch([good, request_, good], on_error="return", progress=False, max_new_tokens=1)
+    assert isinstance(error, PromptError) and first == last
+
+
+def test_requests_may_come_from_a_generator(vlm):
+    replies = vlm.batch(((None, "Hello") for _ in range(3)), batch_size=2, progress=False, max_new_tokens=1)
+    assert len(replies) == 3
 
 
 def test_history_of_nothing_is_empty():

@@ -76,7 +76,14 @@ def test_a_misspelt_size_is_no_silent_default(part, key, hint):
         ({"qformer_config": None}, "together"),
         ({"text_config": {"hidden_size": 18, "num_attention_heads": 4}}, "multiple of"),
         ({"text_config": {"hidden_size": 12, "num_attention_heads": 2}}, "multiple of 4"),
-        ({"vision_config": {"image_size": 30, "patch_size": 14}}, "multiple of"),
+        ({"vision_config": {"image_size": 30, "patch_size": 14}}, "multiple of.* Nearest: 28 or 42"),
+        ({"vision_config": {"image_size": 9, "patch_size": 14}}, "multiple of.* Nearest: 14."),
+        ({"vision_config": {"image_size": 0, "patch_size": 14}}, "image_size must be a multiple of 14, .*got 0"),
+        ({"vision_config": {"image_size": -28, "patch_size": 14}}, "image_size must be a multiple of 14, .*got -28"),
+        ({"vision_config": {"image_size": "28", "patch_size": 14}}, "image_size must be .*got '28'|image_size"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size must be a whole number from 1 on; got 0"),
+        ({"vision_config": {"num_attention_heads": 0}}, "num_attention_heads must be a whole number from 1 on; got 0"),
+        ({"num_query_tokens": 0}, "num_query_tokens must be a whole number from 1 on; got 0"),
     ],
 )
 def test_what_cannot_be_built_raises(change, message):

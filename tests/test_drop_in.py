@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import visglm
 from tests.tiny import GOLDEN_HF, GOLDEN_SAT, expected
-from visglm.errors import ConfigError, PromptError
+from visglm.errors import ConfigError, ContextLengthError, PromptError
 
 SCRIPT = """
 import visglm
@@ -59,18 +59,39 @@ def test_it_is_the_golden_network(model):
 
 
 def test_answers_are_those_of_visglm(model, tokenizer, picture):
+    """`max_length` counts prompt and answer together, as it did."""
     vlm = visglm.VisGLM.from_pretrained(GOLDEN_HF, device="cpu")
     reply = vlm.chat(picture, "问题", max_new_tokens=5)
-    response, history = model.chat(tokenizer, picture, "问题", history=[], do_sample=False, max_length=5)
+    length = reply.usage.prompt_tokens + 5
+    response, history = model.chat(tokenizer, picture, "问题", history=[], do_sample=False, max_length=length)
     assert (response, history) == (reply.text, [("问题", reply.text)])
     second = vlm.chat(None, "再问", history=reply.history, max_new_tokens=5)
-    response, history = model.chat(tokenizer, picture, "再问", history=history, do_sample=False, max_length=5)
+    length = second.usage.prompt_tokens + 5
+    response, history = model.chat(tokenizer, picture, "再问", history=history, do_sample=False, max_length=length)
     assert response == second.text and len(history) == 2
 
 
+def test_by_default_an_answer_may_fill_the_context(model, tokenizer, picture):
+    """The original's default was the length of its context, whatever the prompt left of it."""
+    long = "问题" * 20
+    vlm = visglm.VisGLM.from_pretrained(GOLDEN_HF, device="cpu")
+    length = vlm.chat(picture, long, max_new_tokens=1).usage.prompt_tokens
+    room = model.config.text_config.max_position_embeddings - length
+    answer, _ = model.chat(tokenizer, picture, long, history=[], do_sample=False)
+    assert 0 < room < 200 and answer == vlm.chat(picture, long, max_new_tokens=room).text
+
+
+def test_a_length_that_leaves_no_room_is_told(model, tokenizer, picture):
+    with pytest.raises(ContextLengthError, match="the limit is 5"):
+        model.chat(tokenizer, picture, "问题", max_length=5)
+    for length in (0, "5", 5.0):
+        with pytest.raises(ConfigError, match="max_length must be at least 1, a whole number, or None"):
+            model.chat(tokenizer, picture, "问题", max_length=length)
+
+
 def test_streams_end_with_the_whole_answer(model, tokenizer, picture):
-    pieces = list(model.stream_chat(tokenizer, picture, "问题", history=[], do_sample=False, max_length=5))
-    assert pieces[-1] == model.chat(tokenizer, picture, "问题", do_sample=False, max_length=5)
+    pieces = list(model.stream_chat(tokenizer, picture, "问题", history=[], do_sample=False, max_length=100))
+    assert pieces[-1] == model.chat(tokenizer, picture, "问题", do_sample=False, max_length=100)
 
 
 def test_quantize_in_place(tokenizer, picture):
@@ -81,7 +102,7 @@ def test_quantize_in_place(tokenizer, picture):
     ids = expected("visualglm")["text_ids"]
     with torch.no_grad():
         torch.testing.assert_close(model.quantize(8)(ids).logits, at_load(ids).logits)
-    assert model.chat(tokenizer, picture, "问题", history=[], max_length=3)[1][0][0] == "问题"
+    assert model.chat(tokenizer, picture, "问题", history=[], max_length=100)[1][0][0] == "问题"
 
 
 def test_other_formats_load_by_the_class_too():

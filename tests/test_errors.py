@@ -38,6 +38,12 @@ def test_checkpoint_error_lists_every_problem_and_the_next_step():
     assert "1 problem:" in str(CheckpointError("x", ["y"], "z"))
 
 
+def test_what_a_terminal_would_obey_is_escaped():
+    error = CheckpointError("folder\x1b[2J", ["missing: \x07\nname"], "Next.")
+    assert str(error).splitlines()[:2] == ["folder\\x1b[2J cannot be used, 1 problem:", "  - missing: \\x07\\nname"]
+    assert error.problems == pickle.loads(pickle.dumps(error)).problems == ["missing: \\x07\\nname"]
+
+
 def test_checkpoint_error_survives_a_process_boundary():
     error = CheckpointError("some/folder", ["missing: a.weight"], "Convert it again.")
     copy = pickle.loads(pickle.dumps(error))

@@ -70,6 +70,8 @@ def test_quickstart_runs_and_shows_what_it_showed(vlm, this_python):
     stored = [texts_of(cell) for cell in notebook.cells if cell.cell_type == "code"]
     NotebookClient(notebook, timeout=280, kernel_name=this_python, resources={"metadata": {"path": EXAMPLES}}).execute()
     assert [texts_of(cell) for cell in notebook.cells if cell.cell_type == "code"] == stored
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert [output.text for output in first.outputs if output.get("name") == "stderr"] == []
     [shown] = notebook.cells[3].outputs
     assert "<img" in shown["data"]["text/html"]
     assert str(vlm.chat(EXAMPLES / "cat.png", "这是什么？")) in shown["data"]["text/html"]

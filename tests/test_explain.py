@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 from visglm import Explanation, VisGLM, VisGLMConfig, VisGLMForConditionalGeneration
 from visglm.errors import PromptError, VisGLMError
-from visglm.explain import PALETTE, answer_log_likelihood
+from visglm.explain import OVERLAY_SIZE, PALETTE, answer_log_likelihood
 from visglm.prompt import Turn, render
 
 
@@ -164,6 +166,26 @@ def test_overlay_is_hot_where_the_heat_is():
     larger = Explanation(heat, picture, "").overlay(Image.new("L", (160, 80)))
     assert larger.size == (160, 80) and larger.mode == "RGB"
     assert np.asarray(Explanation(heat, picture, "").overlay(strength=0.0)).min() == 255
+
+
+@pytest.mark.parametrize("size", [(16000, 1000), (4000, 4000), (1, 5000), (1025, 512)])
+def test_overlays_are_as_large_as_can_be_shown_and_take_memory_for_that(size):
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 3] = 1
+    explanation = Explanation(heat, Image.new("RGB", size, "white"), "")
+    tracemalloc.start()  # NumPy tells it of its arrays; Pillow's images are bounded by what they are made of
+    try:
+        overlay = explanation.overlay()
+        peak = tracemalloc.get_traced_memory()[1]
+        explanation._repr_html_()
+        assert tracemalloc.get_traced_memory()[1] < 120 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert max(overlay.size) == OVERLAY_SIZE and min(overlay.size) == max(1, round(min(size) * 1024 / max(size)))
+    assert peak < 120 * 2**20
+    pixels = np.asarray(overlay).astype(int)
+    warmth = pixels[..., 0] - pixels[..., 2]
+    assert warmth.max() > 50 > -10 > warmth.min() or min(size) == 1  # one column lies between hot and cold
 
 
 def test_notebooks_show_it():

@@ -340,3 +340,16 @@ def test_a_causal_backbone_behind_the_same_bridge():
 def test_a_static_cache_of_ones_own(model, prompt):
     cache = StaticCache(config=model.config.text_config, max_cache_len=PROMPT_LENGTH + 12)
     assert torch.equal(greedy(model, prompt, past_key_values=cache), expected("visualglm")["greedy_ids"])
+
+
+def test_an_assistant_is_refused_with_what_to_do(model, prompt):
+    single = {"input_ids": prompt["input_ids"][:1], "pixel_values": prompt["pixel_values"][:1]}
+    for given in (single, {"input_ids": single["input_ids"][:, 33:]}):
+        with pytest.raises(PromptError, match="assistant_model cannot .*prompt_lookup_num_tokens"):
+            model.generate(**given, assistant_model=golden_model(), max_new_tokens=4)
+
+
+def test_guidance_is_refused_by_a_prefix_lm(model, prompt):
+    with pytest.raises(PromptError, match="guidance_scale=1.5 cannot be had"):
+        greedy(model, prompt, guidance_scale=1.5)
+    assert torch.equal(greedy(model, prompt, guidance_scale=1), greedy(model, prompt))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +15,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, pipeline
 
-import visglm  # noqa: F401 (registers the Auto classes)
+import visglm
 from tests.tiny import GOLDEN, golden_model
-from visglm.errors import ContextLengthError, ImageError, PromptError
+from visglm.checkpoint import EMBEDDED_MODEL
+from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
 from visglm.pictures.preprocess import VisGLMImageProcessor
 from visglm.processor import VisGLMProcessor
 from visglm.prompt import Turn, render
@@ -239,6 +244,91 @@ def test_one_folder_gives_the_same_processor_again(processor, red, tmp_path, aut
     before, after = (prepare(p, [user("描述\n[gMASK]", red)]) for p in (other, loaded))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is ChatGLMTokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The embedded model, to be spoilt."""
+    shutil.copytree(EMBEDDED_MODEL, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(path, **fields):
+    content = json.loads(path.read_text())
+    content["image_processor"].update(fields.pop("image_processor", {})) if "image_processor" in content else None
+    path.write_text(json.dumps(content | fields))
+
+
+DISAGREEING = {
+    "slots": (
+        {"num_query_tokens": 32},
+        "num_query_tokens is 32 in the processor, and 8 in the model's configuration",
+    ),
+    "style": (
+        {"prompt_style": "chatglm2"},
+        "prompt_style is 'chatglm2' in the processor, and 'visualglm' in the model's configuration",
+    ),
+    "size": (
+        {"image_processor": {"size": {"height": 100, "width": 100}}},
+        "pictures are resized to 100×100, which patches of 16×16 do not fill",
+    ),
+    "one side": (
+        {"image_processor": {"size": {"height": 128, "width": 100}}},
+        "pictures are resized to 128×100, which patches of 16×16 do not fill",
+    ),
+    "no square": (
+        {"image_processor": {"size": {"shortest_edge": 128}}},
+        "pictures are resized to None×None, which patches of 16×16 do not fill",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "load", [visglm.VisGLM.from_pretrained, AutoProcessor.from_pretrained, VisGLMProcessor.from_pretrained]
+)
+@pytest.mark.parametrize("name", DISAGREEING)
+def test_a_folder_whose_files_contradict_each_other_is_refused(folder, name, load):
+    fields, problem = DISAGREEING[name]
+    load(folder)
+    change(folder / "processor_config.json", **copy.deepcopy(fields))
+    with pytest.raises(CheckpointError, match=re.escape(problem)) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value) and len(caught.value.problems) == 1
+
+
+def test_every_contradiction_is_listed(folder):
+    change(folder / "processor_config.json", num_query_tokens=32, prompt_style="chatglm")
+    with pytest.raises(CheckpointError) as caught:
+        visglm.VisGLM.from_pretrained(folder)
+    assert len(caught.value.problems) == 2
+
+
+def test_model_and_processor_that_do_not_belong_together_are_refused(processor):
+    model = golden_model()
+    visglm.VisGLM(model, processor)
+    for slots, style in ((5, "visualglm"), (NUM_SLOTS, "chatglm")):
+        other = VisGLMProcessor(processor.image_processor, processor.tokenizer, slots, style)
+        with pytest.raises(ConfigError, match="do not belong together: .* VisGLMProcessor.of"):
+            visglm.VisGLM(model, other)
+    sized = VisGLMProcessor(VisGLMImageProcessor(size=60), processor.tokenizer)
+    with pytest.raises(ConfigError, match="60×60, which patches of 14×14 do not fill"):
+        visglm.VisGLM(model, sized)
+    made = VisGLMProcessor.of(model.config, processor.tokenizer)
+    assert (made.num_query_tokens, made.prompt_style) == (NUM_SLOTS, "visualglm")
+    assert dict(made.image_processor.size) == {"height": 56, "width": 56}
+
+
+@pytest.mark.parametrize("image_size", [100, 0, -16, 127, "128", 128.0, True])
+def test_a_picture_size_that_patches_do_not_fill_is_refused(image_size):
+    with pytest.raises(ConfigError, match="image_size.*(multiple of|whole number)"):
+        visglm.VisGLM.from_pretrained(image_size=image_size)
+
+
+def test_another_picture_size_is_kept_and_explained(tmp_path):
+    vlm = visglm.VisGLM.from_pretrained(image_size=96)
+    vlm.save_pretrained(tmp_path)
+    again = visglm.VisGLM.from_pretrained(tmp_path)
+    assert again.explain(Image.new("RGB", (9, 9)), "What is this?", "A cat.").heat.shape == (6, 6)
 
 
 # --- decoding and the pipeline -----------------------------------------------------------------------------

@@ -72,3 +72,134 @@ def test_a_stem_that_cannot_be_is_an_error(change, message):
     tower = PRESETS["visglm-tiny"]["vision_config"] | change
     with pytest.raises(ConfigError, match=message):
         build_vit(VisGLMConfig(**PRESETS["visglm-tiny"] | {"vision_config": tower, "image_token_id": 9}).vision_config)
+
+
+# A recogniser of a few thousand numbers per layer: what is tested is how it stands in the tower, not what it knows.
+RECOGNISER = {"recogniser": "mobilenetv3_small_050", "num_classes": 12, "num_names": 5, "num_guesses": 2}
+
+
+def seeing(**change) -> VisGLMConfig:
+    """visglm-tiny with a recogniser, four of whose visual tokens are its."""
+    tower = PRESETS["visglm-tiny"]["vision_config"] | RECOGNISER | {"tokens_per_guess": 2} | change
+    return VisGLMConfig(
+        **PRESETS["visglm-tiny"] | {"vision_config": tower, "image_token_id": 9, "num_query_tokens": 12}
+    )
+
+
+def test_a_recogniser_adds_tokens_and_cells_and_moves_no_tensor():
+    config = seeing()
+    plain = VisionEncoder(VisGLMConfig(**PRESETS["visglm-tiny"] | {"image_token_id": 9}))
+    vision = VisionEncoder(config).eval()
+    own = {name: value.shape for name, value in vision.state_dict().items() if not name.startswith("recogniser.")}
+    assert own == {name: value.shape for name, value in plain.state_dict().items()}
+    pixels = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        seen = vision.see(pixels)
+        tokens = vision(pixels)
+    assert seen.features.shape == (2, 1 + 8 * 8 + 4 * 4, config.vision_config.hidden_size)
+    assert seen.guesses.shape == (2, 4, config.text_config.hidden_size)
+    assert tokens.shape == (2, config.num_query_tokens, config.text_config.hidden_size)
+    assert torch.equal(tokens[:, -4:], seen.guesses)
+
+
+def test_a_tower_without_a_recogniser_computes_what_it_did():
+    vision = VisionEncoder(VisGLMConfig(**PRESETS["visglm-tiny"] | {"image_token_id": 9})).eval()
+    nn.init.normal_(vision.query_tokens)
+    pixels = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.equal(vision(pixels), vision.bridge(vision.vit(pixels)))
+
+
+@torch.no_grad()
+def test_a_recogniser_tells_its_likeliest_names_as_sure_as_it_is():
+    recogniser = VisionEncoder(seeing()).recogniser
+    hidden = recogniser.nothing.numel()
+    recogniser.name_of_class.copy_(torch.tensor([0, 1, 2, 3, 4] + [4] * 7))
+    recogniser.sure[1].normal_()
+    probability = torch.tensor([[0.1, 0.6, 0.0, 0.3, 0.0]])
+    impression = torch.zeros(1, hidden)
+    told = recogniser.tell(probability, impression, torch.ones(1, 1))[0]
+    # The first tokens of both guesses, then the second ones: two languages, say.
+    for place, (guess, part) in enumerate([(1, 0), (3, 0), (1, 1), (3, 1)]):
+        words = recogniser.names.weight[guess, part * hidden : (part + 1) * hidden]
+        torch.testing.assert_close(told[place], words + probability[0, guess] * recogniser.sure[1])
+    # Of what it does not know it says nothing, whatever the picture.
+    recogniser.nothing.normal_()
+    silent = recogniser.tell(probability, torch.randn(1, hidden), torch.zeros(1, 1))[0]
+    assert torch.equal(silent, recogniser.nothing.expand_as(silent))
+
+
+@torch.no_grad()
+def test_classes_of_one_name_are_told_together():
+    recogniser = VisionEncoder(seeing()).recogniser.eval()
+    recogniser.name_of_class.copy_(torch.tensor([0, 1, 2, 3] + [4] * 8))
+    pooled = torch.randn(3, recogniser.network.head_hidden_size)
+    of_class = recogniser.network.get_classifier()(pooled).softmax(-1)
+    of_name = recogniser.probabilities(pooled)
+    torch.testing.assert_close(of_name[:, :4], of_class[:, :4])
+    torch.testing.assert_close(of_name[:, 4], of_class[:, 4:].sum(-1))
+    recogniser.temperature.fill_(1000.0)
+    flat = recogniser.probabilities(pooled)
+    assert torch.equal(flat.argmax(-1), of_name.argmax(-1))  # a name of many classes gains nothing by doubt
+    torch.testing.assert_close(flat, torch.full_like(flat, 1 / 5), atol=0.02, rtol=0)
+
+
+def test_a_recogniser_keeps_its_statistics_and_learns():
+    vision = VisionEncoder(seeing()).train()
+    norms = [module for module in vision.recogniser.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = norms[0].running_mean.clone()
+    vision(torch.rand(2, 3, 128, 128)).square().sum().backward()
+    assert torch.equal(norms[0].running_mean, before)
+    missing = [name for name, parameter in vision.recogniser.named_parameters() if parameter.grad is None]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"recogniser": "resnet_of_dreams"}, "resnet_of_dreams"),
+        ({"num_names": 13}, "num_names=13"),
+        ({"num_guesses": 6}, "num_guesses=6"),
+        ({"num_guesses": 5, "tokens_per_guess": 3}, "leaves none for the Q-Former"),
+    ],
+)
+def test_a_recogniser_that_cannot_be_is_an_error(change, message):
+    with pytest.raises(ConfigError, match=message):
+        VisionEncoder(seeing(**change))
+
+
+def test_a_model_with_a_recogniser_is_saved_chats_and_explains(tmp_path):
+    from PIL import Image
+
+    from visglm import VisGLM, VisGLMForConditionalGeneration, VisGLMProcessor
+
+    embedded = VisGLM.from_pretrained()
+    fields = embedded.model.config.to_dict()
+    fields["vision_config"] |= RECOGNISER | {"tokens_per_guess": 2}
+    model = VisGLMForConditionalGeneration(VisGLMConfig(**fields | {"num_query_tokens": 12})).eval()
+    missing, unexpected = model.load_state_dict(embedded.model.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("model.vision.recogniser.") for name in missing)
+    model.model.vision.recogniser.name_of_class.copy_(torch.arange(12) % 3)
+    processor = VisGLMProcessor(
+        embedded.processor.image_processor, embedded.tokenizer, num_query_tokens=12, prompt_style="visualglm"
+    )
+    vlm = VisGLM(model, processor)
+    vlm.save_pretrained(tmp_path / "saved")
+    again = VisGLM.from_pretrained(tmp_path / "saved")
+    assert again.model.config.vision_config.num_recogniser_tokens == 4
+    assert torch.equal(again.model.model.vision.recogniser.name_of_class, torch.arange(12) % 3)
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    assert torch.equal(vlm.encode(picture), again.encode(picture))
+    assert (
+        again.chat(picture, "What is this?", max_new_tokens=5).text
+        == vlm.chat(picture, "What is this?", max_new_tokens=5).text
+    )
+    assert again.explain(picture, "What is this?", "It is a cat.").heat.shape == (8, 8)
+    # Another text model has other words: what speaks to it is new, what sees is not.
+    other = VisGLM.from_parts(vision=tmp_path / "saved", text=tmp_path / "saved")
+    mine, new = (one.model.model.vision.state_dict() for one in (again, other))
+    assert torch.equal(mine["recogniser.gate.weight"], new["recogniser.gate.weight"])
+    for name in ("projection.weight", "recogniser.names.weight", "recogniser.impression.weight"):
+        assert mine[name].shape == new[name].shape and not torch.equal(mine[name], new[name])
+    packed = VisGLM.from_pretrained(tmp_path / "saved", quantize="int8", quantize_vision=True)
+    assert packed.chat(picture, "What is this?", max_new_tokens=5).text

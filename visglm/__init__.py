@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,5 +84,14 @@ def _is_command_line() -> bool:
     return program == ["-m", "visglm"] or bool(program and Path(program[0]).stem == "visglm")
 
 
+def _prepare_notebook() -> None:
+    """Load tqdm's bars before transformers does: without ipywidgets they warn, and there is nothing to be done that
+    would matter. Its plain bars are as good."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
+
+
 if not _is_command_line():
+    _prepare_notebook()
     from . import auto, drop_in  # noqa: F401 (imported for what they register)

@@ -13,7 +13,6 @@ from transformers import (
 
 from .config import ChatGLMConfig, VisGLMConfig
 
-AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
 AutoConfig.register(VisGLMConfig.model_type, VisGLMConfig)
 
 from .model import VisGLMForConditionalGeneration, VisGLMModel  # noqa: E402 (its text_config is looked up by AutoConfig)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from .errors import ConfigError, PromptError, VisGLMError
+from .errors import PromptError, VisGLMError
 from .reply import Reply
 from .request import Prompt
+from .settings import Rule, check_call
+
+RULES = {
+    "batch_size": Rule(int, 1, 65_536),
+    "on_error": Rule(str, names=("raise", "return")),
+    "progress": Rule(bool),
+}
 
 
 def answer_all(
-    requests: Sequence[Sequence[Any]],
+    requests: Iterable[Sequence[Any]],
     prepare: Callable[[Any, Any, Any], Prompt],
     answer: Callable[[list[Prompt]], list[Reply]],
     *,
@@ -24,12 +31,13 @@ def answer_all(
     """Prepare and answer `requests`, `batch_size` at a time; what is wrong with one is raised or put in its place.
 
     Raises:
-        ConfigError: `on_error` or `batch_size` is not what `VisGLM.batch` takes.
+        ConfigError: `batch_size`, `on_error` or `progress` is not what `VisGLM.batch` takes.
+        PromptError: `requests` is no list.
     """
-    if on_error not in ("raise", "return"):
-        raise ConfigError(f'on_error must be "raise" or "return"; got {on_error!r}.')
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+    check_call(RULES, batch_size=batch_size, on_error=on_error, progress=progress)
+    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
+        raise PromptError(f"requests must be a list of (images, prompt); got {type(requests).__name__}.")
+    requests = list(requests)
     results: list[Reply | VisGLMError] = []
     with tqdm(total=len(requests), unit="answer", disable=not progress) as bar:
         for start in range(0, len(requests), batch_size):
@@ -43,12 +51,10 @@ def answer_all(
     return results
 
 
-def prepare_or_error(
-    request: Sequence[Any], prepare: Callable[[Any, Any, Any], Prompt], on_error: str
-) -> Prompt | VisGLMError:
+def prepare_or_error(request: Any, prepare: Callable[[Any, Any, Any], Prompt], on_error: str) -> Prompt | VisGLMError:
     try:
-        if isinstance(request, str) or len(request) not in (2, 3):
-            raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r}.")
+        if not isinstance(request, list | tuple) or len(request) not in (2, 3):
+            raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r:.80}.")
         images, prompt, history = (*request, None)[:3]
         return prepare(images, prompt, history)
     except VisGLMError as error:

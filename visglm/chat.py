@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,20 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from . import checkpoint, generation, request
 from .adapters import Adapters
 from .batch import answer_all
-from .errors import PromptError, VisGLMError
+from .errors import BusyError, ConfigError, PromptError, VisGLMError
+from .identity import vision_fingerprint
 from .model import VisGLMForConditionalGeneration
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
 from .prompt import Turn
+from .quant import count_weights
+from .quant.products import uses_onnx
 from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
 from .sampling import Sampling
-from .stream import ReplyStream, pieces
-from .tokenizers import ChatGLMTokenizer
+from .settings import Rule, check_call
+from .stream import ReplyStream
+from .turns import Cancelled, Turns, turns_of
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -34,18 +40,48 @@ if TYPE_CHECKING:
 
 PICTURES_AT_ONCE = 8  # of one question that are encoded together; memory grows with them
 
+# What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
+RULES: Mapping[str, Rule] = {
+    "name_or_path": Rule(Path, optional=True),
+    "device": Rule(str, hint='"auto" takes the fastest there is.'),
+    "dtype": Rule(
+        str,
+        names=("auto", "float32", "bfloat16", "float16", "float64", "float", "half", "double"),
+        hint='For weights in fewer bits, see quantize: "int8", "int4" or "nf4".',
+    ),
+    "image_size": Rule(int, 1, 8192, optional=True),
+    "tokenizer": Rule(Path, optional=True),
+    "base": Rule(Path, optional=True),
+    "quantize": Rule(str, optional=True),
+    "quantize_vision": Rule(bool),
+    "allow_urls": Rule(bool),
+    "image_limits": Rule(ImageLimits, optional=True),
+}
+# What a conversation may look like to go on from.
+Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
+
 
 class VisGLM:
     """Chat about pictures in Chinese and English.
 
-    Use `VisGLM.from_pretrained()`. `model`, `processor` and `tokenizer` are the Hugging Face layer below. Threads that
-    share one instance take turns.
+    Use `VisGLM.from_pretrained()`. `model`, `processor` and `tokenizer` are the Hugging Face layer below.
+
+    Threads may share a network; they take turns, first come first served. An answer, a batch's next few, a switch of
+    adapters, a merge and saving wait for what is in flight, and an answer is by one state of the model from its first
+    picture to its last token. `finetune` waits likewise; once it runs, whoever else asks is told at once, by
+    `BusyError`, and what it calls itself works. Others wait until `with adapter_disabled()` is left, so that no thread
+    may be waited for in there. Copies and forked processes have turns of their own; forked, torch computes on one
+    thread, as its others stay behind. What works on `model` directly takes no turns.
 
     Args:
         model: the network.
         processor: image processor and tokenizer that belong to it.
         adapters: what is attached to it; by default nothing, over a base that no folder holds.
         allow_urls: fetch pictures named by a URL; public addresses only.
+        image_limits: how much one picture may cost; by default what the image processor says.
+
+    Raises:
+        ConfigError: model and processor do not belong together.
     """
 
     def __init__(
@@ -55,20 +91,54 @@ class VisGLM:
         *,
         adapters: Adapters | None = None,
         allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
     ):
-        self.model = model.eval()
+        processor.check(model.config)
+        self.model = model
         self.processor = processor
         self.adapters = Adapters(model) if adapters is None else adapters
         self.allow_urls = allow_urls
-        self._lock = threading.Lock()
+        if image_limits is not None:
+            self.image_limits = image_limits
+        turns = turns_of(model)  # from here on a fork is noticed
+        if model.training:
+            with turns.take(changes=True):
+                model.eval()
 
     @property
-    def tokenizer(self) -> ChatGLMTokenizer:
+    def _turns(self) -> Turns:
+        return turns_of(self.model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisGLM:
+        with self._turns.take():
+            model, processor, adapters = copy.deepcopy((self.model, self.processor, self.adapters), memo)
+        return type(self)(model, processor, adapters=adapters, allow_urls=self.allow_urls)
+
+    def __repr__(self) -> str:
+        name = Path(self.model.config._name_or_path).name or type(self.model).__name__
+        kinds = [str(self.model.dtype).removeprefix("torch.")]
+        if self.model.config.quantization is not None:
+            kinds.insert(0, self.model.config.quantization["scheme"])
+        learnt = f", adapter {self.adapters.active!r}" if self.adapters.active is not None else ""
+        size = f"{count_weights(self.model) / 1e6:,.1f} M parameters"
+        return f"VisGLM({name}: {size}, {' and '.join(kinds)} on {self.device}{learnt})"
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.processor.tokenizer
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """How much one picture may cost; the image processor's, by which fine-tuning goes as well."""
+        return self.processor.image_processor.limits
+
+    @image_limits.setter
+    def image_limits(self, limits: ImageLimits) -> None:
+        self.processor.image_processor.limits = limits
 
     @property
     def context_length(self) -> int:
@@ -88,6 +158,7 @@ class VisGLM:
         quantize: str | None = None,
         quantize_vision: bool = False,
         allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
     ) -> VisGLM:
         """Load a model.
 
@@ -106,16 +177,26 @@ class VisGLM:
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
+            image_limits: how much one picture may cost, in chat as in fine-tuning; by default `ImageLimits()`.
 
         Raises:
             CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-            ConfigError: an unknown scheme, or a checkpoint that is quantized to another one already.
+            ConfigError: an argument is of the wrong type or out of range, the scheme is unknown, the checkpoint is
+                quantized to another one already, or the model cannot cut pictures of `image_size` into its patches.
         """
+        dtype, device = plain_name(dtype), plain_name(device)
+        check_call(
+            RULES, name_or_path=name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer,
+            base=base, quantize=quantize, quantize_vision=quantize_vision, allow_urls=allow_urls,
+            image_limits=image_limits,
+        )  # fmt: skip
         loaded = checkpoint.load(
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, base=base,
             quantize=quantize, quantize_vision=quantize_vision,
         )  # fmt: skip
-        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)
+        return cls(
+            loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls, image_limits=image_limits
+        )
 
     @classmethod
     def from_parts(
@@ -129,15 +210,21 @@ class VisGLM:
             vision: folder or hub id whose vision tower is taken; None for the embedded visglm-tiny.
             text: folder or hub id whose text model, tokenizer and prompt style are taken.
             tokenizer: folder of the tokenizer, if `text` comes without.
-            options: device, dtype, image_size, quantize and allow_urls of `from_pretrained`.
+            options: device, dtype, image_size, quantize, allow_urls and image_limits of `from_pretrained`.
 
         Raises:
             CheckpointError: `vision` has no vision tower, or one of them is broken.
+            ConfigError: as `from_pretrained`, or an option that is none of these.
         """
-        allow_urls = options.pop("allow_urls", False)
+        if unknown := [name for name in options if name not in RULES or name in ("name_or_path", "base")]:
+            raise ConfigError(f"from_parts takes no {', '.join(unknown)}; its options are those of from_pretrained.")
+        options |= {name: plain_name(options[name]) for name in ("dtype", "device") if name in options}
+        check_call(RULES, name_or_path=vision, tokenizer=tokenizer, **options)
+        check_call({"text": Rule(Path)}, text=text)
+        own = {name: options.pop(name) for name in ("allow_urls", "image_limits") if name in options}
         source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
         loaded = checkpoint.realize(source, **options)
-        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls)
+        return cls(loaded.model, loaded.processor, adapters=loaded.adapters, **own)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what this model is into `folder`; `from_pretrained` gives it back.
@@ -149,7 +236,8 @@ class VisGLM:
             CheckpointError: the folder cannot be written.
             ConfigError: it is the folder of the adapter's own base.
         """
-        checkpoint.save(self.adapters, self.processor, folder)
+        with self._turns.take():
+            checkpoint.save(self.adapters, self.processor, folder)
 
     def finetune(
         self, data: Any, method: str = "lora", output_dir: str | Path = "finetuned", stop: Stop = None, **settings: Any
@@ -167,12 +255,14 @@ class VisGLM:
         Raises:
             DataError: too much of the data is unusable. ConfigError: a setting is wrong.
             TrainingError: it does not fit into memory, or the loss is zero or not a number.
+            BusyError: it is being fine-tuned already, in another thread.
         """
         from . import training
 
         check_names(settings)
-        arguments = FinetuneArguments(method=method, output_dir=str(output_dir), **settings)
-        return training.finetune(self.adapters, self.processor, data, arguments, self.batch, stop)
+        arguments = FinetuneArguments(method=method, output_dir=output_dir, **settings)  # type: ignore[arg-type]
+        with self._turns.scope("being fine-tuned", changes=True):
+            return training.finetune(self.adapters, self.processor, data, arguments, self.batch, stop)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
         """Put a fine-tuning result, a folder or hub id, beside those that are loaded, and use it.
@@ -181,19 +271,25 @@ class VisGLM:
             CheckpointError: it does not fit this model, or belongs to another one; nothing was changed.
             ConfigError: there is one of that name already.
         """
-        self.adapters.attach(checkpoint.find_delta(folder), name, where=folder)
+        delta = checkpoint.find_delta(folder)
+        with self._turns.take(changes=True):
+            self.adapters.attach(delta, name, where=folder)
 
     def use_adapter(self, name: str | None) -> None:
         """Answer with the adapter `name`, or with None as the base model. The first one is called "default"."""
-        self.adapters.activate(name)
+        with self._turns.take(changes=True):
+            self.adapters.activate(name)
 
-    def adapter_disabled(self) -> AbstractContextManager[None]:
-        """Answer as the base model, inside a `with`."""
-        return self.adapters.disabled()
+    @contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """Answer as the base model, inside a `with`. Other threads wait until it is left."""
+        with self._turns.scope(changes=True), self.adapters.disabled():
+            yield
 
     def merge(self) -> None:
         """Make the adapter in use part of the weights: the same answers, nothing to add up, `save_pretrained` whole."""
-        self.adapters.merge()
+        with self._turns.take(changes=True):
+            self.adapters.merge()
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes; the commit's address. `visglm.training.push` uploads a whole run."""
@@ -207,7 +303,7 @@ class VisGLM:
         self,
         images: Any,
         prompt: str,
-        history: History | Sequence[tuple[str, str]] | None = None,
+        history: Past = None,
         *,
         language: str = "auto",
         max_new_tokens: int | None = None,
@@ -233,14 +329,13 @@ class VisGLM:
             ConfigError: a setting is out of its range.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        ready = self._prepare(images, prompt, history, language, sampling)
-        return self._answer([ready], sampling)[0]
+        return self._answer([self._compose(images, prompt, history, language, sampling)], sampling)[0]
 
     def stream_chat(
         self,
         images: Any,
         prompt: str,
-        history: History | Sequence[tuple[str, str]] | None = None,
+        history: Past = None,
         *,
         language: str = "auto",
         max_new_tokens: int | None = None,
@@ -252,18 +347,20 @@ class VisGLM:
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
 
-        The joined pieces are `.reply.text`. Leaving the loop early stops the model.
+        The joined pieces are `.reply.text`. Leaving the loop early, or `close()` from any thread, stops the model.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        ready = self._prepare(images, prompt, history, language, sampling)
-        return ReplyStream(pieces(lambda watch: self._answer([ready], sampling, watch)[0], self.tokenizer))
+        ready = self._compose(images, prompt, history, language, sampling)
+        return ReplyStream(
+            lambda watch: self._answer([ready], sampling, watch)[0], self.tokenizer, self.model.config.prompt_style
+        )
 
     def explain(
         self,
         images: Any,
         prompt: str,
         answer: str | None = None,
-        history: History | Sequence[tuple[str, str]] | None = None,
+        history: Past = None,
         *,
         language: str = "auto",
         picture: int = -1,
@@ -282,18 +379,20 @@ class VisGLM:
         """
         from .explain import count_new, explain
 
-        pictures, past = load_images(images, allow_urls=self.allow_urls), History.of(history)
+        check_call({"picture": Rule(int)}, picture=picture)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
+        past = History.of(history)
         num_new = count_new(pictures, past.turns)
         language = past.language if language == "auto" else language
         if answer is None:
             answer = self.chat(pictures[len(pictures) - num_new :], prompt, past, language=language).text
         turns = (*past.turns, Turn(prompt, answer, num_images=num_new))
-        with self._lock:
+        with self._turn():
             return explain(self.model, self.processor, turns, pictures, language=language, picture=picture)
 
     def batch(
         self,
-        requests: Sequence[Sequence[Any]],
+        requests: Iterable[Sequence[Any]],
         *,
         batch_size: int = 8,
         on_error: str = "raise",
@@ -304,18 +403,15 @@ class VisGLM:
         """Answer many questions; greedy answers are those of one-by-one calls.
 
         Args:
-            requests: `(images, prompt)` or `(images, prompt, history)` each.
+            requests: `(images, prompt)` or `(images, prompt, history)` each, as `chat` takes them.
             batch_size: questions that share a pass through the model, and pictures that are encoded together.
             on_error: "raise" stops at the first bad request; "return" puts its error in its place.
             progress: show a progress bar on stderr.
-            settings: as the keyword arguments of `chat`.
+            settings: as the keyword arguments of `chat`. With a seed, too, each answer is that of `chat`.
         """
-        sampling = Sampling(**settings)
+        sampling = Sampling.of(settings)
         prepare = partial(self._compose, language=language, sampling=sampling)
-
-        def answer(prompts: Sequence[request.Prompt]) -> list[Reply]:
-            return self._answer(request.look(prompts, self.encode, batch_size), sampling)
-
+        answer = partial(self._answer, sampling=sampling, pictures_at_once=batch_size)
         return answer_all(requests, prepare, answer, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
@@ -349,6 +445,8 @@ class VisGLM:
         Raises:
             PromptError: there is not exactly one blank, or the model cannot fill any.
         """
+        if not isinstance(text, str):
+            raise PromptError(f"the text to fill must be a string with [MASK] or [gMASK] in it; got {text!r:.80}.")
         if not self.model.model.text.reads_prefix_both_ways:
             raise PromptError(
                 "this text model writes on from a text and cannot fill blanks in it. Ask with chat instead."
@@ -358,25 +456,59 @@ class VisGLM:
         return replace(self._answer([prompt], sampling)[0], history=History())
 
     def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+        self._turns.refuse_if_busy()
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, allow_urls=self.allow_urls,
+            config=self.model.config, tokenizer=self.tokenizer, limits=self.image_limits,
+            allow_urls=self.allow_urls, fingerprint=self._fingerprint,
         )  # fmt: skip
 
-    def _prepare(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
-        prompt = self._compose(images, prompt, history, language, sampling)
-        return request.look([prompt], self.encode, PICTURES_AT_ONCE)[0]
+    def _fingerprint(self) -> str:
+        with self._turn():
+            return vision_fingerprint(self.model)
 
     @torch.inference_mode()
     def encode(self, images: Any) -> Tensor:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pictures = load_images(images, allow_urls=self.allow_urls)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
         pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-        with self._lock:
+        with self._turn():
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
 
     def _answer(
-        self, prompts: Sequence[request.Prompt], sampling: Sampling, watch: generation.Watch | None = None
+        self,
+        prompts: Sequence[request.Prompt],
+        sampling: Sampling,
+        watch: generation.Watch | None = None,
+        pictures_at_once: int | None = None,
     ) -> list[Reply]:
-        with self._lock:
-            return generation.answer(self.model, self.tokenizer, prompts, sampling, watch or generation.Watch())
+        """Look and answer in one turn."""
+        watch = watch or generation.Watch()
+        with self._turn(watch.cancelled):
+            if watch.cancelled.is_set():
+                raise Cancelled
+            prompts = request.look(prompts, self.encode, pictures_at_once or PICTURES_AT_ONCE)
+            if any(prompt.image_embeds is not None for prompt in prompts):
+                source = vision_fingerprint(self.model)
+                prompts = [replace(prompt, source=source) for prompt in prompts]
+            return generation.answer(self.model, self.tokenizer, prompts, sampling, watch)
+
+    @contextmanager
+    def _turn(self, unless: threading.Event | None = None) -> Iterator[None]:
+        """A turn to compute in.
+
+        Raises:
+            BusyError: as `Turns.take`, or in this forked process there is nothing to compute with.
+        """
+        if self._turns.was_forked and (self.device.type != "cpu" or uses_onnx(self.model)):
+            raise BusyError(
+                "this process was forked, and what the model computes with (a GPU, or ONNX Runtime) does not survive "
+                'that. Start processes with multiprocessing.get_context("spawn"), or load the model in this one.'
+            )
+        with self._turns.take(unless=unless):
+            yield
+
+
+def plain_name(value: Any) -> Any:
+    """A torch.dtype or torch.device by its name; everything else as it is."""
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value

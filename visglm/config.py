@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GlmConfig, PreTrainedConfig
 from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
 
 from .errors import ConfigError
 
 # What `PreTrainedConfig.__post_init__` takes beyond its fields.
 INHERITED_KEYS = frozenset({"attn_implementation", "torch_dtype", "num_labels", "model_type", "per_layer_config"})
+
+# Bounds of numbers, in whichever configuration they stand: far above what anybody trained, far below what would take
+# minutes to build or gigabytes to hold. Whole numbers where the bounds are.
+RANGES: dict[str, tuple[float, float]] = {
+    "hidden_size": (1, 2**17),
+    "intermediate_size": (1, 2**20),
+    "num_hidden_layers": (1, 512),
+    "num_attention_heads": (1, 2**12),
+    "num_key_value_heads": (1, 2**12),
+    "head_dim": (1, 2**12),
+    "encoder_hidden_size": (1, 2**17),
+    "cross_attention_frequency": (1, 512),
+    "vocab_size": (1, 2**24),
+    "max_position_embeddings": (1, 2**24),
+    "image_size": (1, 2**13),
+    "patch_size": (1, 2**12),
+    "num_query_tokens": (1, 2**14),
+    "layer_norm_eps": (0.0, 0.1),
+    "final_layer_norm_eps": (0.0, 0.1),
+    "rms_norm_eps": (0.0, 0.1),
+    "rope_theta": (1.0, 1e12),
+    "initializer_range": (0.0, 1e3),
+    "attention_dropout": (0.0, 1.0),
+    "hidden_dropout_prob": (0.0, 1.0),
+    "attention_probs_dropout_prob": (0.0, 1.0),
+}
+
+
+def check_ranges(config: PreTrainedConfig) -> None:
+    """Raise `ConfigError` for a number outside `RANGES`, or something that is no number."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(config, name, None)
+        if value is None:
+            continue
+        kind, noun = (int, "a whole number") if isinstance(high, int) else (int | float, "a number")
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isnan(value):
+            raise ConfigError(
+                f"{type(config).__name__}: {name} is {str(value)[:80]!r}, expected {noun} from {low:,} to {high:,}."
+            )
+
+
+def reject_hub_code(fields: dict[str, Any]) -> None:
+    """Raise `ConfigError` for an attention implementation of the hub: a part's file may not ask for a download."""
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        if fields.get(name) not in (None, "eager", "sdpa"):
+            raise ConfigError(
+                f"{name} is {str(fields[name])[:80]!r} in the configuration of a part, expected eager or sdpa. "
+                "Name another one when you load the model, with attn_implementation=…."
+            )
 
 
 def reject_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None:
@@ -36,6 +86,10 @@ class VisGLMVisionConfig(PreTrainedConfig):
         layer_norm_eps: of the blocks. `final_layer_norm_eps`: of the norm after the last block.
         stem: name of a timm convolutional network whose feature map of stride `patch_size` takes the place of the
             linear patches (a hybrid ViT: it learns from far fewer pictures), or None.
+        recogniser: name of a timm classification network, with its head, that looks at every picture beside the ViT and
+            tells in visual tokens of its own what it takes it for (see `visglm.vision.Recogniser`), or None.
+        num_classes: of the recogniser's head. num_names: by which they are told, several classes by one name, perhaps.
+        num_guesses: how many of the likeliest names are told. tokens_per_guess: visual tokens for each.
     """
 
     model_type = "visglm_vision"
@@ -50,13 +104,48 @@ class VisGLMVisionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     final_layer_norm_eps: float = 1e-5
     stem: str | None = None
+    recogniser: str | None = None
+    num_classes: int = 1000
+    num_names: int = 1000
+    num_guesses: int = 1
+    tokens_per_guess: int = 1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
         reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
         require_divisible(self, "hidden_size", "num_attention_heads")
-        require_divisible(self, "image_size", "patch_size")
+        self.check_image_size(self.image_size)
+        check_ranges(self)
+        if self.recogniser is not None and not 0 < self.num_guesses <= self.num_names <= self.num_classes:
+            raise ConfigError(
+                "a recogniser tells some of its names, and has a class for each; got "
+                f"num_guesses={self.num_guesses}, num_names={self.num_names}, num_classes={self.num_classes}."
+            )
+
+    @property
+    def num_recogniser_tokens(self) -> int:
+        """Visual tokens of a picture that are the recogniser's, behind those of the Q-Former's queries."""
+        return self.num_guesses * self.tokens_per_guess if self.recogniser is not None else 0
+
+    def check_image_size(self, image_size: Any) -> None:
+        """Whether patches fill a square picture of this side, in pixels, without a rest.
+
+        Raises:
+            ConfigError: they do not; the nearest sizes are named.
+        """
+        patch_size = self.patch_size
+        if not is_count(patch_size):
+            raise ConfigError(f"patch_size must be a whole number from 1 on; got {patch_size!r}.")
+        if not is_count(image_size):
+            raise ConfigError(f"image_size must be a multiple of {patch_size}, in pixels; got {image_size!r}.")
+        if rest := image_size % patch_size:
+            smaller = image_size - rest
+            near = " or ".join(str(size) for size in (smaller, smaller + patch_size) if size)
+            raise ConfigError(
+                f"image_size={image_size} is not a multiple of patch_size={patch_size}, and a patch would be cut. "
+                f"Nearest: {near}."
+            )
 
 
 class ChatGLMConfig(PreTrainedConfig):
@@ -94,6 +183,7 @@ class ChatGLMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
+        check_ranges(self)
         require_divisible(self, "hidden_size", "num_attention_heads")
         if self.head_dim % 4:
             raise ConfigError(
@@ -106,6 +196,13 @@ class ChatGLMConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
 
+# Configurations of the text backbones, by model type; `visglm.text.register` adds to them.
+TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    ChatGLMConfig.model_type: ChatGLMConfig,
+    GlmConfig.model_type: GlmConfig,
+}
+
+
 class VisGLMConfig(PreTrainedConfig):
     """ViT, Q-Former and text model in one.
 
@@ -113,7 +210,7 @@ class VisGLMConfig(PreTrainedConfig):
         vision_config: `VisGLMVisionConfig`, or None for a text-only model (then `qformer_config` is None too).
         qformer_config: `Blip2QFormerConfig` of transformers; its `encoder_hidden_size` follows the ViT.
         text_config: configuration of a registered text backbone (`visglm.text.BACKBONES`).
-        num_query_tokens: image slots (visual tokens) per picture.
+        num_query_tokens: image slots (visual tokens) per picture, those of a recogniser included.
         image_token_id: id at every image slot; never a text token, a pad token least of all.
         prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
         quantization: how the weights are packed, as `visglm.quant.Quantization` records it; None in 16 or 32 bits.
@@ -136,6 +233,9 @@ class VisGLMConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        for fields in (self.vision_config, self.qformer_config, self.text_config):
+            if isinstance(fields, dict):
+                reject_hub_code(fields)
         if isinstance(self.vision_config, dict):
             self.vision_config = VisGLMVisionConfig(**self.vision_config)
         if isinstance(self.qformer_config, dict):
@@ -144,13 +244,26 @@ class VisGLMConfig(PreTrainedConfig):
             self.text_config = ChatGLMConfig()
         if isinstance(self.text_config, dict):
             text_config = dict(self.text_config)
-            self.text_config = AutoConfig.for_model(
-                text_config.pop("model_type", ChatGLMConfig.model_type), **text_config
-            )
+            model_type = text_config.pop("model_type", ChatGLMConfig.model_type)
+            if not isinstance(model_type, str) or model_type not in TEXT_CONFIGS:
+                raise ConfigError(
+                    f"text_config has the model type {str(model_type)[:80]!r}; known are {', '.join(TEXT_CONFIGS)}."
+                )
+            self.text_config = TEXT_CONFIGS[model_type](**text_config)
         if (self.vision_config is None) != (self.qformer_config is None):
             raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
+        if not is_count(self.num_query_tokens):
+            raise ConfigError(f"num_query_tokens must be a whole number from 1 on; got {self.num_query_tokens!r}.")
+        for part in (self, self.qformer_config, self.text_config):
+            if part is not None:
+                check_ranges(part)
         if self.qformer_config is not None:
             self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+            if self.num_query_tokens <= self.vision_config.num_recogniser_tokens:
+                raise ConfigError(
+                    f"num_query_tokens={self.num_query_tokens} counts the recogniser's "
+                    f"{self.vision_config.num_recogniser_tokens} visual tokens, too, and leaves none for the Q-Former."
+                )
             if self.image_token_id is None:
                 raise ConfigError("a model with a vision tower needs image_token_id, an id no text token uses.")
         control = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
@@ -180,8 +293,18 @@ class VisGLMConfig(PreTrainedConfig):
         return cls(**PRESETS[name])
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def require_divisible(config: PreTrainedConfig, size: str, count: str) -> None:
-    """Raise `ConfigError` unless field `size` is a multiple of field `count`."""
+    """Raise `ConfigError` unless field `size` is a multiple of field `count`, and both are from 1 on."""
+    for name in (size, count):
+        if not is_count(getattr(config, name)):
+            raise ConfigError(
+                f"{type(config).__name__}: {name} must be a whole number from 1 on; got {getattr(config, name)!r}."
+            )
     if getattr(config, size) % getattr(config, count):
         raise ConfigError(
             f"{type(config).__name__}: {size}={getattr(config, size)} is not a multiple of "

@@ -18,10 +18,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedToke
 
 from .errors import ConfigError, PromptError
 from .model import VisGLMForConditionalGeneration
-from .pictures.preprocess import VisGLMImageProcessor
 from .processor import VisGLMProcessor
-from .prompt import Turn
+from .prompt import Turn, fit, render
 from .reply import History
+from .settings import Rule, check_call
 
 SCHEMES = {8: "int8", 4: "int4"}  # what `quantize(bits)` meant
 # Arguments of from_pretrained that ask for what is done anyway.
@@ -80,8 +80,8 @@ class LegacyChat(VisGLMForConditionalGeneration):
         """`chat(tokenizer, image_path, query, history=[])`, without `image_path` for a text-only model.
 
         Args:
-            max_length: longest answer, in tokens. do_sample, top_p, top_k, temperature, repetition_penalty: as in
-                `generate`.
+            max_length: longest prompt and answer together, in tokens; by default the model's context.
+            do_sample, top_p, top_k, temperature, repetition_penalty: as in `generate`.
 
         Returns:
             The answer, and the history with it.
@@ -94,7 +94,7 @@ class LegacyChat(VisGLMForConditionalGeneration):
         tokenizer: PreTrainedTokenizerBase,
         *args: Any,
         history: Sequence[tuple[str, str]] | None = None,
-        max_length: int = 2048,
+        max_length: int | None = None,
         do_sample: bool = True,
         top_p: float = 0.7,
         top_k: int = 0,
@@ -115,25 +115,20 @@ class LegacyChat(VisGLMForConditionalGeneration):
             raise ConfigError(
                 f"chat does not know {', '.join(given)}. Use VisGLM for anything beyond the old interface."
             )
-        side = self.config.vision_config.image_size if self.config.vision_config is not None else 224
-        processor = VisGLMProcessor(
-            VisGLMImageProcessor(size={"height": side, "width": side}),
-            tokenizer,
-            self.config.num_query_tokens,
-            self.config.prompt_style,
-        )
-        vlm = VisGLM(self, processor)
+        vlm = VisGLM(self, VisGLMProcessor.of(self.config, tokenizer))
         turns = [Turn(question, answer) for question, answer in pairs]
-        past: History | None = History(tuple(turns))
+        past = History(tuple(turns))
         if image and turns:  # the old prompt has the picture in front of the whole conversation
             turns[0] = Turn(turns[0].question, turns[0].answer, num_images=1)
             past, image = History(tuple(turns), vlm.encode(image)), None
+        asked = (*past.turns, Turn(query, None, num_images=int(bool(image))))
+        room = self._room(asked, tokenizer, vlm.context_length, max_length)
         answer = ""
         stream = vlm.stream_chat(
             image or None,
             query,
             history=past,
-            max_new_tokens=max_length if max_length < vlm.context_length else None,
+            max_new_tokens=room,
             temperature=temperature if do_sample else 0.0,
             top_p=top_p,
             top_k=top_k,
@@ -144,6 +139,21 @@ class LegacyChat(VisGLMForConditionalGeneration):
             yield answer, [*pairs, (query, answer)]
         answer = stream.reply.text
         yield answer, [*pairs, (query, answer)]
+
+    def _room(
+        self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, context: int, max_length: int | None
+    ) -> int:
+        """Tokens that are left for the answer.
+
+        Raises:
+            ContextLengthError: none is.
+        """
+        check_call({"max_length": Rule(int, 1, optional=True)}, max_length=max_length)
+        rendered = render(
+            turns, tokenizer=tokenizer, style=self.config.prompt_style, num_query_tokens=self.config.num_query_tokens
+        )
+        limit = context if max_length is None else min(max_length, context)
+        return limit - len(fit(rendered, limit, 1).input_ids)
 
 
 LegacyChat.config_class = LegacyConfig

@@ -39,6 +39,10 @@ class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 
 
+class BusyError(VisGLMError, RuntimeError):
+    """The model is in use for something long, in another thread."""
+
+
 class DataError(VisGLMError, ValueError):
     """A row, or a whole file, of training data cannot be used; the message names file and line."""
 
@@ -58,14 +62,14 @@ class CheckpointError(VisGLMError, ValueError):
 
     def __init__(self, where: object, problems: Iterable[str], next_step: str):
         self.where = str(where)
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         self.next_step = next_step
         # All three become `args`, so that the error survives pickling on its way out of a worker process.
         super().__init__(self.where, self.problems, self.next_step)
 
     def __str__(self) -> str:
         noun = "problem" if len(self.problems) == 1 else "problems"
-        head = f"{self.where} cannot be used, {len(self.problems)} {noun}:"
+        head = f"{printable(self.where)} cannot be used, {len(self.problems)} {noun}:"
         return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
 
 

@@ -22,6 +22,7 @@ from .vision import VisionEncoder
 # Heat 0 to 1 → RGB, evenly spaced: dark blue, violet, orange, pale yellow. Light grows with heat throughout, so that
 # the map reads without colour vision too.
 PALETTE = np.array([(13, 8, 75), (110, 20, 140), (200, 60, 100), (248, 140, 50), (252, 235, 110)], np.float32)
+OVERLAY_SIZE = 1024  # longest side of an overlay, in pixels: a few dozen patches lie on it, whatever the picture's size
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ class Explanation:
     answer: str
 
     def overlay(self, image: Image.Image | None = None, strength: float = 0.75) -> Image.Image:
-        """The heat map over the picture, RGB, in the picture's size.
+        """The heat map over the picture, RGB, in the picture's size, its longer side `OVERLAY_SIZE` at most.
 
         Args:
             image: what to lay it over; None for the picture that was explained.
             strength: opacity of the hottest place, 0 to 1; cold places leave the picture nearly as it is.
         """
-        picture = (self.image if image is None else image).convert("RGB")
+        picture = self.image if image is None else image
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        largest = max(picture.size)
+        if largest > OVERLAY_SIZE:
+            size = [max(1, round(side * OVERLAY_SIZE / largest)) for side in picture.size]
+            picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=2.0)
         heat = np.asarray(Image.fromarray(self.heat).resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
         place = heat * (len(PALETTE) - 1)
         low = np.minimum(place.astype(int), len(PALETTE) - 2)
@@ -94,13 +100,7 @@ def explain(
             f"the conversation has {num_images} pictures; got {len(images)}, and number {picture} to explain. "
             "Pass all of them in order, those of the history first."
         )
-    row = render(
-        turns,
-        tokenizer=processor.tokenizer,
-        style=model.config.prompt_style,
-        num_query_tokens=model.config.num_query_tokens,
-        language=language,
-    )
+    row = render(turns, language=language, **processor.render_options)
     pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(model.device)
     with torch.enable_grad():
         image_embeds, attentions = look(vision, pixel_values)
@@ -115,9 +115,11 @@ def explain(
                 "bits: without `quantize`, or, where the folder itself is quantized, from the one it was made of."
             ) from None
     layers = [attention * gradient for attention, gradient in zip(attentions, gradients, strict=True)]
-    relevance = torch.stack(layers)[:, picture, :, :, 1:].clamp(min=0).float().mean(1).sum((0, 1))
     patch_size = model.config.vision_config.patch_size
-    grid = relevance.detach().view(pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
+    rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+    # The class token stands before the patches, and what a recogniser sees behind them.
+    relevance = torch.stack(layers)[:, picture, :, :, 1 : 1 + rows * columns].clamp(min=0).float().mean(1).sum((0, 1))
+    grid = relevance.detach().view(rows, columns)
     heat = (grid / grid.max().clamp(min=torch.finfo(torch.float32).tiny)).cpu().numpy()
     return Explanation(heat, images[picture], turns[-1].answer or "")
 
@@ -138,18 +140,19 @@ def count_new(images: Sequence[Image.Image], turns: Sequence[Turn]) -> int:
 
 
 def look(vision: VisionEncoder, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches]` they came from."""
+    """Visual tokens, and the cross-attention maps `[num_images, heads, queries, 1 + patches (+ cells)]` they came
+    from."""
     with torch.no_grad():
-        features = vision.vit(pixel_values.to(vision.projection.weight.dtype))
-    queries = repeat(vision.query_tokens.detach(), "1 query hidden -> image query hidden", image=len(features))
+        seen = vision.see(pixel_values)
+    queries = repeat(vision.query_tokens.detach(), "1 query hidden -> image query hidden", image=len(seen.features))
     queries.requires_grad_()  # the maps have gradients then, whether or not all of the model is frozen, as LoRA does
     usual = vision.qformer.config._attn_implementation
     vision.qformer.set_attn_implementation("eager")  # the others never hold the maps
     try:
-        outputs = vision.qformer(queries, encoder_hidden_states=features, output_attentions=True)
+        outputs = vision.qformer(queries, encoder_hidden_states=seen.features, output_attentions=True)
     finally:
         vision.qformer.set_attn_implementation(usual)
-    return vision.projection(outputs.last_hidden_state), outputs.cross_attentions
+    return torch.cat([vision.projection(outputs.last_hidden_state), seen.guesses], 1), outputs.cross_attentions
 
 
 def answer_log_likelihood(

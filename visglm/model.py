@@ -41,7 +41,7 @@ class VisGLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ChatGLMLayer", "GlmDecoderLayer", "Block", "Blip2QFormerLayer"]
+    _no_split_modules = ["Block", "Blip2QFormerLayer"]  # and the text backbone's own
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = False
@@ -274,12 +274,20 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
             model_kwargs[name] = pictures
         return input_ids, model_kwargs
 
-    def _get_logits_processor(self, *args, logits_processor=None, device=None, **kwargs):
+    def _get_logits_processor(self, generation_config, *args, logits_processor=None, device=None, **kwargs):
         """An image slot is no word: one that was drawn would ask for a picture at the next step."""
+        if generation_config.guidance_scale not in (None, 1) and self.model.text.reads_prefix_both_ways:
+            raise PromptError(
+                f"guidance_scale={generation_config.guidance_scale} cannot be had: the second, unguided answer would "
+                "be continued token by token without its prompt, and a prefix-LM needs to know where that ends. Leave "
+                "it out."
+            )
         slot = self.config.image_token_id
         first = [] if slot is None else [SuppressTokensLogitsProcessor([slot], device or self.device)]
         processors = [*first, *(logits_processor or [])]
-        return super()._get_logits_processor(*args, logits_processor=processors, device=device, **kwargs)
+        return super()._get_logits_processor(
+            generation_config, *args, logits_processor=processors, device=device, **kwargs
+        )
 
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
         if not is_first_iteration and use_cache:
@@ -287,6 +295,14 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         return super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
+
+    def _assisted_decoding(self, *args, assistant_model=None, **kwargs):
+        if assistant_model is not None:
+            raise PromptError(
+                "assistant_model cannot draft answers here: it would have to go on from a cache, which a prefix-LM "
+                "cannot, or to see the pictures, which it is not given. prompt_lookup_num_tokens drafts without one."
+            )
+        return super()._assisted_decoding(*args, assistant_model=assistant_model, **kwargs)
 
     def create_masks_for_generate(self, config, *args, **kwargs):
         return self.model.text.create_masks_for_generate(config, *args, **kwargs)

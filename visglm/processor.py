@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
-from .errors import PromptError
-from .pictures import load_image
+from .config import VisGLMConfig, is_count
+from .errors import CheckpointError, ConfigError, PromptError
+from .pictures.preprocess import VisGLMImageProcessor
 from .prompt import (
     IMAGE_PLACEHOLDER,
     Rendered,
@@ -55,6 +57,68 @@ class VisGLMProcessor(ProcessorMixin):
         self.image_token = IMAGE_PLACEHOLDER
         self.image_token_id = getattr(tokenizer, "image_token_id", None)
 
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, **kwargs: Any) -> VisGLMProcessor:
+        """Load from a folder or hub id; where the model's configuration lies in the same folder, they must agree.
+
+        Raises:
+            CheckpointError: they contradict each other; everything is listed.
+        """
+        # Without a word transformers asks on the terminal whether to run the code that may lie there; none is needed.
+        processor = super().from_pretrained(name_or_path, **kwargs | {"trust_remote_code": False})
+        folder = Path(name_or_path)
+        if (folder / "config.json").is_file():
+            fields, _ = VisGLMConfig.get_config_dict(folder)
+            is_own = fields.get("model_type") == VisGLMConfig.model_type
+            if is_own and (problems := processor.problems(VisGLMConfig.from_pretrained(folder))):
+                raise CheckpointError(
+                    folder, problems, "Nothing was loaded. Make the files agree, or download the folder again, whole."
+                )
+        return processor
+
+    @classmethod
+    def of(cls, config: VisGLMConfig, tokenizer: Any, image_processor: Any = None) -> VisGLMProcessor:
+        """The processor of a model: what its configuration says stands there alone.
+
+        Args:
+            image_processor: another than that of the picture size the model was made for.
+        """
+        if image_processor is None:
+            side = config.vision_config.image_size if config.vision_config is not None else 224
+            image_processor = VisGLMImageProcessor(size={"height": side, "width": side})
+        return cls(image_processor, tokenizer, config.num_query_tokens, config.prompt_style)
+
+    def problems(self, config: VisGLMConfig) -> list[str]:
+        """What the processor and a model's configuration say differently, one line each."""
+        pairs: dict[str, tuple[Any, Any]] = {"prompt_style": (self.prompt_style, config.prompt_style)}
+        if config.vision_config is not None:
+            pairs["num_query_tokens"] = (self.num_query_tokens, config.num_query_tokens)
+            pairs["image_token_id"] = (self.image_token_id, config.image_token_id)
+        return [
+            f"{name} is {own!r} in the processor, and {models!r} in the model's configuration"
+            for name, (own, models) in pairs.items()
+            if own != models
+        ] + ([] if config.vision_config is None else self._size_problems(config.vision_config.patch_size))
+
+    def _size_problems(self, patch_size: int) -> list[str]:
+        size = self.image_processor.size
+        height, width = size.get("height"), size.get("width")
+        if all(is_count(side) and side % patch_size == 0 for side in (height, width)):
+            return []
+        return [f"pictures are resized to {height}×{width}, which patches of {patch_size}×{patch_size} do not fill"]
+
+    def check(self, config: VisGLMConfig) -> None:
+        """Whether processor and model belong together.
+
+        Raises:
+            ConfigError: they contradict each other; everything is listed.
+        """
+        if problems := self.problems(config):
+            raise ConfigError(
+                f"processor and model do not belong together: {'; '.join(problems)}. Make the processor with "
+                "VisGLMProcessor.of(model.config, tokenizer), with pictures of a multiple of the patch size."
+            )
+
     def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
         """Prepare prompts that are written out, such as `"<img><|image|></img>问：这是什么？\\n答："`.
 
@@ -81,7 +145,7 @@ class VisGLMProcessor(ProcessorMixin):
                 f"The text holds {num_placeholders} {IMAGE_PLACEHOLDER} placeholders, prompt by prompt, "
                 f"but {num_images} pictures were given. Write one placeholder for each picture."
             )
-        rows = [render_raw(prompt, **self._render_options()) for prompt in prompts]
+        rows = [render_raw(prompt, **self.render_options) for prompt in prompts]
         return self._assemble(rows, _flatten(images), kwargs)
 
     def apply_chat_template(
@@ -135,7 +199,7 @@ class VisGLMProcessor(ProcessorMixin):
             if not tokenize:
                 texts.append(render_text(turns, style=self.prompt_style, language=language))
                 continue
-            row = render(turns, language=language, **self._render_options())
+            row = render(turns, language=language, **self.render_options)
             # To go on with an answer, the model must not see its end token.
             rows.append(Rendered(row.input_ids[:-1], row.labels[:-1]) if continue_final_message else row)
             if any(source is None for source in sources):
@@ -143,7 +207,7 @@ class VisGLMProcessor(ProcessorMixin):
                     "A message has an image part without a picture. "
                     'Expected {"type": "image", "image": …}, or "url", "path" or "base64" instead of "image".'
                 )
-            images.extend(map(load_image, sources))
+            images.extend(self.image_processor.fetch_images(sources))
         if not tokenize:
             return texts if is_batch else texts[0]
         options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
@@ -163,10 +227,12 @@ class VisGLMProcessor(ProcessorMixin):
                 self.tokenizer.decode(part, skip_special_tokens=skip_special_tokens, **kwargs)
                 for part in (ids[:start], ids[start:])
             )
-            texts.append(prompt + postprocess(answer))
+            texts.append(prompt + postprocess(answer, self.prompt_style))
         return texts
 
-    def _render_options(self) -> dict[str, Any]:
+    @property
+    def render_options(self) -> dict[str, Any]:
+        """What `visglm.prompt.render` has to know of the model."""
         return {
             "tokenizer": self.tokenizer,
             "style": self.prompt_style,

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, require
+from .settings import Rule, check
 
-PRECISIONS = ("auto", "float32", "bf16", "fp16")
-# Field → lowest and highest value. Out of range is an error, never a clamp.
-RANGES: dict[str, tuple[float, float]] = {
-    "held_out": (0.0, 0.5), "max_bad_rows": (0.0, 1.0), "replay": (0.0, 0.9), "epochs": (0.0, 10_000),
-    "batch_size": (1, 65_536), "accumulation": (1, 65_536), "warmup": (0.0, 0.9), "weight_decay": (0.0, 1.0),
-    "clip": (0.0, 1000.0), "rank": (1, 1024), "alpha": (0.01, 10_000.0), "dropout": (0.0, 0.9),
-    "prefix_tokens": (1, 512), "num_workers": (0, 256), "keep": (1, 1000), "patience": (1, 10_000),
-    "num_samples": (0, 100),
+RATE = Rule(float, 1e-12, 1.0, optional=True, hint="To freeze a part, see towers.")
+COUNT = Rule(int, 1, 1_000_000_000, optional=True)
+TEXT, SWITCH, ROWS = Rule(str, optional=True), Rule(bool), Rule(list, optional=True)
+# Field → what it may be. Out of range is an error, never a clamp.
+RULES: Mapping[str, Rule] = {
+    "method": Rule(str), "output_dir": Rule(Path), "eval_data": ROWS, "held_out": Rule(float, 0.0, 0.5), "prompt": TEXT,
+    "replay": Rule(float, 0.0, 0.9, optional=True), "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0),
+    "allow_outside": SWITCH, "max_length": COUNT, "epochs": Rule(float, 0.0, 10_000.0), "max_steps": COUNT,
+    "batch_size": Rule(int, 1, 65_536),
+    "accumulation": Rule(int, 1, 65_536), "learning_rate": RATE, "vision_rate": RATE, "qformer_rate": RATE,
+    "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
+    "clip": Rule(float, 0.0, 1000.0), "towers": TEXT, "rank": Rule(int, 1, 1024), "alpha": Rule(float, 0.01, 10_000.0),
+    "dropout": Rule(float, 0.0, 0.9), "layers": TEXT, "targets": TEXT, "prefix_tokens": Rule(int, 1, 512),
+    "precision": Rule(str, names=("auto", "float32", "bf16", "fp16")), "gradient_checkpointing": SWITCH,
+    "num_workers": Rule(int, 0, 256), "every": COUNT, "keep": Rule(int, 1, 1000), "patience": Rule(int, 1, 10_000),
+    "num_samples": Rule(int, 0, 100),
+    "report_to": Rule(str, names=("tensorboard", "wandb", "trackio", "none"), several=True),
+    "seed": Rule(int, 0, 2**32 - 1),  # what NumPy takes
+    "resume": SWITCH,
 }  # fmt: skip
 
 
@@ -115,22 +129,7 @@ class FinetuneArguments:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, (lowest, highest) in RANGES.items():
-            value = getattr(self, name)
-            if value is None and getattr(type(self), name) is None:
-                continue
-            if not isinstance(value, int | float) or not lowest <= value <= highest:
-                raise ConfigError(f"{name} must be between {lowest:g} and {highest:g}; got {value!r}.")
-        for name in ("max_steps", "max_length", "every"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be at least 1; got {value!r}.")
-        for name in ("learning_rate", "vision_rate", "qformer_rate", "text_rate"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | float) or not 0 < value < 1):
-                raise ConfigError(f"{name} must be between 0 and 1; got {value!r}. To freeze a part, see towers.")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
+        check(self, RULES)
         if self.replay_data is not None and not self.replay:
             raise ConfigError("replay_data needs replay, the share of the examples that come from it, such as 0.2.")
 
@@ -147,7 +146,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """
     yaml = require("finetune", "yaml")
     try:
-        recipe = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+        recipe = yaml.load(Path(path).read_text("utf-8"), Loader=loader(yaml)) or {}
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text in UTF-8. Save it as such.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
     except yaml.YAMLError as error:
@@ -155,10 +156,24 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ConfigError(f"{path} holds {type(recipe).__name__}. Expected lines such as method: lora")
     check_names(recipe, f"{path}: ")
+    for name in ("data", "model"):
+        Rule(str, optional=True).take(f"{path}: {name}", recipe.get(name))
     for name in ("data", "eval_data", "replay_data"):
         if isinstance(recipe.get(name), str):
             recipe[name] = str(Path(path).parent / recipe[name])
     return recipe
+
+
+def loader(yaml: Any) -> type:
+    """PyYAML's safe loader, which reads 1e-4 as a number, as YAML has done since 1.2, and not as text."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+    )
+    return Loader
 
 
 def check_names(settings: dict[str, Any], where: str = "") -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from .errors import PromptError
-from .prompt import Turn
+from .prompt import Turn, messages_to_turns
+
+EXPECTED = 'Expected a reply\'s history, (question, answer) pairs, or messages {"role": …, "content": …}.'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """A conversation so far, with its pictures as visual tokens, so that they are not encoded again.
 
@@ -23,29 +27,69 @@ class History:
         turns: questions and answers, oldest first.
         image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order.
         language: of the prompt, as the first turn settled it.
+        source: the fingerprint of what looked at the pictures (`visglm.identity`); "" where nobody noted it.
     """
 
     turns: tuple[Turn, ...] = ()
-    image_embeds: Tensor | None = field(default=None, repr=False)
+    image_embeds: Tensor | None = None
     language: str = "auto"
+    source: str = ""
 
     @classmethod
-    def of(cls, history: History | Sequence[tuple[str, str]] | None) -> History:
-        """A history from one, from `(question, answer)` pairs, or from nothing.
+    def of(cls, history: History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None) -> History:
+        """A history from one, from `(question, answer)` pairs, from messages without pictures, or from nothing.
 
         Raises:
-            PromptError: it is neither.
+            PromptError: it is none of these.
         """
         if history is None:
             return cls()
         if isinstance(history, History):
             return history
-        try:
-            return cls(tuple(Turn(question, answer) for question, answer in history))
-        except (TypeError, ValueError):
-            raise PromptError(
-                f"history must be a reply's history or (question, answer) pairs; got {type(history).__name__}."
-            ) from None
+        if isinstance(history, str | bytes | Mapping) or not isinstance(history, Iterable):
+            raise PromptError(f"the history is {type(history).__name__}. {EXPECTED}")
+        items: list[Any] = list(history)
+        if items and all(isinstance(item, Mapping) for item in items):
+            return cls(turns_of_messages(items))
+        for number, item in enumerate(items, start=1):
+            if not isinstance(item, list | tuple) or [type(part) for part in item] != [str, str]:
+                raise PromptError(f"item {number} of the history is {item!r:.80}. {EXPECTED}")
+        return cls(tuple(Turn(question, answer) for question, answer in items))
+
+    @property
+    def num_images(self) -> int:
+        """Pictures of all turns."""
+        return sum(turn.num_images for turn in self.turns)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, History):
+            return NotImplemented
+        words = (self.turns, self.language, self.source) == (other.turns, other.language, other.source)
+        return words and same_tensor(self.image_embeds, other.image_embeds)
+
+    def __hash__(self) -> int:
+        return hash((self.turns, self.language, self.source))
+
+    def __repr__(self) -> str:
+        return f"History({len(self.turns)} turns, {self.num_images} pictures, language={self.language!r})"
+
+
+def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    turns, sources = messages_to_turns(messages)
+    if sources:
+        raise PromptError(
+            f"the messages of the history hold {len(sources)} pictures, which it would have to look at again. Go on "
+            "from the history of a reply, which keeps them, or show them with the question."
+        )
+    if turns[-1].answer is None:
+        raise PromptError("the history ends with a message that nobody has answered. Pass it as the question.")
+    return tuple(turns)
+
+
+def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
 
 
 @dataclass(frozen=True)
@@ -71,22 +115,22 @@ class Timings:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. `str(reply)` is its text.
+    """An answer. `str(reply)` is its text. Two are equal when they say the same of the same, however long it took.
 
     Args:
         text: the answer.
         history: pass it to the next call to go on.
         finish_reason: "stop" when the model ended the answer, "length" when the limit did, "cancelled" when the
-            reader of a stream walked away.
+            stream was closed.
         images: the pictures of this turn, RGB.
     """
 
     text: str
     history: History
     usage: Usage
-    timings: Timings
+    timings: Timings = field(compare=False)
     finish_reason: str
-    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    images: tuple[Image.Image, ...] = field(default=(), repr=False, hash=False)
 
     def __str__(self) -> str:
         return self.text

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from .config import VisGLMConfig
 from .errors import PromptError
-from .pictures import load_images
+from .pictures import ImageLimits, load_images
 from .prompt import Rendered, Turn, fit, render, render_blank
 from .reply import History
-from .tokenizers import ChatGLMTokenizer
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Prompt:
         image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order; before `look`,
             those of the history only.
         images: the pictures of the last turn.
+        source: the fingerprint of what `image_embeds` come from.
     """
 
     turns: tuple[Turn, ...]
@@ -35,6 +36,7 @@ class Prompt:
     images: tuple[Image.Image, ...]
     language: str
     encode_seconds: float
+    source: str = ""
 
 
 def prepare(
@@ -45,23 +47,28 @@ def prepare(
     language: str,
     max_new_tokens: int,
     config: VisGLMConfig,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: ImageLimits,
     allow_urls: bool,
+    fingerprint: Callable[[], str],
 ) -> Prompt:
     """Load the new pictures, which `look` encodes, and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
+        fingerprint: tells what the network looks with; asked only about a history with pictures.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
-        PromptError: the question is no text, or there are pictures for a model without eyes.
+        PromptError: the question is no text, there are pictures for a model without eyes, or the history's are another
+            network's.
         ContextLengthError: the conversation does not fit.
     """
     if not isinstance(question, str) or not question.strip():
         raise PromptError(f"the question must be a string that is not empty; got {question!r}.")
     past = History.of(history)
-    pictures = load_images(images, allow_urls=allow_urls)
+    check_source(past, config, fingerprint)
+    pictures = load_images(images, limits=limits, allow_urls=allow_urls)
     if pictures and config.vision_config is None:
         raise PromptError(
             f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
@@ -77,6 +84,34 @@ def prepare(
     )
     fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
     return Prompt(turns, rendered, past.image_embeds, pictures, language, 0.0)
+
+
+def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[], str]) -> None:
+    """Raise `PromptError` unless the visual tokens of a history are such as this network makes.
+
+    Words are the same to every network, so that a history without pictures may go from one to another.
+    """
+    embeds, expected = history.image_embeds, (config.num_query_tokens, config.text_config.hidden_size)
+    if embeds is None and not history.num_images:
+        return
+    if config.vision_config is None:
+        raise PromptError(f"the history holds {history.num_images} pictures, but this is a text-only model.")
+    if embeds is None or embeds.dim() != 3 or len(embeds) != history.num_images:
+        found = "none" if embeds is None else list(embeds.shape)
+        raise PromptError(
+            f"the history has {history.num_images} pictures, and its image_embeds are {found}. Expected "
+            f"{[history.num_images, *expected]}, as `VisGLM.encode` makes them."
+        )
+    if embeds.shape[1:] != expected:
+        raise PromptError(
+            f"the history is another network's: its pictures are {embeds.shape[1]} visual tokens of width "
+            f"{embeds.shape[2]}, this network's {expected[0]} of width {expected[1]}. Show this one the pictures again."
+        )
+    if history.source and history.source != fingerprint():
+        raise PromptError(
+            "the history is another network's, or was made before this one learnt or changed its adapter: the weights "
+            "that looked at its pictures are not those of this network. Show it the pictures again."
+        )
 
 
 def look(prompts: Sequence[Prompt], encode: Callable[[Sequence[Image.Image]], Tensor], at_once: int) -> list[Prompt]:
@@ -103,7 +138,9 @@ def look(prompts: Sequence[Prompt], encode: Callable[[Sequence[Image.Image]], Te
     return ready
 
 
-def prepare_blank(text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: ChatGLMTokenizer) -> Prompt:
+def prepare_blank(
+    text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: PreTrainedTokenizerBase
+) -> Prompt:
     """A text with one blank in it, to be filled.
 
     Raises:

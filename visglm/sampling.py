@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
+from .settings import Rule, check
 
-# Setting: lowest and highest value, and what it does. Out of range is an error, never a clamp.
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 5.0),
-    "top_p": (0.0, 1.0),
-    "top_k": (0, 1_000_000),
-    "repetition_penalty": (0.1, 10.0),
+LOWEST_TEMPERATURE = 0.01  # below, logits divided by it leave float32, and the answer is the likeliest one anyway
+
+# Setting → what it may be. Out of range is an error, never a clamp.
+RULES: Mapping[str, Rule] = {
+    "max_new_tokens": Rule(int, 1, 1_000_000, optional=True),
+    "temperature": Rule(float, LOWEST_TEMPERATURE, 5.0, or_zero=True, hint="0 takes the likeliest token every time."),
+    "top_p": Rule(float, 0.0, 1.0),
+    "top_k": Rule(int, 0, 1_000_000),
+    "repetition_penalty": Rule(float, 0.1, 10.0),
+    "seed": Rule(int, 0, 2**64 - 1, optional=True),
 }
 
 
@@ -22,11 +28,11 @@ class Sampling:
 
     Args:
         max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
-        temperature: 0 takes the likeliest token every time; above 0 samples, flatter the higher.
+        temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
         top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
         top_k: sample among this many likeliest tokens; 0 for all.
         repetition_penalty: above 1 makes tokens that occurred before less likely.
-        seed: makes sampling repeatable; None leaves torch's random state alone.
+        seed: makes sampling repeatable, alone or in a batch, whatever else draws numbers; 0 to 2**64 - 1.
     """
 
     max_new_tokens: int | None = None
@@ -37,16 +43,20 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self):
-        for name, (lowest, highest) in RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not lowest <= value <= highest:
-                raise ConfigError(f"{name} must be between {lowest} and {highest}; got {value!r}.")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be at least 1; got {self.max_new_tokens!r}.")
+        check(self, RULES)
 
-    def generate_arguments(self) -> dict[str, Any]:
-        """The same, as `generate` wants it."""
-        arguments: dict[str, Any] = {"repetition_penalty": self.repetition_penalty, "do_sample": self.temperature > 0}
-        if self.temperature > 0:
-            arguments |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        return arguments
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Sampling:
+        """Settings by name.
+
+        Raises:
+            ConfigError: there is none of that name, or it is out of its range.
+        """
+        if unknown := [name for name in settings if name not in RULES]:
+            raise ConfigError(f"there is no setting {', '.join(map(repr, unknown))}; known: {', '.join(RULES)}.")
+        return cls(**settings)
+
+    @property
+    def draws(self) -> bool:
+        """Whether chance has a part in the answer."""
+        return self.temperature > 0

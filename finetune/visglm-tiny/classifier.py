@@ -7,9 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tower import tower_config
 from world import AMBIGUOUS, BACKGROUND, COLOURS, Scenes
 
-from visglm import PRESETS, VisGLMImageProcessor, VisGLMVisionConfig
+from visglm import VisGLMImageProcessor
 from visglm.vision import build_vit
 
 MEAN = torch.tensor(VisGLMImageProcessor.image_mean).view(3, 1, 1)
@@ -26,7 +27,7 @@ class Classifier(nn.Module):
 
     def __init__(self, num_concepts: int):
         super().__init__()
-        config = VisGLMVisionConfig(**PRESETS["visglm-tiny"]["vision_config"])
+        config = tower_config()
         self.num_concepts = num_concepts
         self.vit = build_vit(config)
         self.stem_head = nn.Linear(config.hidden_size, num_concepts)

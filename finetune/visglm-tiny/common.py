@@ -7,26 +7,32 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from classifier import pixel_values
-from concepts import GROUPS, Concept, load_concepts
+from concepts import GROUPS, Concept, load_all_concepts, load_photographed
 from einops import rearrange
 from questions import Asker, things_in
+from talks import Guess, Talker
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
-from world import COLOURS, Scenes, SceneStream, World
+from tower import NUM_GUESSES, NUM_QUERIES, tower_config
+from world import COLOURS, MAX_TOLD, Scenes, SceneStream, World
 
 from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration
 from visglm.checkpoint.made import preset_config
 from visglm.prompt import IGNORE_INDEX, Turn, detect_language, render
 from visglm.text.chatglm import ChatGLMAttention
-from visglm.vision import VisionEncoder
+from visglm.vision import Recogniser, VisionEncoder
+
+KEPT_EVERY = 200  # steps
+STRIDE = 32  # of the recogniser's last map
 
 
 def build_tokenizer(data: Path) -> ChatGLMTokenizer:
@@ -37,6 +43,8 @@ def build_model(tokenizer: ChatGLMTokenizer) -> VisGLMForConditionalGeneration:
     """An untrained model of the preset, with the ids of this tokenizer."""
     config = preset_config("visglm-tiny", tokenizer)
     config.text_config.vocab_size = len(tokenizer.sp_model)
+    config.vision_config = tower_config()
+    config.num_query_tokens = NUM_QUERIES + config.vision_config.num_recogniser_tokens
     model = VisGLMForConditionalGeneration(config)
     # A word is read and written alike at first, so that repeating one is easy to learn.
     model.lm_head.weight.data.copy_(model.get_input_embeddings().weight)
@@ -71,7 +79,8 @@ def as_told(embeddings: Tensor) -> Tensor:
 
 
 class Teller(nn.Module):
-    """Scenes to visual tokens `[batch, 8, hidden_size]`: the names of the four objects in English, then in Chinese.
+    """Scenes to visual tokens `[batch, 12, hidden_size]`: the names of the four objects in English, then in Chinese;
+    then what a photograph is taken for, the likeliest first, in English, then in Chinese.
 
     A token is the embedding of a name's words in the text model itself (see `as_told`), with the object's group, colour
     and place added. To name a thing is then to repeat a word, which a small model learns once for all names instead of
@@ -98,8 +107,12 @@ class Teller(nn.Module):
         self.colour = nn.Embedding(len(COLOURS) + 1, hidden_size)
         self.colour.weight.data.mul_(0.5)
         self.something = nn.Parameter(torch.randn(hidden_size))  # tells objects from words, in whatever looks at both
-        self.place = nn.Sequential(nn.Linear(2, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+        self.place = nn.Sequential(nn.Linear(4, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.randn(hidden_size))
+        self.many = nn.Parameter(torch.randn(hidden_size))  # there are more things than are told
+        self.no_photograph = nn.Parameter(torch.randn(hidden_size))
+        self.guessed = nn.Parameter(torch.randn(hidden_size))  # tells guesses from objects
+        self.sure = nn.Parameter(torch.randn(2, hidden_size))  # at probability 0, and at 1
 
     def name(self, concept: Tensor) -> Tensor:
         """What is told of a concept `[...]` by name, in English and in Chinese: `[2, ..., hidden_size]`."""
@@ -110,9 +123,36 @@ class Teller(nn.Module):
 
     def forward(self, scenes: Scenes) -> Tensor:
         told = self.name(scenes.concept) + self.group(self.groups[scenes.concept]) + self.something
-        told = told + self.colour(scenes.colour + 1) + self.place(scenes.centre)
+        # Where it is, and on which side of the others: to compare places is hard for a text model this small.
+        there = torch.cat([scenes.centre, scenes.sides()], -1)
+        told = told + self.colour(scenes.colour + 1) + self.place(there)
         told = torch.where((scenes.concept >= 0).unsqueeze(-1), told, self.nothing)
-        return rearrange(told, "language batch object hidden -> batch (language object) hidden")
+        told = told + self.many * (scenes.count > MAX_TOLD).view(1, -1, 1, 1)
+        told = rearrange(told, "language batch object hidden -> batch (language object) hidden")
+        return torch.cat([told, self.no_photograph.expand(len(told), 2 * NUM_GUESSES, -1)], 1)
+
+    def guess_name(self, concept: Tensor) -> Tensor:
+        """What a guess of a concept `[...]` is told by, but for how sure it is: `[2, ..., hidden_size]`."""
+        return self.name(concept) + self.group(self.groups[concept]) + self.guessed
+
+    def guesses(self, concept: Tensor, probability: Tensor, colour: Tensor) -> Tensor:
+        """The last visual tokens of photographs `[batch, 4, hidden_size]`.
+
+        Args:
+            concept, probability: `[batch, 2]`, the likeliest first. colour: `[batch]`, -1 where it is unclear.
+        """
+        unsure, sure = self.sure
+        told = self.guess_name(concept) + torch.lerp(unsure, sure, probability.unsqueeze(-1))
+        told = told + self.colour(colour + 1)[:, None]
+        return rearrange(told, "language batch guess hidden -> batch (language guess) hidden")
+
+    def photographs(self, concept: Tensor, probability: Tensor, colour: Tensor) -> Tensor:
+        """All visual tokens of photographs of one thing `[batch, 12, hidden_size]`: as an object it has a group, a
+        colour and a place, but no name, which is for the guesses to say."""
+        something = self.group(self.groups[concept[:, 0]]) + self.something + self.colour(colour + 1)
+        something = something + self.place(torch.tensor([0.5, 0.5, 0.0, 0.0]))
+        objects = torch.stack([something, *[self.nothing.expand_as(something)] * (MAX_TOLD - 1)], 1)
+        return torch.cat([objects, objects, self.guesses(concept, probability, colour)], 1)
 
 
 def words(tokenizer: ChatGLMTokenizer, name: str) -> list[int]:
@@ -128,7 +168,7 @@ def load_text(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer
     """Give `model` what the third stage taught the text model, and return what it was told with."""
     model.load_state_dict(torch.load(output / "text.pt", weights_only=True), strict=False)
     # With a copy of the embeddings: what is to be told must not move while the text model learns on.
-    teller = Teller(load_concepts(), tokenizer, copy.deepcopy(model.get_input_embeddings()))
+    teller = Teller(load_all_concepts(), tokenizer, copy.deepcopy(model.get_input_embeddings()))
     teller.load_state_dict(torch.load(output / "teller.pt", weights_only=True))
     return teller.requires_grad_(False)
 
@@ -138,7 +178,7 @@ class Pictures:
 
     def __init__(self, data: Path, teller: Teller, batch_size: int, image_size: int, seed: int, deform: bool = False):
         self.teller = teller
-        self.names = teller.name(torch.arange(len(load_concepts())))
+        self.names = teller.name(torch.arange(len(teller.groups)))
         self.world = World(data / "train.npz", image_size=image_size, seed=seed, deform=deform)
         self.scenes = iter(SceneStream(self.world, batch_size, single_share=0.35).loader())
 
@@ -150,11 +190,12 @@ class Pictures:
         return scenes, features.float()
 
     def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        """How far visual tokens are from what should be told (0 to about 1, what is no better than their mean), and the
-        cross entropy of names, groups and colours: to tell those apart is learnt much faster from that.
+        """How far the Q-Former's visual tokens `[batch, 8, hidden_size]` are from what should be told (0 to about 1,
+        what is no better than their mean), and the cross entropy of names, groups and colours: to tell those apart is
+        learnt much faster from that.
         """
         scenes = scenes.in_reading_order()
-        told = self.teller(scenes)
+        told = self.teller(scenes)[:, :NUM_QUERIES]
         telling = rearrange(
             image_embeds, "batch (language object) hidden -> language (batch object) hidden", language=2
         )
@@ -174,6 +215,45 @@ class Pictures:
         return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": colours}
 
 
+def write_words(recogniser: Recogniser, teller: Teller) -> None:
+    """Let the recogniser tell its guesses in the words that the text model was told photographs in."""
+    index = {concept.english[0]: number for number, concept in enumerate(load_all_concepts())}
+    rows = torch.tensor([index[concept.english[0]] for concept, _ in load_photographed()])
+    with torch.no_grad():
+        recogniser.names.weight.copy_(
+            rearrange(teller.guess_name(rows), "language row hidden -> row (language hidden)")
+        )
+        recogniser.sure.copy_(teller.sure)
+        recogniser.nothing.copy_(teller.no_photograph)
+
+
+class Recognised(NamedTuple):
+    """What the recogniser makes of photographs: its cells for the Q-Former, its visual tokens, its impression of them,
+    and the probability of every name."""
+
+    cells: Tensor
+    guesses: Tensor
+    impression: Tensor
+    probability: Tensor
+
+
+def recognise(recogniser: Recogniser, pixels: Tensor) -> Recognised:
+    """As `Recogniser.forward`, but its network, which stays as it is, takes no memory for a way back."""
+    with torch.no_grad(), fast_products():
+        features = recogniser.network.forward_features(pixels)
+        pooled = recogniser.network.forward_head(features, pre_logits=True)
+    features, pooled = features.float(), pooled.float()
+    impression, probability = recogniser.impression(pooled), recogniser.probabilities(pooled)
+    gate = recogniser.gate(pooled).sigmoid()
+    cells = recogniser.cells(rearrange(features, "image features row column -> image (row column) features"))
+    return Recognised(cells * gate[..., None], recogniser.tell(probability, impression, gate), impression, probability)
+
+
+def without_photograph(features: Tensor, image_size: int = 224) -> Tensor:
+    """The ViT's features of drawings as the Q-Former gets them when the recogniser's gate is shut."""
+    return F.pad(features, (0, 0, 0, (image_size // STRIDE) ** 2))
+
+
 def tell_apart(telling: Tensor, words: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross entropy of which of `words [num, hidden_size]`, of these weights, is in each of
     `telling [objects, hidden_size]`."""
@@ -187,14 +267,14 @@ class Rows:
         self.options = {"tokenizer": tokenizer, "style": "visualglm", "num_query_tokens": num_query_tokens}
         self.pad = tokenizer.pad_token_id
         self.rendered: list = []
-        self.scene: list[int | None] = []
+        self.scenes: list[Sequence[int]] = []
 
-    def add(self, turns: list[tuple[str, str]], language: str, scene: int | None) -> None:
-        """A conversation, of which the last answer is learnt."""
-        first, *others = turns
-        told = [Turn(*first, num_images=0 if scene is None else 1), *(Turn(*turn) for turn in others)]
+    def add(self, turns: Sequence[tuple[str, str, int]], language: str, *scenes: int) -> None:
+        """A conversation about these scenes, of which the last answer is learnt. A turn is a question, its answer, and
+        how many of the scenes come with it."""
+        told = [Turn(question, answer, num_images=number) for question, answer, number in turns]
         self.rendered.append(render(told, language=language, **self.options))
-        self.scene.append(scene)
+        self.scenes.append(scenes)
 
     def loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, num_groups: int = 2) -> Tensor:
         """Mean loss of the answer tokens; `image_embeds [num_scenes, num_query_tokens, hidden_size]`.
@@ -212,7 +292,7 @@ class Rows:
     def group_loss(self, model: VisGLMForConditionalGeneration, image_embeds: Tensor, group: list[int]) -> Tensor:
         """Padded on the left, so that every answer is among the last tokens and only those get logits."""
         rows = [self.rendered[index] for index in group]
-        scenes = [self.scene[index] for index in group if self.scene[index] is not None]
+        scenes = [scene for index in group for scene in self.scenes[index]]
         length = max(len(row.input_ids) for row in rows)
         kept = 1 + max(sum(label != IGNORE_INDEX for label in row.labels) for row in rows)
 
@@ -247,10 +327,57 @@ def add_questions(
     for index, things in enumerate(things_in(scenes)):
         for _ in range(num_questions):
             turns = asker.converse(things) if asker.random.random() < 0.35 else [asker.ask(things)]
-            rows.add([(turn.text, turn.answer) for turn in turns], turns[-1].language, index)
+            told = [(turn.text, turn.answer, int(number == 0)) for number, turn in enumerate(turns)]
+            rows.add(told, turns[-1].language, index)
     for _ in range(num_without_picture):
         question = asker.ask_without_picture()
-        rows.add([(question.text, question.answer)], question.language, None)
+        rows.add([(question.text, question.answer, 0)], question.language)
+
+
+def add_talks(rows: Rows, scenes: Scenes, talker: Talker, number: int) -> None:
+    """So many conversations about scenes: of names that nobody has, in two languages, about two pictures."""
+    things = things_in(scenes)
+    for index in range(number):
+        first, second = index % len(things), (index + 1) % len(things)
+        kind = talker.random.choice(("nothing", "switched", "two", "two"))
+        if kind == "two":
+            turns, language = talker.two_pictures(things[first], things[second])
+        elif kind == "switched":
+            turns, language = talker.switched(things[first])
+        else:
+            turns, language = talker.about_nothing(things[first])
+        rows.add(turns, language, *(first, second)[: sum(number for _, _, number in turns)])
+
+
+def add_echoes(rows: Rows, talker: Talker, number: int) -> None:
+    """So many names that nobody has, given and asked for again without any picture: few words, in which all of the
+    vocabulary comes round."""
+    for _ in range(number):
+        language = talker.language()
+        turns = talker.called(talker.made_up(language), language)
+        rows.add([(question, answer, 0) for question, answer, _ in turns], language)
+
+
+def make_up_guesses(num: int, talker: Talker, num_concepts: int) -> tuple[list[Guess], tuple[Tensor, Tensor, Tensor]]:
+    """Photographs of one thing that nobody took, and what `Teller.photographs` is given of them."""
+    draw = talker.random
+    guesses = []
+    for _ in range(num):
+        first, second = draw.sample(range(num_concepts), 2)
+        if draw.random() < 0.5:  # things that are taken for each other are mostly of one group
+            second = draw.choice([other for other in talker.asker.by_group[group_of(talker, first)] if other != first])
+        sure = draw.uniform(0.12, 1.0)
+        colour = draw.randrange(-1, len(COLOURS))
+        also = draw.uniform(0, min(sure, 1 - sure))
+        guesses.append(Guess(first, second, sure, also, COLOURS[colour] if colour >= 0 else ""))
+    concept = torch.tensor([[guess.first, guess.second] for guess in guesses])
+    probability = torch.tensor([[guess.sure, guess.also] for guess in guesses])
+    colour = torch.tensor([COLOURS.index(guess.colour) if guess.colour else -1 for guess in guesses])
+    return guesses, (concept, probability, colour)
+
+
+def group_of(talker: Talker, concept: int) -> str:
+    return talker.asker.concepts[concept].group
 
 
 @contextmanager
@@ -293,6 +420,7 @@ def arguments_parser(description: str, steps: int, image_size: int | None = None
 def rounds_parser(description: str, steps: int) -> argparse.ArgumentParser:
     """The arguments of the last two stages, which are gone through more than once."""
     parser = arguments_parser(description, steps, image_size=112)
+    parser.add_argument("folder", type=Path, help="folder of photographs, with photos.tsv")
     parser.add_argument(
         "--round", type=int, default=1, help="after the first, it goes on from what OUTPUT holds, with bent things"
     )
@@ -317,6 +445,16 @@ def go_back(module: nn.Module, found: dict[str, Tensor], share: float) -> None:
             value.lerp_(found[name], share)
 
 
+def steps_done(log: Path) -> int:
+    """How many steps of a stage were kept by a run that was cut off; its seeds go on from there."""
+    kept = kept_beside(log)
+    return torch.load(kept, weights_only=True)["step"] if kept.is_file() else 0
+
+
+def kept_beside(log: Path) -> Path:
+    return log.with_suffix(".kept.pt")
+
+
 def train(
     optimizer: torch.optim.Optimizer,
     step_loss: Callable[[], dict[str, Tensor]],
@@ -326,10 +464,12 @@ def train(
 ) -> None:
     """Linear warm-up over 3 % of the steps, a cosine to zero, gradients clipped to norm 1.
 
+    What is trained is kept beside the log every `KEPT_EVERY` steps; started again, a run that was cut off goes on.
+
     Args:
         optimizer: over what is trained.
         step_loss: draws a batch and gives its losses, which are added up.
-        log: JSONL file, written anew; a line every 50 steps.
+        log: JSONL file; a line every 50 steps.
         every: after how many steps a function is called, whose figures go into the log.
     """
 
@@ -339,11 +479,23 @@ def train(
 
     torch.set_flush_denormal(True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     schedule = LambdaLR(optimizer, factor)
-    started = time.time()
-    for step in range(1, num_steps + 1):
+    kept = kept_beside(log)
+    done, minutes = 0, 0.0
+    if kept.is_file():
+        found = torch.load(kept, weights_only=True)
+        done, minutes = found["step"], found["minutes"]
+        optimizer.load_state_dict(found["optimizer"])
+        schedule.load_state_dict(found["schedule"])
+        with torch.no_grad():
+            for parameter, value in zip(parameters, found["parameters"], strict=True):
+                parameter.copy_(value)
+    # What was logged and not kept comes again.
+    lines = log.read_text("utf-8").splitlines(keepends=True) if done and log.is_file() else []
+    log.write_text("".join(line for line in lines if json.loads(line)["step"] <= done), "utf-8")
+    started = time.time() - 60 * minutes
+    for step in range(done + 1, num_steps + 1):
         losses = step_loss()
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
@@ -358,3 +510,9 @@ def train(
         if is_due or step % 50 == 0:
             with log.open("a") as file:
                 print(json.dumps(row), file=file)
+        if step % KEPT_EVERY == 0:
+            state = {"step": step, "minutes": row["minutes"], "parameters": [p.detach() for p in parameters]}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, kept.with_suffix(".new"))
+            kept.with_suffix(".new").replace(kept)  # whole, or as it was
+    kept.unlink(missing_ok=True)

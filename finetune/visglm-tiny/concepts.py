@@ -55,6 +55,24 @@ def load_concepts() -> list[Concept]:
     ]
 
 
+def load_photographed() -> list[tuple[Concept, tuple[str, ...]]]:
+    """What photographs show, with the labels of ImageNet's classes of each name; none where it lacks the thing."""
+    return [
+        (
+            Concept((), tuple(row["english"].split("|")), tuple(row["chinese"].split("|")), row["group"]),
+            tuple(row["classes"].split()),
+        )
+        for row in read_rows("photo_names.tsv")
+    ]
+
+
+def load_all_concepts() -> list[Concept]:
+    """What is drawn, in the order of `load_concepts`, then what is only met in photographs."""
+    drawn = load_concepts()
+    known = {concept.english[0] for concept in drawn}
+    return drawn + [concept for concept, _ in load_photographed() if concept.english[0] not in known]
+
+
 def load_unseen() -> list[Concept]:
     """Objects that no picture of was ever trained on; of these the group is asked, never the name."""
     return [Concept((), (row["icon"],), (row["icon"],), row["group"]) for row in read_rows("unseen.tsv")]

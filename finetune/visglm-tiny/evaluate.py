@@ -1,4 +1,4 @@
-"""Ask visglm-tiny about drawings in styles it never saw, and write down how often it is right.
+"""The first evaluation of visglm-tiny: drawings in styles it never saw, in scenes of the renderer that taught it.
 
     python evaluate.py DATA OUTPUT
 
@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import platform
-import re
 import statistics
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from card import write_between
 from concepts import Concept, load_concepts, load_unseen, read_phrasings
 from grid import draw_grid
 from PIL import Image
@@ -310,13 +310,8 @@ def tables(result: dict[str, Any]) -> str:
 
 def write_card(text: str, facts: str) -> None:
     """Put the tables between the markers of MODEL_CARD.md."""
-    card = HERE / "MODEL_CARD.md"
-    written = card.read_text("utf-8")
     for name, new in (("figures", text), ("facts", facts)):
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        pattern = re.escape(begin) + ".*?" + re.escape(end)
-        written = re.sub(pattern, lambda _, new=new, b=begin, e=end: f"{b}\n{new}\n{e}", written, flags=re.DOTALL)
-    card.write_text(written, "utf-8")
+        write_between(HERE / "MODEL_CARD.md", name, new)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Fourth stage: the bridge learns to tell what the ViT sees, while the ViT goes on learning.
 
-    python pretrain_bridge.py DATA OUTPUT
+    python pretrain_bridge.py DATA OUTPUT PHOTOGRAPHS
 
 `OUTPUT` holds what the earlier stages wrote. The visual tokens of a picture become what the text model was told in its
 place, object by object in reading order. The ViT, which was not to mind places so far, keeps its heads and learns from
@@ -18,23 +18,32 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from classifier import Classifier
+from classifier import Classifier, pixel_values
 from common import (
     Pictures,
+    Teller,
     bridge_groups,
     build_model,
     build_tokenizer,
+    fast_products,
     go_back,
     load_found,
     load_text,
     log_of,
+    parameter_groups,
+    recognise,
     rounds_parser,
+    steps_done,
+    tell_apart,
     train,
+    without_photograph,
+    write_words,
 )
-from concepts import load_concepts
+from concepts import load_all_concepts, load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
+from taught_photographs import TaughtPhotographs
 from torch import Tensor, nn
-from world import World
+from world import Scenes, World
 
 from visglm.vision import VisionEncoder
 
@@ -159,9 +168,12 @@ def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 def main() -> None:
     parser = rounds_parser(__doc__, steps=6600)
     parser.add_argument("--batch-size", type=int, default=48, help="pictures per step")
+    parser.add_argument("--photographs", type=int, default=8, help="photographs per step, half of them in collages")
     arguments = parser.parse_args()
     again, size, output = arguments.round > 1, arguments.image_size, arguments.output
-    torch.manual_seed(arguments.seed)
+    log = output / log_of("pretrain_bridge", arguments.round)
+    seed = arguments.seed + steps_done(log)
+    torch.manual_seed(seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     teller = load_text(model, tokenizer, output)
@@ -171,8 +183,11 @@ def main() -> None:
     classifier.to(memory_format=torch.channels_last)
     vision = model.model.vision
     vision.vit = classifier.vit
+    vision.recogniser.load_state_dict(torch.load(output / "recogniser.pt", weights_only=True))
+    write_words(vision.recogniser, teller)
+    photographs = TaughtPhotographs(arguments.folder, load_all_concepts(), seed + 500)
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
-    pictures = Pictures(arguments.data, teller, arguments.batch_size, size, arguments.seed + 300, deform=again)
+    pictures = Pictures(arguments.data, teller, arguments.batch_size, size, seed + 300, deform=again)
     if again:
         found = load_found(output).model.vision.state_dict()
         vision.load_state_dict(found)
@@ -182,17 +197,39 @@ def main() -> None:
 
     def step_loss() -> dict[str, Tensor]:
         scenes, features = pictures.next(vision)
-        return classifier.losses(features, scenes) | pictures.losses(vision.bridge(features), scenes)
+        drawn = vision.bridge(without_photograph(features))
+        losses = classifier.losses(features, scenes) | pictures.losses(drawn, scenes)
+        half = arguments.photographs // 2
+        return losses | photograph_losses(vision, teller, photographs.next(half, half), size)
 
     rate = 0.5 * arguments.learning_rate
     groups = vit_groups(classifier, rate) + bridge_groups(vision, 0.6 * rate)
+    recogniser = vision.recogniser.requires_grad_(False)
+    learners = nn.ModuleList([recogniser.cells, recogniser.impression]).requires_grad_(True)
+    groups += parameter_groups(learners, lr=rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     every = (400, lambda: look(vision, classifier.name, unseen, output / "vision.pt"))
-    train(optimizer, step_loss, arguments.steps, output / log_of("pretrain_bridge", arguments.round), every)
+    train(optimizer, step_loss, arguments.steps, log, every)
     torch.save(classifier.state_dict(), output / "bridged.pt")
     if again:
         go_back(vision, found, 1 / 2)  # before, it knew small things better, behind it large ones: halfway both
         torch.save(vision.state_dict(), output / "vision.pt")
+
+
+def photograph_losses(vision: VisionEncoder, teller: Teller, scenes: Scenes, size: int) -> dict[str, Tensor]:
+    """How far visual tokens are from what should be told of photographs, a lone one of which is left unnamed; and the
+    cross entropy of the colours in the recogniser's impression."""
+    shown, alone = scenes.pictures, scenes.count == 1
+    with fast_products():
+        features = vision.vit(pixel_values(F.interpolate(shown, size=size, mode="bilinear", antialias=True)))
+    seen = recognise(vision.recogniser, pixel_values(shown))
+    telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
+    told = teller(scenes.in_reading_order())
+    first = scenes.concept[alone, :1].expand(-1, 2)
+    told[alone] = teller.photographs(first, torch.ones(len(first), 2), scenes.colour[alone, 0])
+    told = told[:, : telling.shape[1]]
+    colours = tell_apart(seen.impression[alone], teller.colour.weight, scenes.colour[alone, 0] + 1)
+    return {"photographs": F.mse_loss(telling, told) / told.var(), "seen colours": 0.3 * colours}
 
 
 @torch.no_grad()
@@ -203,7 +240,7 @@ def start_bridge(vision: VisionEncoder, classifier: Classifier, pictures: Pictur
     seen = [pictures.next(vision) for _ in range(14)]
     alone = torch.cat([features[scenes.count == 1] for scenes, features in seen])
     words = pictures.names + teller.group(teller.groups)
-    names = Entries(classifier.cell_head.weight[: classifier.num_concepts], words)
+    names = Entries(classifier.cell_head.weight[: classifier.num_concepts], words[:, : classifier.num_concepts])
     colours = Entries(classifier.colour_head.weight, teller.colour.weight[1:].expand(2, -1, -1))
     write_dictionary(vision, [names, colours], alone)
     vision.projection.bias.copy_(teller.something)

@@ -50,7 +50,12 @@ def load_imagenet(backbone: nn.Module) -> None:
     """Give the stem what ImageNet taught, for pictures normalized as ours are."""
     weights = imagenet_weights()
     backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
-    # Its pictures were (x - 127) / 128. What that changes goes into the first convolution and the mean behind it.
+    adapt_to_our_pictures(backbone)
+
+
+@torch.no_grad()
+def adapt_to_our_pictures(backbone: nn.Module) -> None:
+    """Its pictures were (x - 127) / 128. What that changes goes into the first convolution and the mean behind it."""
     scale = STD.flatten() / IMAGENET_STD
     shift = (MEAN.flatten() - IMAGENET_MEAN) / IMAGENET_STD
     first = backbone.conv_stem.weight

@@ -14,38 +14,63 @@ import torch
 from common import (
     Rows,
     Teller,
+    add_echoes,
     add_questions,
+    add_talks,
     arguments_parser,
     build_model,
     build_tokenizer,
+    make_up_guesses,
     parameter_groups,
+    steps_done,
     train,
 )
-from concepts import load_concepts
+from concepts import load_all_concepts
 from questions import WEIGHTS_ALONE, WEIGHTS_SEVERAL, Asker, things_in
+from talks import Talker
 from torch import Tensor, nn
 from world import World
 
+from visglm import ChatGLMTokenizer
+
+
+def name_pieces(tokenizer: ChatGLMTokenizer) -> list[str]:
+    """Pieces of the vocabulary that may stand in a name: letters, digits, words, characters of both scripts."""
+    return [piece for piece in tokenizer.get_vocab() if piece.replace("▁", "").isalnum()]
+
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=6000)
+    parser = arguments_parser(__doc__, steps=9000)
     parser.add_argument("--pictures", type=int, default=8, help="scenes per step")
     parser.add_argument("--questions", type=int, default=2, help="questions per scene")
+    parser.add_argument("--talks", type=int, default=5, help="longer conversations per step")
+    parser.add_argument("--echoes", type=int, default=6, help="names that nobody has, to be repeated, per step")
+    parser.add_argument("--photographs", type=int, default=5, help="photographs told per step")
     arguments = parser.parse_args()
+    log = arguments.output / "pretrain_text.jsonl"
+    seed = arguments.seed + steps_done(log)
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
-    concepts = load_concepts()
+    concepts = load_all_concepts()
     teller = Teller(concepts, tokenizer, model.get_input_embeddings())
-    world = World(arguments.data / "train.npz", seed=arguments.seed + 200)
-    asker = Asker(concepts, seed=arguments.seed + 1)
+    world = World(arguments.data / "train.npz", seed=seed + 200, augment=False)
+    asker = Asker(concepts, seed=seed + 1)
+    talker = Talker(asker, name_pieces(tokenizer))
     learners = nn.ModuleList([model.model.text, model.lm_head, teller])
 
     def step_loss() -> dict[str, Tensor]:
         scenes = world.tell(arguments.pictures)
         rows = Rows(tokenizer, model.config.num_query_tokens)
         add_questions(rows, scenes, asker, arguments.questions, num_without_picture=1)
-        return {"loss": rows.loss(model, teller(scenes))}
+        add_talks(rows, scenes, talker, arguments.talks)
+        add_echoes(rows, talker, arguments.echoes)
+        guesses, told = make_up_guesses(arguments.photographs, talker, len(concepts))
+        for index, guess in enumerate(guesses):
+            question = talker.guess(guess)
+            rows.add([(question.text, question.answer, 1)], question.language, arguments.pictures + index)
+        shown = torch.cat([teller(scenes.in_reading_order()), teller.photographs(*told)])
+        return {"loss": rows.loss(model, shown)}
 
     @torch.no_grad()
     def losses_by_kind() -> dict[str, float]:
@@ -58,12 +83,14 @@ def main() -> None:
                 rows = Rows(tokenizer, model.config.num_query_tokens)
                 for index, things in enumerate(things_in(scenes)):
                     question = asker.ask(things, kind)
-                    rows.add([(question.text, question.answer)], question.language, index)
-                losses[f"{kind} of {'one' if single_share else 'several'}"] = rows.loss(model, teller(scenes)).item()
-        return losses
+                    rows.add([(question.text, question.answer, 1)], question.language, index)
+                shown = teller(scenes.in_reading_order())
+                losses[f"{kind} of {'one' if single_share else 'several'}"] = rows.loss(model, shown).item()
+        rows = Rows(tokenizer, model.config.num_query_tokens)
+        add_talks(rows, scenes, talker, 48)
+        return losses | {"talks": rows.loss(model, shown).item()}
 
     optimizer = torch.optim.AdamW(parameter_groups(learners), lr=arguments.learning_rate, betas=(0.9, 0.98))
-    log = arguments.output / "pretrain_text.jsonl"
     train(optimizer, step_loss, arguments.steps, log, every=(500, losses_by_kind))
     text = {name: value for name, value in model.state_dict().items() if not name.startswith("model.vision.")}
     torch.save(text, arguments.output / "text.pt")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from concepts import GROUPS, Concept, read_phrasings
-from world import COLOURS, Scenes
+from world import APART, COLOURS, MAX_TOLD, Scenes
 
 COLOURS_ZH = dict(
     zip(COLOURS, ("黑色", "白色", "灰色", "红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)
@@ -41,6 +41,10 @@ FRAMES = {
         "帮我看看，{}",
     ),
 }  # fmt: skip
+TOO_MANY = {
+    "en": ("There are more than four objects.", ("more than four",)),
+    "zh": ("图中有四个以上的物体。", ("四个以上",)),
+}
 UNKNOWN = {"en": "I cannot tell from this picture.", "zh": "这张图片里看不出来。"}
 TEXT_ONLY = (
     ("Hello!", "Hello! I am visglm-tiny. Show me a picture and ask about it."),
@@ -56,6 +60,7 @@ NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张
 # How often each kind is asked, relative to the others.
 WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 1, "presence": 5, "colour": 8, "outside": 1}
 WEIGHTS_SEVERAL = {"describe": 3, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
+WEIGHTS_MANY = {"describe": 1, "count": 4, "outside": 1}
 BLACK_ASKED_FOR = 0.15  # times as often as another colour: half the drawings are line art, and soon all is called black
 
 # Names that take no article: no plural, but not counted either, or a proper name.
@@ -68,6 +73,10 @@ UNCOUNTABLE = {
     "popcorn", "pudding", "rain", "rice", "sake", "salad", "salt", "Saturn", "shaved ice", "sheet music", "skis",
     "snow", "soap", "soft ice cream", "soup", "spaghetti", "stew", "sunrise", "sunset", "sushi", "tea", "tempura",
     "thread", "toilet paper", "Tokyo tower", "water", "wheat", "wind", "wine", "wood", "yarn",
+}  # fmt: skip
+PAIRS = {
+    "glasses", "sunglasses", "goggles", "scissors", "trousers", "jeans", "shorts", "pajamas", "skis", "chopsticks",
+    "gloves", "socks", "headphones", "binoculars", "pliers",
 }  # fmt: skip
 SAID_WITH_VOWEL, SAID_WITH_CONSONANT = ("umbrella", "hourglass", "SUV", "x-ray", "urn"), ("euro", "one")
 
@@ -102,7 +111,9 @@ class Question:
 
 
 def with_article(name: str) -> str:
-    """ "an apple", "a cat", "scissors", "milk"."""
+    """ "an apple", "a cat", "a pair of scissors", "fries", "milk"."""
+    if name in PAIRS:
+        return f"a pair of {name}"
     head = name.split(" with ")[0]
     if name in UNCOUNTABLE or (head.endswith("s") and not head.endswith(("ss", "us", "is", "os"))):
         return name
@@ -134,13 +145,15 @@ def things_of(concept: list[int], centre: list[list[float]], colour: list[int]) 
     places = [""]
     if len(concept) > 1:
         xs, ys = [x for x, _ in centre], [y for _, y in centre]
-        horizontal, vertical = max(xs) - min(xs) > 0.25, max(ys) - min(ys) > 0.25
+        horizontal, vertical = max(xs) - min(xs) > APART, max(ys) - min(ys) > APART
+        # Of things that stand together at an edge, one is left of the others all the same.
+        middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
         places = [
             " ".join(
                 part
                 for part, said in (
-                    ("top" if y < 0.5 else "bottom", vertical),
-                    ("left" if x < 0.5 else "right", horizontal),
+                    ("top" if y < middle_y else "bottom", vertical),
+                    ("left" if x < middle_x else "right", horizontal),
                 )
                 if said
             )
@@ -159,6 +172,12 @@ def things_in(scenes: Scenes) -> list[list[Thing]]:
         things_of(*(value[index, :count].tolist() for value in values))
         for index, count in enumerate(scenes.count.tolist())
     ]
+
+
+def single_out(things: Sequence[Thing]) -> list[Thing]:
+    """Those of which there is no other in the scene, and nothing else in their place."""
+    concepts, places = [thing.concept for thing in things], [thing.place for thing in things]
+    return [thing for thing in things if concepts.count(thing.concept) == places.count(thing.place) == 1]
 
 
 class Asker:
@@ -180,6 +199,10 @@ class Asker:
         language = language or self.random.choice(("en", "zh"))
         if kind is None:
             weights = dict(WEIGHTS_ALONE if len(things) == 1 else WEIGHTS_SEVERAL)
+            if len(things) > MAX_TOLD:
+                weights = dict(WEIGHTS_MANY)
+            if len(things) > 1 and not single_out(things):
+                weights.pop("where", None)
             if not things[0].colour:
                 weights.pop("colour", None)
             elif things[0].colour == "black" and "colour" in weights:
@@ -204,7 +227,8 @@ class Asker:
     def converse(self, things: list[Thing], language: str | None = None) -> list[Question]:
         """Two questions, the second after the first; "it" of the second is what the first was about."""
         language = language or self.random.choice(("en", "zh"))
-        sided = [thing for thing in things if "left" in thing.place or "right" in thing.place]
+        sided = [thing for thing in single_out(things) if "left" in thing.place or "right" in thing.place]
+        sided = sided if len(things) <= MAX_TOLD else []
         if sided and self.random.random() < 0.4:
             thing = self.random.choice(sided)
             first = self.ask_presence([thing], language, present=True)
@@ -232,6 +256,9 @@ class Asker:
             names = self.concepts[things[0].concept].names(language)
             answer = f"The picture shows {with_article(names[0])}." if language == "en" else f"图中有{names[0]}。"
             return Question("describe", language, self.phrase("describe", language), answer, names)
+        if len(things) > MAX_TOLD:
+            answer, accepted = TOO_MANY[language]
+            return Question("describe", language, self.phrase("describe", language), answer, accepted)
         ordered = sorted(things, key=lambda thing: list(PLACES).index(thing.place))
         places = [said(thing.place, language) for thing in ordered]
         answers = tuple(
@@ -248,6 +275,9 @@ class Asker:
 
     def ask_count(self, things: list[Thing], language: str) -> Question:
         number = len(things)
+        if number > MAX_TOLD:
+            answer, accepted = TOO_MANY[language]
+            return Question("count", language, self.phrase("count", language), answer, accepted)
         english = "There is 1 object." if number == 1 else f"There are {number} objects."
         answer = english if language == "en" else f"图中有{number}个物体。"
         accepted = (
@@ -280,7 +310,8 @@ class Asker:
                 return index
 
     def ask_position(self, things: list[Thing], language: str) -> Question:
-        thing = self.random.choice(things)
+        places = [thing.place for thing in things]
+        thing = self.random.choice([thing for thing in things if places.count(thing.place) == 1] or things)
         name = self.name(thing, language)
         place = said(thing.place, language)
         answer = f"It is {with_article(name)}." if language == "en" else f"{place}是{name}。"
@@ -288,7 +319,7 @@ class Asker:
         return Question("position", language, self.phrase("position", language, place=place), answer, accepted)
 
     def ask_where(self, things: list[Thing], language: str) -> Question:
-        thing = self.random.choice(things)
+        thing = self.random.choice(single_out(things) or things)
         place = said(thing.place, language)
         answer = f"It is {place}." if language == "en" else f"在{place}。"
         return Question(

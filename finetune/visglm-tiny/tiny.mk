@@ -1,8 +1,10 @@
-# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-bridge tiny-train
-# tiny-again, hours on one core; tiny-text needs neither tiny-stem nor tiny-vision and can run beside them.
-# `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
+# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-recogniser tiny-bridge
+# tiny-train tiny-again, hours on one core; tiny-text and tiny-recogniser need neither tiny-stem nor tiny-vision and can
+# run beside them. PHOTOGRAPHS=folder with photos.tsv, from tiny-recogniser on. A stage that was cut off goes on where it
+# was when it is made again. `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
 
-.PHONY: tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-bridge tiny-train tiny-again tiny-record eval-tiny
+.PHONY: tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-recogniser tiny-bridge tiny-train tiny-again \
+	tiny-record eval-tiny
 
 TINY := build/tiny
 TINY_RUN := OMP_NUM_THREADS=1 $(VENV_PYTHON) finetune/visglm-tiny
@@ -36,23 +38,31 @@ tiny-vision:  ## second stage: the whole ViT learns to name
 tiny-text:  ## third stage: the text model learns the answers
 	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run
 
+tiny-recogniser:  ## stage of photographs: names that ImageNet lacks, and what is no photograph
+	@$(TINY_RUN)/pretrain_recogniser.py $(TINY)/data $(PHOTOGRAPHS) $(TINY)/run
+
 tiny-bridge:  ## fourth stage: the bridge between them, and the ViT again
-	@$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run
+	@$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS)
 
 tiny-train:  ## fifth stage: all but the ViT's stem together; leaves a model in build/tiny/run/model
-	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run
+	@$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS)
 
-tiny-again:  ## the last two stages three times more, on larger pictures
-	@for round in 2 3 4; do \
-		again="--round $$round --seed $$round --image-size 128"; \
-		$(TINY_RUN)/pretrain_bridge.py $(TINY)/data $(TINY)/run $$again --steps 4200 --learning-rate 6e-4 || exit; \
-		$(TINY_RUN)/train.py $(TINY)/data $(TINY)/run $$again --steps 4000 || exit; \
+# Larger pictures take longer: the last round, as large as people's are shown, is the shortest.
+tiny-again:  ## the last two stages twice more, on larger pictures
+	@for round in '2 144 3600 3000' '3 224 1400 1600'; do set -- $$round; \
+		again="--round $$1 --seed $$1 --image-size $$2"; folders="$(TINY)/data $(TINY)/run $(PHOTOGRAPHS)"; \
+		$(TINY_RUN)/pretrain_bridge.py $$folders $$again --steps $$3 --learning-rate 6e-4 || exit; \
+		$(TINY_RUN)/train.py $$folders $$again --steps $$4 || exit; \
 	done
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test and curves up to date
 	@$(TINY_RUN)/record.py
 	@$(TINY_RUN)/curves.py
 
-eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right; brings its MODEL_CARD.md up to date
+# PHOTOGRAPHS=folder with photos.tsv; without, only Tux Paint's photographs are shown.
+eval-tiny: $(TINY)/data/sources.json  ## how often visglm-tiny is right: both renderers, photographs, speech, a lesson
+	@$(TINY_RUN)/measure.py $(TINY)/node_modules $(TINY)/debian $(TINY)/measured \
+		$(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 	@$(TINY_RUN)/evaluate.py $(TINY)/data $(TINY)/evaluation
-	@cp $(TINY)/evaluation/evaluation.json $(TINY)/evaluation/answers.png finetune/visglm-tiny/
+	@cp $(TINY)/measured/measured.json $(TINY)/evaluation/evaluation.json $(TINY)/evaluation/answers.png \
+		finetune/visglm-tiny/

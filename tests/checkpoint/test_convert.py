@@ -11,6 +11,7 @@ import torch
 from tests.tiny import GOLDEN_HF, GOLDEN_SAT, make_fine_tuned
 from visglm import VisGLM
 from visglm.checkpoint import convert, open_source
+from visglm.checkpoint.owned import MARKER_NAME
 from visglm.checkpoint.writer import ShardWriter, replacing
 from visglm.errors import CheckpointError, ConfigError
 
@@ -109,12 +110,12 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     assert (target / "config.json").read_text() == "old"
     with replacing(target) as partial:
         (partial / "model.safetensors").write_text("new")
-    assert sorted(path.name for path in target.iterdir()) == ["model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in target.iterdir()) == ["model.safetensors", "notes.txt", MARKER_NAME]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_the_old_formats_cannot_hold(tmp_path):
-    with pytest.raises(ConfigError, match="stem 'tf_efficientnet_lite2'"):
+    with pytest.raises(ConfigError, match="stem 'tf_efficientnet_lite2' and recogniser None"):
         convert(open_source(None), tmp_path / "out", "sat")
     with pytest.raises(ConfigError, match="'gguf'.*native, hf-legacy, sat"):
         convert(open_source(None), tmp_path / "out", "gguf")

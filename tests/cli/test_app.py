@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,7 @@ from visglm.errors import MissingDependencyError
 def started(monkeypatch):
     """The command lines that would have been started."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 0)
+    monkeypatch.setattr(app, "serve", lambda words: calls.append(words) or 0)
     monkeypatch.setattr(app, "require", lambda *names: None)
     return calls
 
@@ -30,10 +34,28 @@ def test_it_listens_on_this_machine_only(started):
 
 def test_what_it_is_given_reaches_the_page(started):
     chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls"]
+    chosen += ["--max-pixels", "100000000", "--no-history"]
     main(["app", *chosen, "--port", "9", "--host", "::1"])
     words = started[0]
     assert words[words.index("--") + 1 :] == chosen
     assert words[5:9] == ["--server.address", "::1", "--server.port", "9"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
+def test_for_this_machine_alone_nothing_is_said(started, capsys, host):
+    main(["app", "--host", host])
+    assert capsys.readouterr().err == "" and started
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "my-machine"])
+def test_beyond_this_machine_it_names_what_is_open(started, capsys, host):
+    main(["app", "--host", host, "--port", "9"])
+    told = capsys.readouterr().err
+    assert f"{host} port 9" in told and "password" in told and started
+    assert "teach" in told and "--no-history" in told and "--allow-urls" not in told
+    main(["app", "--host", host, "--allow-urls", "--no-history"])
+    told = capsys.readouterr().err
+    assert "--allow-urls" in told and "talks" not in told
 
 
 def test_the_page_is_where_it_looks():
@@ -41,7 +63,7 @@ def test_the_page_is_where_it_looks():
 
 
 def test_without_the_repository_it_says_where_the_page_is(started, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(app, "SCRIPT", tmp_path / "demos/streamlit_app.py")
+    monkeypatch.setattr(app, "SCRIPT", tmp_path / "demos/server.py")
     assert main(["app"]) == 1
     assert "Clone the repository" in capsys.readouterr().err and not started
 
@@ -50,3 +72,41 @@ def test_without_streamlit_it_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamlit", None)
     with pytest.raises(MissingDependencyError, match=r"visglm\[demo\]"):
         app.run(None)
+
+
+SERVER = """
+import os, signal, sys, time
+if {deaf}:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+else:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(40 + number))
+open("pid.part", "w").write(str(os.getpid()))
+os.rename("pid.part", "pid")
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals like these are not sent elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("deaf", [False, True])
+def test_what_ends_it_ends_the_server(tmp_path, number, deaf):
+    (tmp_path / "streamlit").mkdir()
+    (tmp_path / "streamlit/__init__.py").touch()
+    (tmp_path / "streamlit/__main__.py").write_text(SERVER.format(deaf=deaf))
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    process = subprocess.Popen([sys.executable, "-m", "visglm", "app"], cwd=tmp_path, env=environment)
+    try:
+        while not (tmp_path / "pid").exists() and process.poll() is None:
+            time.sleep(0.02)
+        server = int((tmp_path / "pid").read_text())
+        process.send_signal(number)
+        assert process.wait(60) == (128 if deaf else 40) + number
+        with pytest.raises(ProcessLookupError):
+            os.kill(server, 0)
+    finally:
+        process.kill()
+
+
+def test_its_exit_status_is_the_servers():
+    assert app.serve([sys.executable, "-c", "raise SystemExit(5)"]) == 5

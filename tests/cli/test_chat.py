@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -147,7 +150,7 @@ def test_control_c_stops_the_answer_and_not_the_program(talk, vlm, pictures, mon
     assert status == 0
     assert "(stopped)" in err
     assert out.endswith(f"{vlm.chat(pictures[0], 'What is this?', max_new_tokens=4)}\n")
-    assert not vlm._lock.locked()
+    assert vlm._turns.is_free
 
 
 def test_control_c_at_the_prompt_and_an_empty_line_do_nothing(talk, monkeypatch):
@@ -163,6 +166,37 @@ def test_control_c_at_the_prompt_and_an_empty_line_do_nothing(talk, monkeypatch)
     assert talk("") == (0, "", "\n")
 
 
+def test_no_input_at_all_is_told_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(chat, "load_model", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of `<&-`
+    assert main(["chat"]) == 1
+    assert "Standard input is closed, so there are no questions. Ask one with --question." in capsys.readouterr().err
+
+
+def test_a_question_needs_no_input(loaded, vlm, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", "-q", "Hello", "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out == f"{vlm.chat(None, 'Hello', max_new_tokens=4)}\n"
+
+
+def test_an_empty_pipe_is_no_error(talk):
+    assert talk("") == (0, "", "")
+
+
+@pytest.mark.timeout(300)
+def test_a_reader_that_has_left_ends_the_conversation(tmp_path):
+    """Nothing is said about it, and nothing is asked any more: `visglm chat | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    questions = tmp_path / "questions.txt"
+    questions.write_text("What is this?\nAnd this?\n")
+    command = [sys.executable, "-m", "visglm", "chat", "--max-new-tokens", "2", "--device", "cpu"]
+    with questions.open() as lines:
+        result = subprocess.run(command, stdin=lines, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, len(result.stderr.splitlines())) == (0, 2), result.stderr
+
+
 def test_a_terminal_gets_a_prompt_and_a_hint(loaded, monkeypatch, capsys):
     asked = []
 
@@ -175,4 +209,5 @@ def test_a_terminal_gets_a_prompt_and_a_hint(loaded, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     assert main(["chat"]) == 0
     assert asked == ["> "]
-    assert "/image" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "/image" in err and err.endswith("\n\n")  # the shell goes on in a line of its own

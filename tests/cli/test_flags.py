@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from visglm import VisGLM
+from visglm import ImageLimits, VisGLM
 from visglm.cli.flags import add_model, add_settings, docs_of, load_model, read_settings
 from visglm.errors import ConfigError
 from visglm.sampling import Sampling
@@ -71,11 +71,15 @@ def test_a_model_is_loaded_as_the_flags_say(capsys, tmp_path, vlm):
     parser = argparse.ArgumentParser()
     add_model(parser)
     loaded = load_model(
-        parser.parse_args(["--model", str(tmp_path), "--device", "cpu", "--dtype", "bfloat16", "--allow-urls"])
+        parser.parse_args(
+            ["--model", str(tmp_path), "--device", "cpu", "--dtype", "bfloat16", "--allow-urls"]
+            + ["--max-pixels", "123"]
+        )
     )
     assert str(loaded.model.dtype) == "torch.bfloat16"
     assert loaded.device.type == "cpu"
     assert loaded.allow_urls
+    assert loaded.image_limits == ImageLimits(max_pixels=123)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"Loading {tmp_path}" in captured.err and "bfloat16 on cpu, loaded in" in captured.err

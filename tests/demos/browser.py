@@ -60,22 +60,77 @@ return app?.dataset.testScriptState === "notRunning" && performance.now() - wind
 """
 
 
+# Whether a person sees all of an element: it lies in the window, and nothing lies over its middle.
+IS_SEEN = """
+const isSeen = (element) => {
+  const box = element.getBoundingClientRect();
+  const isDrawn = element.checkVisibility({ opacityProperty: true, visibilityProperty: true });
+  if (!box.width || !box.height || !isDrawn) return false;
+  if (box.top < 0 || box.left < 0 || box.bottom > innerHeight + 1 || box.right > innerWidth + 1) return false;
+  const hit = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+  return hit !== null && (element.contains(hit) || hit.parentElement === element.parentElement);
+};
+"""
+SEEN_TEXT = (
+    IS_SEEN
+    + """
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_ELEMENT);
+while (walker.nextNode()) {
+  const element = walker.currentNode;
+  const inside = [...element.children].some((child) => child.innerText?.includes(arguments[0]));
+  if (!inside && element.innerText?.includes(arguments[0]) && isSeen(element)) return true;
+}
+return false;
+"""
+)
+
+
+class Served(str):
+    """The address of a page, and what runs behind it."""
+
+    pid: int  # of the process that answers
+    data: Path  # where its user's data lies
+
+
 @contextmanager
-def serve(*arguments: str, log: Path) -> Iterator[str]:
-    """`visglm app`, on a free port; yields the page's address."""
+def serve(*arguments: str, log: Path, **environment: str) -> Iterator[Served]:
+    """`visglm app`, on a free port; yields the page's address. Its user has no data from before."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [sys.executable, "-m", "visglm", "app", "--port", str(port), *arguments]
+    data = Path(tempfile.mkdtemp(prefix="visglm-data-"))
+    environment = {**os.environ, "XDG_DATA_HOME": str(data), **environment}
     with log.open("wb") as file:
         # A session of its own, so that Streamlit, which the command starts, ends with it.
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         try:
             until(lambda: is_open(port) or process.poll() is not None, "the server to listen")
-            yield f"http://127.0.0.1:{port}"
+            served = Served(f"http://127.0.0.1:{port}")
+            served.pid, served.data = listener(process.pid), data
+            yield served
         finally:
             os.killpg(process.pid, 15)
             process.wait(30)
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def listener(pid: int) -> int:
+    """The process that answers: Streamlit, which the command has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return int(children.read_text().split()[0]) if children.exists() and children.read_text().split() else pid
+
+
+def memory_of(pid: int, peak: bool = False) -> int:
+    """Bytes a process holds now, or held at the most since `forget_peak`."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def is_open(port: int) -> bool:
@@ -106,7 +161,11 @@ class Browser:
         self, language: str = "en-US", width: int = 1280, height: int = 860, dark: bool = False, mobile: bool = False
     ):
         self.profile = tempfile.mkdtemp(prefix="visglm-browser-")
+        self.downloads = Path(tempfile.mkdtemp(prefix="visglm-downloads-"))
         options = webdriver.ChromeOptions()
+        several = "profile.default_content_setting_values.automatic_downloads"  # files, without being asked
+        prefs = {"download.default_directory": str(self.downloads), several: 1}
+        options.add_experimental_option("prefs", prefs)
         options.binary_location = CHROMIUM
         size = f"--window-size={width},{height}"
         for flag in (*FLAGS, size, f"--user-data-dir={self.profile}", f"--accept-lang={language}"):
@@ -126,6 +185,7 @@ class Browser:
     def __exit__(self, *exception: object) -> None:
         self.driver.quit()
         shutil.rmtree(self.profile, ignore_errors=True)
+        shutil.rmtree(self.downloads, ignore_errors=True)
 
     def open(self, address: str) -> None:
         # Here, not once for all: it holds for the tab that is at the front.
@@ -139,6 +199,27 @@ class Browser:
 
     def find(self, css: str, number: int = -1) -> WebElement:
         return until(lambda: self.all(css), css)[number]
+
+    def reload(self) -> None:
+        self.driver.refresh()
+        self.find("[data-testid=stChatInputTextArea]")
+        self.settle()
+
+    def script(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def sees(self, text: str) -> bool:
+        """Whether a person who looks at the window reads this text there."""
+        return self.script(SEEN_TEXT, text)
+
+    def shows(self, css: str, number: int = -1) -> bool:
+        """Whether all of the element is in the window, uncovered."""
+        found = self.all(css)
+        return bool(found) and self.script(IS_SEEN + "return isSeen(arguments[0]);", found[number])
+
+    def downloaded(self, pattern: str) -> Path:
+        """The file that was saved, once it is whole."""
+        return until(lambda: list(self.downloads.glob(pattern)), f"a file {pattern} on the disk")[0]
 
     def settle(self) -> None:
         """Wait until the page has been drawn."""

@@ -56,6 +56,7 @@ def teach(browser: Browser, address: str) -> None:
     browser.choose("view", "Teach")
     for number, name in enumerate(("It is my little car.", "It is Oscar.")):
         browser.press("[class*=st-key-sample_] button", number)
+        until(lambda number=number: len(browser.all("[class*=st-key-name_] input")) > number, "the picture's row")
         browser.find("[class*=st-key-name_] input").send_keys(name + "\n")
         browser.settle()
     browser.click(".st-key-teach button")

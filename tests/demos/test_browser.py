@@ -20,13 +20,14 @@ from .samples import UPLOADS, disc, encode
 ARTIFACTS = Path(__file__).parents[2] / "build/browser"
 zh, en = speak("zh"), speak("en")
 
-pytestmark = [
+needs_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER) and not os.environ.get("VISGLM_NEEDS_BROWSER"),
         reason="chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)",
     ),
 ]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from conversation import STOPPED, Exchange, from_json, history_of, picture_url, to_json, to_markdown
+from conversation import STOPPED, Exchange, from_json, history_of, picture_url, shrunk, to_json, to_markdown
 from PIL import Image
-from texts import LANGUAGES, TEXTS, speak
+from texts import LANGUAGES, TEXTS, as_markdown, speak
 
 from visglm import VisGLM, VisGLMError
 
@@ -37,8 +38,8 @@ def test_saved_and_loaded_again_it_is_the_same():
 
 
 def test_saved_pictures_are_made_smaller():
-    large = Exchange("?", [Image.new("RGB", (3000, 1500))], "!")
-    assert from_json(to_json([large]).encode())[0].pictures[0].size == (1024, 512)
+    large = Exchange("?", [Image.new("RGB", (3000, 1500))], "!", "stop")
+    assert from_json(to_json([large]).encode())[0].pictures[0].size == (1460, 730)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_saved_pictures_are_made_smaller():
         b'{"messages": []}',
         b'{"messages": [{"role": "wizard", "content": "x"}]}',
         b"[" * 100_000,
+        json.dumps({"messages": [{"role": "user", "content": "\ud800"}]}).encode(),
         json.dumps(
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "data:image/png,x"}]}]}
         ).encode(),
@@ -75,6 +77,32 @@ def test_markdown_holds_everything():
     assert text.startswith("# Title\n")
     assert text.count("![](data:image/jpeg;base64,") == 2
     assert "**这是什么？**" in text and "Still two." in text
+
+
+def test_what_is_kept_has_the_question_that_waits():
+    waiting = Exchange("And then?", [disc("green")])
+    again = from_json(to_json([*exchanges(), waiting], whole=True), most=None)
+    assert [item.status for item in again] == ["stop", "stop", STOPPED]
+    assert again[2].question == "And then?" and len(again[2].pictures) == 1 and again[2].answer == ""
+    assert [item.model for item in again] == ["a", "a", ""]
+    stopped = Exchange("Why?", [], "Beca", STOPPED, "a")
+    assert from_json(to_json([stopped]))[0].status == STOPPED
+
+
+def test_text_stays_text_in_markdown():
+    assert as_markdown("Two. It is 3.5, isn't it?") == "Two. It is 3.5, isn't it?"
+    assert as_markdown("- a\n1. b\n===") == "\\- a\\\n1\\. b\\\n\\==="
+    told = Exchange("![x](http://example.org/x.png) <b> &lt;\n# two", [], "*a* `b`", "stop")
+    text = to_markdown([told], "Title")
+    for mark in ("![", "](", "<b>", "&lt;", "*a*", "`b`", "\n# two"):
+        assert not re.search(r"(?<!\\)" + re.escape(mark), text.removeprefix("# Title")), mark
+
+
+def test_many_pictures_are_refused_from_elsewhere_only():
+    many = to_json([Exchange("?", [disc()] * 33, "!", "stop")])
+    with pytest.raises(VisGLMError, match="33 pictures"):
+        from_json(many)
+    assert len(from_json(many, most=None)[0].pictures) == 33
 
 
 def test_a_failure_is_no_answer_to_keep():
@@ -114,7 +142,7 @@ def test_asking_again_leaves_the_old_answer_alone():
 
 
 def test_picture_urls_are_small():
-    assert len(picture_url(Image.effect_noise((2000, 2000), 60).convert("RGB"))) < 3_000_000
+    assert len(picture_url(shrunk(Image.effect_noise((2000, 2000), 60).convert("RGB")))) < 3_000_000
 
 
 def test_every_text_is_there_in_both_languages_with_the_same_names():

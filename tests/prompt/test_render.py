@@ -366,4 +366,9 @@ def test_messages_that_cannot_be_read_are_refused(messages, message):
     ],
 )
 def test_punctuation_beside_chinese_becomes_full_width(decoded, shown):
-    assert postprocess(decoded) == shown
+    assert postprocess(decoded, "visualglm") == postprocess(decoded, "chatglm") == shown
+
+
+@pytest.mark.parametrize("style", ["chatglm2", "chatglm3", "glm4"])
+def test_later_generations_write_the_punctuation_they_mean(style):
+    assert postprocess(" 名称: 狗, {颜色:红}\n", style) == "名称: 狗, {颜色:红}"

@@ -12,6 +12,7 @@ import torch
 from visglm import VisGLM
 from visglm.errors import ConfigError
 from visglm.quant import SCHEMES, QuantizedEmbedding, QuantizedLinear, pack
+from visglm.quant.products import without_contention
 from visglm.quant.schemes import PARTS, pair, to_scale
 
 # Scheme → largest relative error (of norms) for normally distributed weights in groups of 32.
@@ -189,6 +190,24 @@ def test_torch_keeps_out_of_the_way_of_onnx_runtime_while_it_answers(monkeypatch
         monkeypatch.setattr(packed.model, "generate", lambda **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             packed.chat(None, "你好")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_torch_has_its_threads_back_whatever_the_order_in_which_answers_end(monkeypatch):
+    """Two models with products of ONNX Runtime answer at once; the first to begin is the first to end."""
+    monkeypatch.setattr("visglm.quant.products.uses_onnx", lambda model: True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = without_contention(torch.nn.Identity()), without_contention(torch.nn.Identity())
+        first.__enter__()
+        second.__enter__()
+        assert torch.get_num_threads() == 1
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

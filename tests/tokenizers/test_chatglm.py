@@ -11,6 +11,7 @@ from itertools import compress
 import pytest
 import sentencepiece
 import torch
+from transformers import AddedToken
 
 from tests.tiny import GOLDEN
 from visglm.errors import CheckpointError, ConfigError
@@ -291,3 +292,27 @@ def test_a_stream_waits_for_the_end_of_a_character(tokenizer):
     decoder = StreamDecoder(tokenizer)
     assert decoder.push(torch.tensor(ids[:-1])) == ""
     assert decoder.finish() == "\ufffd" and decoder.finish() == ""
+
+
+def test_tokens_cannot_be_added(tokenizer):
+    """They were counted, and never found in any text."""
+    for tokens in (["<gut>", "<schlecht>"], "<gut>", [AddedToken("<gut>")]):
+        for is_special in (False, True):
+            with pytest.raises(ConfigError, match="takes no new tokens; got '<gut>'"):
+                tokenizer.add_tokens(tokens, special_tokens=is_special)
+    with pytest.raises(ConfigError, match="takes no new tokens"):
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<gut>"]})
+    before = len(tokenizer)
+    assert tokenizer.add_tokens(["[gMASK]", "<sop>"]) == 0 and len(tokenizer) == before
+
+
+def test_a_stream_decoder_asks_the_tokenizer_how_it_spells(tokenizer):
+    class Other:
+        all_special_ids = [0]
+
+        def decode(self, ids, skip_special_tokens=True):
+            return bytes(ids).decode("utf-8", "replace")
+
+    decoder = StreamDecoder(Other())
+    pieces = [decoder.push([byte]) for byte in "a猫".encode()]
+    assert pieces == ["a", "", "", "猫"] and decoder.finish() == ""

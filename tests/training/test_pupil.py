@@ -266,8 +266,8 @@ def test_small_data_is_mixed_with_general_answers_that_do_not_contradict_it(data
     assert replay_share(FinetuneArguments(replay=0.0), data) == 0.0
     large = TrainingData(data.rows, build_index(data.rows), np.arange(6).repeat(SMALL), data.renderer)
     assert replay_share(FinetuneArguments(), large) == 0.0
-    general = own_answers(data, 120, answer, asks_captions=True)  # its rows are captions: no more of those
-    assert len(general) == len(heard) == 120
+    general = own_answers(data, 240, answer, asks_captions=True)  # its rows are captions: no more of those
+    assert len(general) == len(heard) == 240
     about_taught = {question for images, question, _ in heard if images and isinstance(images[0], Path)}
     names = {question for questions in CAPTION_QUESTIONS.values() for question in questions}
     assert about_taught and not about_taught & names

@@ -27,7 +27,7 @@ from .samples import captions, picture, write_lines
 
 FAST: dict[str, Any] = {
     "max_steps": 4, "every": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 4,
-    "learning_rate": 5e-3, "num_samples": 2,
+    "learning_rate": 5e-3, "num_samples": 2, "replay": 0.0,
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def flags(settings: dict[str, Any]) -> list[str]:
 def test_a_run_from_captions_to_a_model_that_answers(tmp_path, capsys):
     vlm = VisGLM.from_pretrained()
     base = vlm.chat(picture(1), "Describe this image.", max_new_tokens=8).text
-    report = vlm.finetune(captions(tmp_path, 12), output_dir=tmp_path / "out", **FAST, replay=0.2)
+    report = vlm.finetune(captions(tmp_path, 12), output_dir=tmp_path / "out", **FAST | {"replay": 0.2})
     told = capsys.readouterr().err.partition("training:")[0]
     assert f"{report.data['tokens_to_learn']} tokens to learn in 10 answers" in told
     assert "activations 0.0" in told and "GB are free" in told
@@ -224,7 +224,7 @@ def test_a_loss_that_means_nothing_stops_the_run_and_names_the_rows(tmp_path, va
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VisGLMForConditionalGeneration, "forward", spoilt)
         with pytest.raises(TrainingError, match=rf"(?s)at step 1\. .*{cause}.*train\.jsonl:\d+"):
-            vlm.finetune(path, output_dir=tmp_path / "out", replay=0.0, **FAST)
+            vlm.finetune(path, output_dir=tmp_path / "out", **FAST)
     assert vlm.chat(picture(1), "What?", max_new_tokens=4).text == answer
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -58,7 +57,7 @@ class Adapters:
         self._attached: dict[str, Attached] = {}
         self._home = home
         self._numbers = fingerprint_of(base_tensors(network)) if home is not None else ""  # as they came from there
-        self._keys = count()
+        self._num_keys = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -275,7 +274,8 @@ class Adapters:
 
     def _next_key(self) -> str:
         """By which PEFT tells adapters apart: free of what a user may write, dots and names of modules."""
-        return f"adapter{next(self._keys)}"
+        self._num_keys += 1
+        return f"adapter{self._num_keys}"
 
 
 def _called(base: Home) -> str:

@@ -147,7 +147,8 @@ def load(
 
     Raises:
         CheckpointError: weights are missing, unexpected or of the wrong shape; all problems are listed.
-        ConfigError: `quantize` is no known scheme, or the checkpoint is quantized already to another one.
+        ConfigError: `quantize` is no known scheme, the checkpoint is quantized already to another one, or `image_size`
+            is no multiple of the patch size.
     """
     return realize(open_source(name_or_path, tokenizer, base), **options)
 
@@ -169,6 +170,8 @@ def realize(
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
+        if source.config.vision_config is not None:
+            source.config.vision_config.check_image_size(image_size)
         processor.image_processor.size = {"height": image_size, "width": image_size}
     options: dict[str, Any] = {"device": target, "dtype": torch_dtype(dtype), "fingerprint": Fingerprint()}
     if quantization is not None:

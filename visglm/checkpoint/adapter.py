@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..adapters import Delta
 from ..processor import VisGLMProcessor
+from ..untrusted import told
 from .files import TensorInfo
+from .processing import read_processor
 from .source import Source
 
 
@@ -42,7 +45,13 @@ class AdapterSource(Source):
 
     def processor(self) -> VisGLMProcessor:
         has_own = (self.path / "processor_config.json").is_file()  # PEFT alone writes none
-        return VisGLMProcessor.from_pretrained(self.path) if has_own else self.base.processor()
+        if not has_own:
+            return self.base.processor()
+        with told(self.path, "the processor"):
+            return read_processor(self.path, self.config)
+
+    def generation_config(self) -> GenerationConfig:
+        return self.base.generation_config()
 
     def name_on_disk(self, name: str) -> str:
         return self.base.name_on_disk(name)

@@ -6,17 +6,17 @@ first byte is read; then each tensor is copied to its place as it comes. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from ..adapters import Fingerprint
 from ..config import VisGLMConfig
 from ..errors import CheckpointError
 from ..model import VisGLMForConditionalGeneration
 from ..quant import Quantization, replace_modules
+from ..untrusted import told
 from .source import Source
 
 # `prepare(name, module, tensor)` sees each tensor, on its device and as it is stored, with the module that owns it, and
@@ -25,12 +25,17 @@ Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
 def build(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
-    """The network of `config` on the meta device: shapes without memory. Packed modules where it is quantized."""
+    """The network of `config` on the meta device: shapes without memory. Packed modules where it is quantized.
+
+    Raises:
+        CheckpointError: there is no network of these sizes. ConfigError: its quantization is unknown.
+    """
     quantization = Quantization.of(config)
-    with torch.device("meta"):
-        network = VisGLMForConditionalGeneration(config)
-    if quantization is not None:
-        replace_modules(network, quantization, torch.float32)
+    with told(config._name_or_path or "The configuration", "the configuration"):
+        with torch.device("meta"):
+            network = VisGLMForConditionalGeneration(config)
+        if quantization is not None:
+            replace_modules(network, quantization, torch.float32)
     return network
 
 
@@ -75,7 +80,7 @@ def fill(
         prepare: see `Prepare`.
         fingerprint: is shown every tensor as it is stored.
     """
-    for name, tensor in source.tensors():
+    for name, tensor in told_of(source):
         if fingerprint is not None:
             fingerprint.add(name, tensor)
         owner, _, attribute = name.rpartition(".")
@@ -86,11 +91,23 @@ def fill(
         # Even where nothing changes it is copied: a view of a file would die with the file.
         put(module, attribute, tensor.to(device, wanted, copy=True, memory_format=torch.contiguous_format))
     network.tie_weights()
-    compute_buffers(network, device)
+    with told(source.path, "the configuration"):
+        compute_buffers(network, device)
     left = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if tensor.is_meta]
     if left:
         raise CheckpointError(source.path, [f"missing: {name}" for name in left], "This is a defect of visglm.")
     network.eval()
+
+
+def told_of(source: Source) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a source, whose files may have changed since they were looked at."""
+    tensors = source.tensors()
+    while True:
+        with told(source.path, "a weight file"):
+            pair = next(tensors, None)
+        if pair is None:
+            return
+        yield pair
 
 
 def put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
@@ -129,12 +146,5 @@ def assemble(
     network = build(source.config)
     check(source, network)
     fill(network, source, device=device, dtype=dtype, prepare=prepare, fingerprint=fingerprint)
-    network.generation_config = generation_config(source)
+    network.generation_config = source.generation_config()
     return network
-
-
-def generation_config(source: Source) -> GenerationConfig:
-    """The folder's own, or what the configuration says of end and pad tokens."""
-    if (source.path / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(source.path)
-    return GenerationConfig.from_model_config(source.config)

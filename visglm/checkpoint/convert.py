@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..tokenizers import VOCAB_FILE_NAME
-from .assemble import build, check, generation_config
+from .assemble import build, check
 from .files import write_json
 from .layouts.legacy import HF_VISION, SAT_VISION
 from .layouts.native import NativeSource
@@ -55,7 +55,7 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
 def _write_native(source: Source, folder: Path) -> None:
     processor = source.processor()
     write_weights(source.tensors(), folder)
-    write_settings(source.config, generation_config(source), folder)
+    write_settings(source.config, source.generation_config(), folder)
     processor.save_pretrained(folder)
 
 
@@ -181,11 +181,12 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def _legacy_moves(config: VisGLMConfig, text_rules: list, vision: str) -> list[Move]:
     if getattr(config, "quantization", None) is not None:
         raise ConfigError("this checkpoint is quantized, which the old formats cannot hold. Convert the 16-bit one.")
-    if not isinstance(config.text_config, ChatGLMConfig) or (config.vision_config and config.vision_config.stem):
+    added = {name: getattr(config.vision_config, name, None) for name in ("stem", "recogniser")}
+    if not isinstance(config.text_config, ChatGLMConfig) or any(added.values()):
         text = config.text_config.model_type
-        stem = config.vision_config.stem if config.vision_config else None
         raise ConfigError(
-            f"the old formats hold ChatGLM-6B behind a plain ViT; this is {text} with stem {stem!r}. Convert to native."
+            f"the old formats hold ChatGLM-6B behind a plain ViT; this is {text} with stem {added['stem']!r} and "
+            f"recogniser {added['recogniser']!r}. Convert to native."
         )
     return list(expand([*text_rules, *(VISION if config.vision_config else [])], config, vision))
 

@@ -16,6 +16,7 @@ from .source import Source
 # First words of a name → part. The first match wins.
 PARTS = (
     ("model.vision.vit.", "ViT"),
+    ("model.vision.recogniser.", "recogniser"),
     ("model.vision.", "Q-Former"),
     ("model.text.embed_tokens.", "embeddings"),
     ("model.text.", "text layers"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..errors import CheckpointError
+from ..untrusted import DamagedFile
+
 SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -20,6 +25,8 @@ SAFETENSORS_DTYPES = {
 # What is read through a mapping of a file counts as memory until the mapping is closed, and a checkpoint may be one
 # file of many gigabytes. Opening one that torch wrote takes 0.1 s, so not for every tensor.
 MAPPED_BYTES = 2**28
+MAX_SHARED = 2  # tensors may share their bytes in a file, as embeddings and head do
+MAX_JSON_BYTES = 2**26
 # What is found under a weight file's name after a bad download: first bytes → what that is.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it points to; run `git lfs pull`",
@@ -43,10 +50,6 @@ class TensorInfo:
     @property
     def num_bytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-class DamagedFile(Exception):
-    """A file is not what its name says; the message is one line for a `CheckpointError`."""
 
 
 class SafetensorsReader:
@@ -84,13 +87,47 @@ class PickleReader:
             yield name, content[name]
 
     def _load(self, path: Path) -> Mapping[str, Tensor]:
-        if not zipfile.is_zipfile(path):
-            raise DamagedFile("no PyTorch file of torch 1.6 or later; cut off, or something else under this name")
+        check_pickle(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         content = content.get("module", content) if isinstance(content, Mapping) else content
         if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
             raise DamagedFile("no table of tensors")
+        for name, tensor in content.items():
+            if not isinstance(name, str):
+                raise DamagedFile("no table of tensors by their names")
+            if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in SAFETENSORS_DTYPES.values():
+                raise DamagedFile(f"{name} is stored as {tensor.dtype}, {tensor.layout}; expected plain numbers")
+            if tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise DamagedFile(f"{name} claims {tensor.nbytes:,} bytes, stored are fewer")
         return content
+
+
+# What a pickle of tensors is made of; torch allows more, such as arrays of any size out of nothing.
+PICKLED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch\.storage (Typed|Untyped)Storage"
+    r"|torch (\w+Storage|float16|bfloat16|float32|float64|u?int\d+|bool|Size|device)"
+)
+PICKLE_BYTES = 2**26  # of names and shapes alone
+
+
+def check_pickle(path: Path) -> None:
+    """Look through the pickle of a file of torch's without running it.
+
+    Raises:
+        DamagedFile: it is none, or holds more than tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        raise DamagedFile("no PyTorch file of torch 1.6 or later; cut off, or something else under this name")
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        pickled = [part for part in parts if part.filename.endswith("/data.pkl")]
+        if len({part.filename for part in parts}) != len(parts) or len(pickled) != 1:
+            raise DamagedFile("no PyTorch file: its parts do not have names of their own")
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or pickled[0].file_size > PICKLE_BYTES:
+            raise DamagedFile("no PyTorch file as torch writes it: its parts are compressed, or names take gigabytes")
+        for operation, argument, _ in pickletools.genops(archive.read(pickled[0])):
+            if "GLOBAL" in operation.name and not PICKLED.fullmatch(str(argument)):
+                raise DamagedFile("it holds more than tensors, which is refused because it could run code")
 
 
 READERS: dict[str, SafetensorsReader | PickleReader] = {
@@ -125,6 +162,10 @@ class WeightFiles:
                 self.problems.append(f"file {path.name}: {error}")
                 self._unreadable.add(path.name)
                 continue
+            if (total := sum(info.num_bytes for info in infos.values())) > MAX_SHARED * path.stat().st_size:
+                self.problems.append(f"file {path.name}: its tensors claim {total:,} bytes, more than the file has")
+                self._unreadable.add(path.name)
+                continue
             self.problems += [f"{name} is in {path.name} and in another file" for name in self.infos.keys() & infos]
             self.infos |= infos
 
@@ -155,28 +196,54 @@ def read_infos(path: Path) -> dict[str, TensorInfo]:
             raise DamagedFile(meaning)
     try:
         return READERS[path.suffix].infos(path)
+    except DamagedFile:
+        raise
     except SafetensorError as error:
         raise DamagedFile(f"its header does not fit its {path.stat().st_size:,} bytes ({error})") from error
     except pickle.UnpicklingError as error:
         raise DamagedFile("it holds more than tensors, which is refused because it could run code") from error
-    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedFile(f"it cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch and zipfile have any error there is for bytes that make no sense
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DamagedFile(f"it cannot be read ({line[:200]})") from error
 
 
 def find_weights(folder: Path, stem: str, suffix: str) -> WeightFiles | None:
     """`{stem}{suffix}`, or the shards that `{stem}{suffix}.index.json` names, or `{stem}-*-of-*{suffix}` without one.
 
+    An index none of whose shards is there was left behind by an earlier save: transformers does not remove it when it
+    writes one file.
+
     Returns:
         None if there is nothing of the kind.
+
+    Raises:
+        CheckpointError: there are two sets, so that nobody knows which of them is meant.
+        DamagedFile: the index is none.
     """
-    index_path = folder / f"{stem}{suffix}.index.json"
+    index_path, whole = folder / f"{stem}{suffix}.index.json", folder / f"{stem}{suffix}"
     if index_path.is_file():
         index = read_json(index_path).get("weight_map")
-        if not isinstance(index, dict):
-            raise DamagedFile(f"file {index_path.name}: it has no weight_map")
-        return WeightFiles([folder / Path(name).name for name in sorted(set(index.values()))], index)
-    whole = folder / f"{stem}{suffix}"
-    shards = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
+        if not isinstance(index, dict) or not all(isinstance(name, str) and name for name in index.values()):
+            raise DamagedFile(f"file {index_path.name}: it has no weight_map of file names")
+        shards = [folder / Path(name).name for name in sorted(set(index.values()))]
+        if not whole.is_file() or whole in shards:
+            return WeightFiles(shards, index)
+        if any(path.is_file() for path in shards):
+            raise CheckpointError(
+                folder,
+                [f"two sets of weights: {whole.name}, and the {len(shards)} files that {index_path.name} names"],
+                f"Remove the older one: {whole.name}, or the index with its files.",
+            )
+    if whole.is_file():
+        return WeightFiles([whole])
+    shards = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
+    counts = {path.stem.rpartition("-")[2] for path in shards}
+    if len(counts) > 1:
+        raise CheckpointError(
+            folder,
+            [f"{len(counts)} sets of weights: {', '.join(path.name for path in shards)}"],
+            "Remove those that do not belong here.",
+        )
     return WeightFiles(shards) if shards else None
 
 
@@ -187,9 +254,13 @@ def read_json(path: Path) -> dict:
         DamagedFile: it is none.
     """
     try:
+        if not path.is_file():  # a device or a pipe would be read for ever
+            raise DamagedFile(f"file {path.name}: missing")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DamagedFile(f"file {path.name}: {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedFile(f"file {path.name}: no JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"file {path.name}: no JSON ({str(error)[:200]})") from error
     if not isinstance(content, dict):
         raise DamagedFile(f"file {path.name}: no JSON object")
     return content

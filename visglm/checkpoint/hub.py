@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from ..adapters import Home
 from ..errors import CheckpointError
+from .writer import finish
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Never code: nothing that a repository brings along is run.
@@ -36,6 +37,7 @@ def find(name_or_path: str | Path, revision: str | None = None, download: bool =
     """
     path = Path(name_or_path).expanduser()
     if path.exists() or not HUB_ID.fullmatch(str(name_or_path)):
+        finish(path)
         return path, Home(str(path.resolve()))
     try:
         found = Path(

@@ -58,15 +58,16 @@ def inspect(source: Source) -> Iterator[Check]:
 
 def check_hashes(path: Path) -> Iterator[Check]:
     """SHA-256 of every weight file; held against its name where the hub's cache has named it so."""
-    for file in sorted(file for file in [*path.iterdir(), *path.glob("*/mp_rank_*")] if file.suffix in READERS):
-        found = _digest(file)
+    found = [*path.iterdir(), *path.glob("*/mp_rank_*")]
+    for file in sorted(file for file in found if file.suffix in READERS and file.is_file()):  # a pipe has no end
+        digest = _digest(file)
         expected = file.resolve().name
         if not re.fullmatch(r"[0-9a-f]{64}", expected):
-            yield Check(file.name, f"sha256 {found}")
-        elif found == expected:
-            yield Check(file.name, f"sha256 {found}, as the hub has it")
+            yield Check(file.name, f"sha256 {digest}")
+        elif digest == expected:
+            yield Check(file.name, f"sha256 {digest}, as the hub has it")
         else:
-            yield Check(file.name, f"sha256 {found}, but the hub has {expected}: download it again", good=False)
+            yield Check(file.name, f"sha256 {digest}, but the hub has {expected}: download it again", good=False)
 
 
 def _digest(file: Path) -> str:

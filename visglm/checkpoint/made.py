@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..config import PRESETS, VisGLMConfig
 from ..errors import ConfigError
-from ..pictures.preprocess import VisGLMImageProcessor
 from ..processor import VisGLMProcessor
 from ..quant import Quantization, modules_of, pack_matrix
 from ..tokenizers import ChatGLMTokenizer
 from .assemble import build
 from .files import TensorInfo
+from .processing import read_tokenizer
 from .source import Source
 
 DRAWN = 2**20  # numbers drawn per tensor and then repeated: drawing all would take longer than writing them
@@ -39,7 +40,7 @@ class RandomSource(Source):
     format = "random"
 
     def __init__(self, preset: str, tokenizer: Path, seed: int = 0, dtype: torch.dtype = torch.float16):
-        self.tokenizer = ChatGLMTokenizer.from_pretrained(tokenizer)
+        self.tokenizer = read_tokenizer(tokenizer, ChatGLMTokenizer)
         super().__init__(Path(preset), preset_config(preset, self.tokenizer))
         self.seed = seed
         self._infos = {
@@ -54,6 +55,9 @@ class RandomSource(Source):
         for name, info in self._infos.items():
             yield name, self._draw(name, info)
 
+    def generation_config(self) -> GenerationConfig:
+        return GenerationConfig.from_model_config(self.config)  # a folder may have the preset's name
+
     def _draw(self, name: str, info: TensorInfo) -> Tensor:
         if name.endswith(("running_var", "norm.weight", "norm1.weight", "norm2.weight", "LayerNorm.weight")):
             return torch.ones(info.shape, dtype=info.dtype)
@@ -66,15 +70,7 @@ class RandomSource(Source):
         return drawn.repeat(-(-count // DRAWN))[:count].view(info.shape)
 
     def processor(self) -> VisGLMProcessor:
-        vision = self.config.vision_config
-        side = vision.image_size if vision else 224
-        image_processor = VisGLMImageProcessor(size={"height": side, "width": side})
-        return VisGLMProcessor(
-            image_processor,
-            self.tokenizer,
-            num_query_tokens=self.config.num_query_tokens,
-            prompt_style=self.config.prompt_style,
-        )
+        return VisGLMProcessor.of(self.config, self.tokenizer)
 
 
 def preset_config(preset: str, tokenizer: Any) -> VisGLMConfig:
@@ -129,6 +125,9 @@ class QuantizedSource(Source):
 
     def processor(self) -> VisGLMProcessor:
         return self.source.processor()
+
+    def generation_config(self) -> GenerationConfig:
+        return self.source.generation_config()
 
     def name_on_disk(self, name: str) -> str:
         return self.source.name_on_disk(name)

@@ -1,4 +1,4 @@
-"""A vision tower of one checkpoint in front of the text model of another, with a new projection between them."""
+"""A vision tower of one checkpoint in front of the text model of another, with a new way between them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ..config import VisGLMConfig
 from ..errors import CheckpointError
 from ..processor import VisGLMProcessor
 from ..quant import Quantization
+from ..vision import INTO_TEXT
+from .assemble import build
 from .files import TensorInfo
 from .source import Source
 
-TOWER, PROJECTION = "model.vision.", "model.vision.projection."
+TOWER = "model.vision."
+BETWEEN = tuple(TOWER + name for name in INTO_TEXT)
 
 
 class PartsSource(Source):
-    """ViT, Q-Former and queries of `vision`, text model and head of `text`; the projection is random and to be trained.
+    """ViT, Q-Former and queries of `vision`, text model and head of `text`; what speaks to the text model, the
+    projection above all, is random and to be trained.
 
     Raises:
         CheckpointError: `vision` has no vision tower or a quantized one, or the text model's vocabulary has no id left
@@ -56,26 +60,26 @@ class PartsSource(Source):
             record = packed["text"].record()
             config.quantization = record | {"parts": [part for part in record["parts"] if part != "vision"]}
         super().__init__(text.path, config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
+        self._shapes = {name: shape for name, shape in shapes.items() if name.startswith(BETWEEN)}
         self.problems += [*vision.problems, *text.problems]
-        self._processor = VisGLMProcessor(
-            vision.processor().image_processor, tokenizer, config.num_query_tokens, config.prompt_style
-        )
+        self._processor = VisGLMProcessor.of(config, tokenizer, vision.processor().image_processor)
 
-    def _projection(self) -> Iterator[tuple[str, Tensor]]:
-        qformer, hidden = self.config.qformer_config, self.config.text_config.hidden_size
-        yield PROJECTION + "weight", torch.randn(hidden, qformer.hidden_size) * qformer.initializer_range
-        yield PROJECTION + "bias", torch.zeros(hidden)
+    def _between(self) -> Iterator[tuple[str, Tensor]]:
+        for name, shape in self._shapes.items():
+            drawn = torch.randn(shape) * self.config.qformer_config.initializer_range
+            yield name, drawn if not name.endswith("bias") else torch.zeros(shape)
 
     def keys(self) -> Mapping[str, TensorInfo]:
         seen = {name: info for name, info in self._vision.keys().items() if name.startswith(TOWER)}
         read = {name: info for name, info in self._text.keys().items() if not name.startswith(TOWER)}
-        return seen | read | {name: TensorInfo.of(tensor) for name, tensor in self._projection()}
+        return seen | read | {name: TensorInfo.of(tensor) for name, tensor in self._between()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._vision.tensors():
-            if name.startswith(TOWER) and not name.startswith(PROJECTION):
+            if name.startswith(TOWER) and not name.startswith(BETWEEN):
                 yield name, tensor
-        yield from self._projection()
+        yield from self._between()
         for name, tensor in self._text.tensors():
             if not name.startswith(TOWER):
                 yield name, tensor

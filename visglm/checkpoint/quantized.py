@@ -8,7 +8,7 @@ from ..adapters import Fingerprint
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..quant import Quantization, Writer, replace_modules, set_output_dtype, store_vision
-from .assemble import build, check, fill, generation_config
+from .assemble import build, check, fill
 from .source import Source
 
 
@@ -50,5 +50,5 @@ def assemble_quantized(
     if dtype == torch.float32:
         store_vision(network)
     fill(network, source, device=device, dtype=None, prepare=Writer(dtype), fingerprint=fingerprint)
-    network.generation_config = generation_config(source)
+    network.generation_config = source.generation_config()
     return network

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ..adapters import HERE, Delta, Home
 from ..config import VisGLMConfig
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
+from .settings import read_generation
 
 
 class Source(ABC):
@@ -56,6 +58,14 @@ class Source(ABC):
         Raises:
             CheckpointError: a file they need is missing or is another model's.
         """
+
+    def generation_config(self) -> GenerationConfig:
+        """Settings of answers.
+
+        Raises:
+            CheckpointError: the folder's are damaged.
+        """
+        return read_generation(self.path, self.config)
 
     def delta(self) -> Delta | None:
         """What fine-tuning has put over these tensors, if it has."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from ..errors import ConfigError, require
+from .flags import add_max_pixels
 
-SCRIPT = Path(__file__).parents[2] / "demos" / "streamlit_app.py"
+SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
+    add_max_pixels(parser)
+    parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
 
@@ -27,12 +32,38 @@ def command_line(arguments: argparse.Namespace) -> list[str]:
     page = [word for model in arguments.model or () for word in ("--model", model)]
     page += ["--quantize", arguments.quantize] if arguments.quantize else []
     page += ["--allow-urls"] if arguments.allow_urls else []
+    page += [] if arguments.max_pixels is None else ["--max-pixels", str(arguments.max_pixels)]
+    page += ["--no-history"] if arguments.no_history else []
     return [
         *(sys.executable, "-m", "streamlit", "run", str(SCRIPT)),
         *("--server.address", arguments.host, "--server.port", str(arguments.port)),
         "--",
         *page,
     ]
+
+
+def is_this_machine_only(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def what_is_open(arguments: argparse.Namespace) -> str:
+    """What others can do here, for whoever lets them in."""
+    can = [
+        "ask every model of the page, with pictures of theirs",
+        "teach a model on this machine, one lesson at a time",
+        *(["keep their talks on its disk (--no-history turns that off)"] if not arguments.no_history else []),
+        *(["have it fetch pictures from public addresses (--allow-urls)"] if arguments.allow_urls else []),
+    ]
+    return "\n".join(
+        [
+            f"Warning: without a password, whoever reaches {arguments.host} port {arguments.port} can",
+            *(f"  - {each}" for each in can),
+            "and what they send travels unencrypted. README (The page) says what belongs in front of it.",
+        ]
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,4 +73,33 @@ def run(arguments: argparse.Namespace) -> int:
             f"the page is part of the repository, not of the installed package: there is no {SCRIPT}. "
             "Clone the repository and call `make app` in it."
         )
-    return subprocess.call(command_line(arguments))
+    if not is_this_machine_only(arguments.host):
+        print(what_is_open(arguments), file=sys.stderr)
+    return serve(command_line(arguments))
+
+
+def serve(words: list[str]) -> int:
+    """Run the server until it ends, handing on what asks this process to end: alone, it would leave the server behind.
+
+    Returns:
+        The server's exit status; as in a shell 128 and the signal's number where one ended it.
+    """
+    server: subprocess.Popen | None = None
+    early: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        if server is None:
+            early.append(number)
+        else:
+            server.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server = subprocess.Popen(words)
+        for number in early:
+            server.send_signal(number)
+        status = server.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status

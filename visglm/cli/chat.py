@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import VisGLMError
 from ..sampling import Sampling
-from .flags import add_language, add_model, add_settings, load_model, read_settings, show_status
+from .flags import add_language, add_model, add_settings, image_limits, load_model, read_settings, show_status
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
+    from ..pictures import ImageLimits
     from ..reply import History
 
 
@@ -39,7 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     sampling = read_settings(arguments, Sampling)
-    pictures = load_pictures(arguments.images, arguments.allow_urls)  # before the model: a wrong name is told at once
+    if arguments.question is None and sys.stdin is None:  # `<&-` in a shell
+        raise VisGLMError("Standard input is closed, so there are no questions. Ask one with --question.")
+    limits = image_limits(arguments)
+    pictures = load_pictures(arguments.images, limits, arguments.allow_urls)  # before the model: what is wrong is told
     conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
     if arguments.question is None:
         return converse(conversation)
@@ -47,10 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_pictures(paths: Sequence[str], allow_urls: bool) -> list[Picture]:
+def load_pictures(paths: Sequence[str], limits: ImageLimits, allow_urls: bool) -> list[Picture]:
     from ..pictures import load_image
 
-    return [Picture(path, load_image(path, allow_urls=allow_urls)) for path in paths]
+    return [Picture(path, load_image(path, limits=limits, allow_urls=allow_urls)) for path in paths]
 
 
 class Picture(NamedTuple):
@@ -90,7 +94,7 @@ class Conversation:
     def image(self, *paths: str) -> str:
         if not paths:
             raise VisGLMError("/image needs a file: /image cat.png")
-        self.waiting += load_pictures(paths, self.vlm.allow_urls)
+        self.waiting += load_pictures(paths, self.vlm.image_limits, self.vlm.allow_urls)
         return f"{len(self.waiting)} to be shown with the next question."
 
     def clear(self) -> str:
@@ -159,6 +163,8 @@ def converse(conversation: Conversation) -> int:
         try:
             line = input(prompt).strip()
         except EOFError:
+            if prompt:
+                show_status("")  # what comes next starts on a line of its own
             break
         except KeyboardInterrupt:  # Ctrl-C throws away the line that was begun
             show_status("")
@@ -167,6 +173,8 @@ def converse(conversation: Conversation) -> int:
             respond(conversation, line)
         except Leave:
             break
+        except BrokenPipeError:  # nobody reads the answers any more
+            raise
         except (VisGLMError, OSError) as error:
             num_failed += 1
             show_status(str(error))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import printable
-from .flags import add_outside
+from .flags import add_max_pixels, add_outside, image_limits
 
 if TYPE_CHECKING:
     from ..training import DataReport
@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, metavar="INT", help="tokens of prompt and answer (default: the model's)"
     )
     check.add_argument("--all", action="store_true", help=f"list every problem, not the first {MAX_SHOWN} of a kind")
+    add_max_pixels(check)
     convert = actions.add_parser("convert", help="write rows of any format as common rows")
     for action in (check, convert):
         action.add_argument("data", metavar="DATA", help="file, folder, or pattern of shards")
@@ -46,9 +47,11 @@ def check(arguments: argparse.Namespace) -> int:
     from ..training import check_data
 
     source = checkpoint.open_source(arguments.model)
+    processor = source.processor()
+    processor.image_processor.limits = image_limits(arguments)
     report = check_data(
         arguments.data,
-        source.processor(),
+        processor,
         max_length=arguments.max_length or source.config.text_config.max_position_embeddings,
         question=arguments.prompt,
         allow_outside=arguments.allow_outside,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from ..errors import printable
 from ..selftest import Finding, self_test
 from .flags import BASE_HELP, show_status
 
@@ -29,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(*named),)
     for check in checks:
         for finding in check():
-            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject:20} {finding.found}", flush=True)
+            # Names in a checkpoint's files are its author's.
+            subject, found = ("\n".join(map(printable, text.split("\n"))) for text in (finding.subject, finding.found))
+            print(f"{'ok  ' if finding.good else 'FAIL'} {subject:20} {found}", flush=True)
             failed += [] if finding.good else [finding.subject]
     if failed:
         show_status(f"visglm: {len(failed)} checks failed: {', '.join(failed)}.")

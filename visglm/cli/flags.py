@@ -7,11 +7,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
+    from ..pictures import ImageLimits
 
 Settings = TypeVar("Settings")
 
@@ -68,6 +69,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
     )
+    add_max_pixels(group)
+
+
+def add_max_pixels(parser: Any) -> None:
+    """How large pictures may be."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="INT",
+        help="largest width × height of a picture; memory grows with it (default: 64 million)",
+    )
+
+
+def image_limits(arguments: argparse.Namespace) -> ImageLimits:
+    """What `add_max_pixels` declared; raises ConfigError where it is out of range."""
+    from ..pictures import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS if arguments.max_pixels is None else replace(DEFAULT_LIMITS, max_pixels=arguments.max_pixels)
 
 
 def add_outside(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +119,7 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         tokenizer=arguments.tokenizer,
         base=arguments.base,
         allow_urls=arguments.allow_urls,
+        image_limits=image_limits(arguments),
     )
     seconds = time.perf_counter() - started
     forms = [str(vlm.model.dtype).removeprefix("torch.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from .load import DEFAULT_LIMITS, FORMATS, SOURCES, ImageLimits, load_image, load_images
+from .formats import FORMATS
+from .limits import DEFAULT_LIMITS, ImageLimits
+from .load import SOURCES, load_image, load_images
 
 __all__ = ["DEFAULT_LIMITS", "FORMATS", "SOURCES", "ImageLimits", "load_image", "load_images"]

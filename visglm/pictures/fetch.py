@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ..errors import ImageError
+from .limits import check_num_bytes
 
 CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
     "http": http.client.HTTPConnection,
@@ -73,7 +74,7 @@ def check_url(url: str) -> SplitResult:
     with suppress(ValueError):
         parts = urlsplit(url)
         if parts.scheme not in CONNECTIONS:
-            problem = "only http:// and https:// URLs are fetched. Give the path of a local file without a scheme."
+            problem = "only http:// and https:// URLs are fetched. Of a local file give the path, or put ./ in front."
         elif re.search(r"[\x00-\x20\x7f\\]", url):
             problem = "a URL cannot hold spaces, control characters or backslashes. Percent-encode them."
         elif "@" in parts.netloc:
@@ -81,12 +82,6 @@ def check_url(url: str) -> SplitResult:
         elif parts.hostname and parts.port != 0:
             return parts
     raise ImageError(problem)
-
-
-def check_num_bytes(num_bytes: int, max_bytes: int) -> None:
-    """Raise ImageError for more bytes than allowed."""
-    if num_bytes > max_bytes:
-        raise ImageError(f"it is over {max_bytes:,} bytes. Save it smaller, or raise ImageLimits.max_bytes.")
 
 
 def read_all(read: Callable[[int], bytes], max_bytes: int) -> bytes:

@@ -14,63 +14,27 @@ import os
 import re
 import stat
 import sys
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import astuple, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..errors import ConfigError, ImageError
-from .fetch import check_num_bytes, check_url, fetch, read_all
+from ..errors import ImageError
+from .fetch import check_url, fetch, read_all
+from .formats import decode
+from .limits import DEFAULT_LIMITS, ImageLimits, check_num_bytes, check_pixels
+from .pixels import to_8_bit, to_rgb
 
-# What cameras, browsers and screenshots write. Pillow's other readers run Ghostscript or are hardly tested
-# against hostile files, so they are never tried, whatever a file is called.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-
-# EXIF orientation, as the standard numbers it → what turns the image upright; 1 is upright.
-ORIENTATION_TAG = 0x0112
-ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# How PNG, JPEG, GIF, WEBP and BMP begin in base64. A path may begin with /9j/ too, but not go on like that.
-BASE64_IMAGE = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3][A-Za-z0-9+/]{5}AAAA)[A-Za-z0-9+/\s=]{24}")
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """How much one image may cost.
-
-    Args:
-        max_bytes: largest encoded size (file, download, decoded base64), in bytes.
-        max_pixels: largest width × height, in pixels.
-        timeout: longest time for a download with all its redirects, in seconds.
-        max_redirects: how many redirects a download may follow.
-    """
-
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 64_000_000
-    timeout: float = 10.0
-    max_redirects: int = 3
-
-    def __post_init__(self) -> None:
-        if min(astuple(self)) < 0 or 0 in (self.max_bytes, self.max_pixels, self.timeout):
-            raise ConfigError(f"Image limits must be positive, only max_redirects may be 0; got {self}.")
-
-
-DEFAULT_LIMITS = ImageLimits()
+# An address, whether or not there is a file of that name: what is typed decides, and not what lies on the disk. No
+# scheme has one letter, but a drive has, and a folder may be called `a:`.
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# How PNG, JPEG, GIF, WEBP, BMP, and AVIF or HEIC begin in base64. A path may begin with /9j/ too, but not go on like
+# that.
+BASE64_IMAGE = re.compile(
+    r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3][A-Za-z0-9+/]{5}AAAA|AAAA[A-Za-z]GZ0eX)[A-Za-z0-9+/\s=]{24}"
+)
 
 
 class Options(NamedTuple):
@@ -112,97 +76,45 @@ def load_image(
         animation, transparency laid on white, 16-bit values scaled to 8 bits.
 
     Raises:
-        ImageError: the source was refused, or is not a readable PNG, JPEG, WEBP, GIF or BMP image.
+        ImageError: the source was refused, or is not a readable image in one of `visglm.pictures.FORMATS`.
     """
+    image = _load(source, Options(limits, allow_urls, root))
+    return image.copy() if image is source else image
+
+
+def load_images(
+    sources: Any, *, limits: ImageLimits = DEFAULT_LIMITS, allow_urls: bool = False, is_read_only: bool = False
+) -> tuple[Image.Image, ...]:
+    """Load no picture for None, several for a list or tuple, and one for whatever else `load_image` takes.
+
+    Args:
+        is_read_only: the pictures are looked at and not kept, so that one that is RGB and upright needs no copy.
+    """
+    if sources is None:
+        return ()
+    several = sources if isinstance(sources, list | tuple) else (sources,)
+    options = Options(limits, allow_urls, None)
+    images = (_load(source, options) for source in several)
+    if is_read_only:
+        return tuple(images)
+    return tuple(image.copy() if image is source else image for source, image in zip(several, images, strict=True))
+
+
+def _load(source: Any, options: Options) -> Image.Image:
+    """As `load_image`, but a PIL image that is as it should be comes back itself."""
     kind = next((kind for kind in SOURCES.values() if kind.accepts(source)), None)
     if kind is None:
         raise ImageError(f"Cannot use a {type(source).__name__} as an image. Accepted: {', '.join(SOURCES)}.")
     try:
-        return _to_rgb(kind.load(source, Options(limits, allow_urls, root)), limits)
+        return to_rgb(kind.load(source, options), options.limits)
     except ImageError as error:
         # `from None`, here and below: the texts underneath hold memory addresses, of use to an attacker.
         raise ImageError(f"Cannot use {kind.describe(source)} as an image: {error}") from None
 
 
-def load_images(sources: Any, *, allow_urls: bool = False) -> tuple[Image.Image, ...]:
-    """Load no picture for None, several for a list or tuple, and one for whatever else `load_image` takes."""
-    if sources is None:
-        return ()
-    several = sources if isinstance(sources, list | tuple) else (sources,)
-    return tuple(load_image(source, allow_urls=allow_urls) for source in several)
-
-
-def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Encoded bytes → image of which only the header has been read, so that its size can be judged first."""
-    if not data:
-        raise ImageError("it is empty. If it was read before, go back to its start.")
-    try:
-        with warnings.catch_warnings():  # of many pixels: the limits say it, in one voice
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError("it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows. Make it smaller.") from None
-    except Exception:  # Pillow's readers raise a dozen unrelated types
-        names = ", ".join(FORMATS)
-        raise ImageError(f"its content is not {names}, or its header is damaged. Convert it first.") from None
-
-
-def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            f"it has {width}×{height} pixels, more than {limits.max_pixels:,}. Make it smaller, or raise "
-            "ImageLimits.max_pixels."
-        )
-
-
-def _to_rgb(image: Image.Image, limits: ImageLimits) -> Image.Image:
-    _check_pixels(*image.size, limits)
-    try:
-        image.load()
-        rgb = _flatten(image)
-    except (ImageError, MemoryError):
-        raise
-    except Exception:  # as above
-        raise ImageError("its data ends early or is damaged. Get a complete copy of it.") from None
-    orientation = None
-    with suppress(Exception):  # broken EXIF is common, raises as many types, and the pixels are fine
-        orientation = image.getexif().get(ORIENTATION_TAG)
-    rgb.info = {}  # it holds the EXIF, by which the next reader would turn the image once more
-    return rgb.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else rgb
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Any mode → a new image in mode RGB."""
-    if image.mode in ("I", "F"):
-        raise ImageError(f"nothing says which value is white in mode {image.mode}. Convert it to 8 bits first.")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        samples = np.array(image)
-        if "transparency" in image.info:
-            samples[samples == image.info["transparency"]] = 65535
-        return Image.fromarray(_to_8_bit(samples)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bit(samples: np.ndarray) -> np.ndarray:
-    kind = samples.dtype.str[1:]  # without the byte order
-    if kind == "u1":
-        return samples
-    if kind == "u2":
-        return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if kind[0] != "f":
-        raise ImageError(f"its values are {samples.dtype}, expected uint8, uint16 or floats in 0..1.")
-    low, high = float(samples.min()), float(samples.max())
-    if not (low >= 0 and high <= 1):  # also where one is not a number
-        raise ImageError(f"its floats are in {low:g}..{high:g}, expected 0..1. Divide them by their range.")
-    return np.rint(samples.astype(np.float32) * 255).astype(np.uint8)
-
-
 def _from_path(source: str | os.PathLike[str], options: Options) -> Image.Image:
     try:
-        path = Path(source)
+        path = Path(os.fsdecode(source))
         if options.root is not None:
             root = os.path.realpath(options.root)
             path = Path(os.path.realpath(os.path.join(root, path)))
@@ -224,7 +136,7 @@ def _from_path(source: str | os.PathLike[str], options: Options) -> Image.Image:
         raise ImageError(f"there is no such file, starting from {start}. Accepted: {accepted}.") from None
     except ValueError:
         raise ImageError("a path cannot hold a null character.") from None
-    return _decode(data, options.limits)
+    return decode(data, options.limits)
 
 
 def _from_url(source: str, options: Options) -> Image.Image:
@@ -232,7 +144,7 @@ def _from_url(source: str, options: Options) -> Image.Image:
     if not options.allow_urls:
         raise ImageError("URLs are switched off. Pass allow_urls=True, or download it and give the path.")
     limits = options.limits
-    return _decode(fetch(source, limits.max_bytes, limits.timeout, limits.max_redirects), limits)
+    return decode(fetch(source, limits.max_bytes, limits.timeout, limits.max_redirects), limits)
 
 
 def _from_data_url(source: str, options: Options) -> Image.Image:
@@ -250,12 +162,12 @@ def _from_base64(source: str, options: Options, start: int = 0) -> Image.Image:
         data = base64.b64decode("".join(source[start:].split()), validate=True)
     except ValueError:
         raise ImageError("its base64 text is damaged or cut short.") from None
-    return _decode(data, options.limits)
+    return decode(data, options.limits)
 
 
 def _from_bytes(source: bytes | bytearray | memoryview, options: Options) -> Image.Image:
     check_num_bytes(memoryview(source).nbytes, options.limits.max_bytes)
-    return _decode(bytes(source), options.limits)
+    return decode(bytes(source), options.limits)
 
 
 def _from_file(source: Any, options: Options) -> Image.Image:
@@ -263,25 +175,40 @@ def _from_file(source: Any, options: Options) -> Image.Image:
         data = read_all(source.read, options.limits.max_bytes)
     except ImageError:
         raise
-    except (OSError, ValueError):  # ValueError: it is closed
+    except Exception:  # it is closed, or an archive is damaged: each kind of file has its own errors
         raise ImageError("it cannot be read. Is it still open?") from None
-    return _decode(data, options.limits)
+    return decode(data, options.limits)
 
 
 def _from_array(source: np.ndarray, options: Options, channel_axes: tuple[int, ...] = (-1, 0)) -> Image.Image:
-    if source.ndim == 2:
-        source, channel_axes = source[..., None], (-1,)
-    axes = [axis for axis in channel_axes if source.ndim == 3 and source.shape[axis] in (1, 3, 4)]
-    if not axes or 0 in source.shape:
-        raise ImageError("expected height × width, or height × width × channels with 1, 3 or 4 channels.")
-    samples = _to_8_bit(np.moveaxis(source, axes[0], -1))
-    return Image.fromarray(np.ascontiguousarray(samples[..., 0] if samples.shape[-1] == 1 else samples))
+    source = np.asarray(source)  # of a subclass, the values alone
+    axis = _find_channels(source.shape, channel_axes, options.limits)
+    if axis is not None:
+        source = np.moveaxis(source, axis, -1)
+        source = source[..., 0] if source.shape[-1] == 1 else source
+    return Image.fromarray(np.ascontiguousarray(to_8_bit(source)))
 
 
 def _from_tensor(source: Any, options: Options) -> Image.Image:
-    values = source.detach().cpu()
-    values = values.float() if values.is_floating_point() else values  # NumPy has no bfloat16
-    return _from_array(values.numpy(), options, channel_axes=(0, -1))
+    channel_axes = (0, -1)
+    _find_channels(tuple(source.shape), channel_axes, options.limits)
+    try:
+        values = source.detach().cpu()
+        values = values.float() if values.is_floating_point() else values  # NumPy has no bfloat16
+        array = values.numpy()
+    except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantized, or without values
+        raise ImageError("its values cannot be read one by one. Give a dense tensor of them.") from None
+    return _from_array(array, options, channel_axes)
+
+
+def _find_channels(shape: tuple[int, ...], channel_axes: tuple[int, ...], limits: ImageLimits) -> int | None:
+    """Which axis holds the channels, None where there is no such axis; before anything is computed."""
+    axes = [axis for axis in channel_axes if len(shape) == 3 and shape[axis] in (1, 3, 4)]
+    if 0 in shape or (len(shape) != 2 and not axes):
+        raise ImageError("expected height × width, or height × width × channels with 1, 3 or 4 channels.")
+    height, width = shape if not axes else shape[1:] if axes[0] == 0 else shape[:2]
+    check_pixels(width, height, limits.max_pixels)
+    return axes[0] if axes else None
 
 
 def _is_text(source: Any, pattern: re.Pattern[str]) -> bool:
@@ -328,7 +255,7 @@ SOURCES = {
     "path": Source(
         lambda source: isinstance(source, (str, os.PathLike)),
         _from_path,
-        lambda source: _describe_text("path", os.fspath(source)),
+        lambda source: _describe_text("path", os.fsdecode(source)),
     ),
     "bytes": Source(
         lambda source: isinstance(source, (bytes, bytearray, memoryview)),

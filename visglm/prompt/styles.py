@@ -49,6 +49,8 @@ class PromptStyle:
         answer: template of what the model writes.
         lone_question: template of a question without history; None where it looks like any other.
         first_round: the number `{round}` counts from.
+        full_width: ASCII punctuation beside Chinese characters becomes full-width in answers. The first generation's
+            vocabulary has no other; those that came later write what they mean.
     """
 
     questions: Mapping[str, Segments]
@@ -58,6 +60,7 @@ class PromptStyle:
     answer: Segments = ("{answer}", Mark.END)
     lone_question: Segments | None = None
     first_round: int = 0
+    full_width: bool = False
 
 
 GMASK, SOP = Control(("[gMASK]",)), Control(("<sop>", "sop"))
@@ -78,12 +81,14 @@ PROMPT_STYLES: Mapping[str, PromptStyle] = {
         questions={"zh": (Mark.IMAGES, "问：{question}\n答："), "en": (Mark.IMAGES, "Q:{question}\nA:")},
         past_answer=("{answer}\n",),
         generation=(GMASK, SOP),
+        full_width=True,
     ),
     "chatglm": PromptStyle(
         lone_question=(Mark.IMAGES, "{question}"),
         questions=dict.fromkeys(LANGUAGES, (Mark.IMAGES, "[Round {round}]\n问：{question}\n答：")),
         past_answer=("{answer}\n",),
         generation=(GMASK, SOP),
+        full_width=True,
     ),
     "chatglm2": PromptStyle(
         start=(GMASK, SOP),
@@ -96,15 +101,18 @@ PROMPT_STYLES: Mapping[str, PromptStyle] = {
 }
 
 
-def postprocess(text: str) -> str:
-    """Tidy a decoded answer: strip it, and make ASCII `, ! : ; ?` beside Chinese characters full-width."""
-    return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text.strip())
+def postprocess(text: str, style: str) -> str:
+    """Tidy a decoded answer as its style says: stripped, and where the vocabulary writes `：` as `:`, put right."""
+    text = text.strip()
+    if not PROMPT_STYLES[style].full_width:
+        return text
+    return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text)
 
 
-def settled(text: str) -> str:
-    """The part of `postprocess(text)` that stays whatever text comes after: for streams."""
-    tidy = postprocess(text)
-    return tidy[:-1] if tidy[-1:] in FULL_WIDTH else tidy
+def settled(text: str, style: str) -> str:
+    """The part of `postprocess(text, style)` that stays whatever text comes after: for streams."""
+    tidy = postprocess(text, style)
+    return tidy[:-1] if PROMPT_STYLES[style].full_width and tidy[-1:] in FULL_WIDTH else tidy
 
 
 def detect_language(text: str) -> str:

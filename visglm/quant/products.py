@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -114,20 +117,48 @@ def onnx_runtime() -> Any:
     return runtime
 
 
-@contextlib.contextmanager
-def without_contention(model: torch.nn.Module) -> Iterator[None]:
+class OneThread:
+    """torch on one thread as long as anybody is inside; the number is one for the whole process."""
+
+    def __init__(self) -> None:
+        self._num_inside, self._num_threads = 0, 1
+        self.renew()
+
+    def renew(self) -> None:
+        """After a fork: whoever held the lock is not in this process."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_inside == 0:
+                self._num_threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._num_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                torch.set_num_threads(self._num_threads)
+
+
+ONE_THREAD = OneThread()
+if hasattr(os, "register_at_fork"):  # Windows never forks
+    os.register_at_fork(after_in_child=ONE_THREAD.renew)
+
+
+def without_contention(model: torch.nn.Module) -> AbstractContextManager[None]:
     """torch on one thread, where ONNX Runtime computes the products of `model` on a pool of its own.
 
     What is left for torch between two products is too small to share out, and two pools that wait for work by spinning
     keep each other from the cores: on two of them a token of VisualGLM-6B then takes two to three times as long.
     """
-    num_threads = torch.get_num_threads()
-    if any(isinstance(getattr(module, "product", None), OnnxProduct) for module in model.modules()):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
+    return ONE_THREAD if uses_onnx(model) else contextlib.nullcontext()
+
+
+def uses_onnx(model: torch.nn.Module) -> bool:
+    """Whether ONNX Runtime computes products of `model`, with threads that a forked process does not have."""
+    return any(isinstance(getattr(module, "product", None), OnnxProduct) for module in model.modules())
 
 
 def session_options() -> Any:

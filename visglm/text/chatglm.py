@@ -177,6 +177,7 @@ class ChatGLMModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     reads_prefix_both_ways = True
+    attention_name = "attention"
     _no_split_modules = ["ChatGLMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True

@@ -13,6 +13,7 @@ class GlmTextModel(GlmModel):
 
     config_class = GlmConfig
     reads_prefix_both_ways = False
+    attention_name = "self_attn"
 
     @staticmethod
     def prompt_inputs(config: GlmConfig, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:

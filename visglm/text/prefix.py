@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from ..errors import ConfigError
 
 IMPLEMENTATIONS = ("eager", "sdpa")  # of attention that take keys, values and a mask of any length
-ATTENTION_NAMES = ("attention", "self_attn")  # of a layer of each backbone
 
 
 class PrefixedCache:
@@ -66,11 +65,10 @@ def put_prefix(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple,
     return args, kwargs | {"attention_mask": mask, "past_key_values": cache}
 
 
-def attentions(text: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+def attentions(text: Any) -> Iterator[tuple[str, Any]]:
     """Each layer's attention, with its name inside the backbone."""
     for number, layer in enumerate(text.layers):
-        name = next(name for name in ATTENTION_NAMES if hasattr(layer, name))
-        yield f"layers.{number}.{name}", getattr(layer, name)
+        yield f"layers.{number}.{text.attention_name}", getattr(layer, text.attention_name)
 
 
 def prefix_shape(config: Any, module: Any) -> tuple[int, int]:

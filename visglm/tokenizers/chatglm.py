@@ -205,6 +205,21 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             return str(self.unk_token)
         return self.sp_model.id_to_piece(index - self.num_image_tokens)
 
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Nothing can be added: what someone types is never read as a token, and the model has no rows for new ones.
+
+        Raises:
+            ConfigError: one of them is not in the vocabulary.
+        """
+        tokens = [str(token) for token in (new_tokens if isinstance(new_tokens, list | tuple) else [new_tokens])]
+        known = self.get_vocab()
+        if new := [token for token in tokens if token not in known]:
+            raise ConfigError(
+                f"{type(self).__name__} takes no new tokens; got {', '.join(map(repr, new))}. What is typed is never "
+                "read as a control token here: put existing ones into a prompt by id, as visglm.prompt does."
+            )
+        return 0
+
     # --- text → ids --------------------------------------------------------------------------------
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -259,6 +274,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return mask if token_ids_1 is None else [*mask, *[0] * len(token_ids_1), 1]
 
     # --- ids → text --------------------------------------------------------------------------------
+
+    def detokenizer(self) -> Detokenizer:
+        """What spells pieces one by one, for `StreamDecoder`."""
+        return Detokenizer()
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         detokenizer = Detokenizer()
@@ -329,23 +348,25 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer()
+        # Of tokenizers that know no pieces, all ids are decoded each time.
+        self._detokenizer = tokenizer.detokenizer() if hasattr(tokenizer, "detokenizer") else None
         self._special_ids = set(tokenizer.all_special_ids)
-        self._has_pieces = isinstance(tokenizer, ChatGLMTokenizer)
-        self._ids: list[int] = []  # of other tokenizers, which know no pieces: all of them are decoded each time
+        self._ids: list[int] = []
         self._num_shown = 0
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that these ids complete; it may be empty."""
         kept = [index for index in map(int, ids) if index not in self._special_ids]
-        if not self._has_pieces:
+        if self._detokenizer is None:
             self._ids += kept
             return self._new_text(self._tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd"))
         return "".join(map(self._detokenizer.feed, self._tokenizer.convert_ids_to_tokens(kept)))
 
     def finish(self) -> str:
         """What is left at the end: a replacement character if one was cut short, else nothing."""
-        return self._detokenizer.flush() if self._has_pieces else self._new_text(self._tokenizer.decode(self._ids))
+        if self._detokenizer is None:
+            return self._new_text(self._tokenizer.decode(self._ids))
+        return self._detokenizer.flush()
 
     def _new_text(self, text: str) -> str:
         start, self._num_shown = self._num_shown, max(self._num_shown, len(text))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import heapq
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ..errors import CheckpointError
+from ..untrusted import from_pretrained, told
 from .chatglm import ChatGLMTokenizer
 
 VOCABULARY, FAST_VOCABULARY = "tokenizer.model", "tokenizer.json"
@@ -27,6 +29,7 @@ GLM4_TOKENS = (
     *("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLE_TOKENS),
     *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
 )
+MAX_VOCABULARY_BYTES = 2**24  # GLM-4's has 2.6 million
 # How GLM-4 cuts text before it looks for byte pairs.
 GLM4_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -89,7 +92,7 @@ def load_glm_tokenizer(folder: Path, style: str) -> Any:
         CheckpointError: there is no vocabulary, or the file under its name is something else.
     """
     if (folder / FAST_VOCABULARY).is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left", extra_special_tokens=SLOT)
+        return from_pretrained(PreTrainedTokenizerFast, folder, padding_side="left", extra_special_tokens=SLOT)
     vocabulary = folder / VOCABULARY
     if not vocabulary.is_file():
         raise CheckpointError(
@@ -112,9 +115,13 @@ def build_glm4_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
     """GLM-4's tokenizer from its tiktoken file.
 
     Raises:
-        CheckpointError: a line of it cannot be read.
+        CheckpointError: a line of it cannot be read, or it is larger than a vocabulary can be.
     """
     ranks: dict[bytes, int] = {}
+    if (size := vocabulary.stat().st_size) > MAX_VOCABULARY_BYTES:
+        raise CheckpointError(
+            vocabulary, [f"{size:,} bytes, expected at most {MAX_VOCABULARY_BYTES:,}"], "Download it again."
+        )
     for number, line in enumerate(vocabulary.read_bytes().splitlines(), start=1):
         try:
             word, rank = line.split()
@@ -131,7 +138,8 @@ def build_glm4_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
     merges: Any = [
         tuple(map(spell, _last_merge(ranks, word))) for word in sorted(ranks, key=ranks.__getitem__) if len(word) > 1
     ]
-    tokenizer = Tokenizer(BPE({spell(word): rank for word, rank in ranks.items()}, merges, fuse_unk=False))
+    with told(vocabulary, "the vocabulary", "Download it again; it may be cut off."):
+        tokenizer = Tokenizer(BPE({spell(word): rank for word, rank in ranks.items()}, merges, fuse_unk=False))
     cut = pre_tokenizers.Split(Regex(GLM4_PATTERN), behavior="isolated", invert=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -144,11 +152,28 @@ def build_glm4_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def _last_merge(ranks: dict[bytes, int], word: bytes) -> tuple[bytes, bytes]:
-    """The two parts whose merging, in order of rank, makes `word`."""
-    parts = [bytes([byte]) for byte in word]
-    while len(parts) > 2:
-        pairs = [ranks.get(first + second, len(ranks)) for first, second in zip(parts, parts[1:], strict=False)]
-        best = pairs.index(min(pairs))
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts[0], parts[1]
+def _last_merge(ranks: Mapping[bytes, int], word: bytes) -> tuple[bytes, bytes]:
+    """The two parts whose merging, in order of rank and from left to right, makes `word`."""
+    parts: list[bytes] = [word[place : place + 1] for place in range(len(word))]
+    after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))  # places of the neighbours
+    waiting: list[tuple[int, int, bytes]] = []
+
+    def look_at(place: int) -> None:
+        if place >= 0 and after[place] < len(word):
+            pair = parts[place] + parts[after[place]]
+            heapq.heappush(waiting, (ranks.get(pair, len(ranks)), place, pair))
+
+    for place in range(len(word)):
+        look_at(place)
+    for _ in range(len(word) - 2):
+        while True:  # leave out pairs one half of which has gone into another since
+            _, place, pair = heapq.heappop(waiting)
+            if parts[place] and after[place] < len(word) and parts[place] + parts[after[place]] == pair:
+                break
+        gone = after[place]
+        parts[place], parts[gone], after[place] = pair, b"", after[gone]
+        if after[place] < len(word):
+            before[after[place]] = place
+        look_at(before[place])
+        look_at(place)
+    return parts[0], parts[after[0]]

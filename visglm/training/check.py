@@ -98,7 +98,7 @@ def check_data(
             kind = "empty answer" if "is empty" in str(error) else "row"
             report.problems.append((kind, rows.where(number), str(error)))
             continue
-        if problem := _check_images(conversation, rows.folder):
+        if problem := _check_images(conversation, rows.folder, renderer):
             report.problems.append((problem[0], rows.where(number), problem[1]))
             continue
         try:
@@ -126,14 +126,14 @@ def _repeated(rows: np.ndarray, digests: np.ndarray) -> np.ndarray:
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-def _check_images(conversation: Conversation, folder: Folder) -> tuple[str, str] | None:
+def _check_images(conversation: Conversation, folder: Folder, renderer: Renderer) -> tuple[str, str] | None:
     for image in conversation.images:
         try:
             folder.check(image)
         except ImageError as error:
             return "missing file" if "no picture" in str(error) else "refused image", str(error)
         try:
-            open_image(image, folder)
+            renderer.open(image, folder)
         except ImageError as error:
             return "unreadable image", str(error)
     return None

@@ -143,8 +143,8 @@ def split_held_out(index: Index, fraction: float) -> tuple[np.ndarray, np.ndarra
     """
     groups = np.frombuffer(index.groups, dtype=np.int64)
     usable = np.unique(groups[groups >= 0])
-    wanted = int(fraction * len(usable) + 1e-9)  # 0.29 * 100 is a little less than 29
-    count = min(wanted, MAX_HELD_OUT, len(usable) - 1)
+    # 0.29 * 100 is a little less than 29.
+    count = min(int(fraction * len(usable) + 1e-9), MAX_HELD_OUT, len(usable) - 1)
     if count < 1:
         return np.arange(len(index.rows)), np.arange(0)
     # A second hash: the first may be in the order of file names.
@@ -166,11 +166,7 @@ class Renderer:
     def __init__(self, processor: VisGLMProcessor, max_length: int):
         self.image_processor = processor.image_processor
         self.max_length = max_length
-        self.options: dict[str, Any] = {
-            "tokenizer": processor.tokenizer,
-            "style": processor.prompt_style,
-            "num_query_tokens": processor.num_query_tokens,
-        }
+        self.options = processor.render_options
 
     def render(self, turns: Sequence[Turn]) -> tuple[Rendered, int, bool]:
         """The conversation up to its last answer, how many of its first turns had to go, and whether anything had to.
@@ -217,8 +213,12 @@ class Renderer:
         turns = conversation.turns[: turn + 1]
         rendered, _, is_cut = self.render(turns)
         num_images = sum(turn.num_images for turn in turns)  # only turns without pictures were dropped
-        images = tuple(open_image(image, folder) for image in conversation.images[:num_images])
+        images = tuple(self.open(image, folder) for image in conversation.images[:num_images])
         return Example(rendered, images, where, is_cut)
+
+    def open(self, image: Any, folder: Folder) -> Image.Image:
+        """As `open_image`, within the limits of the model's image processor."""
+        return open_image(image, folder, self.image_processor.limits)
 
     def tensors(self, example: Example) -> dict[str, Any]:
         """An example as the collator takes it."""

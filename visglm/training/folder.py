@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import ImageError, shorten
-from ..pictures import SOURCES, load_image
+from ..pictures import DEFAULT_LIMITS, SOURCES, ImageLimits, load_images
 
 # Of `SOURCES`, those that can be read again in every epoch and by every process.
 KINDS = ("data URL", "http(s) URL", "base64 text", "path", "bytes", "PIL image", "NumPy array", "PyTorch tensor")
@@ -66,14 +66,14 @@ class Folder:
             looked = "" if os.path.isabs(image) else f", looked for in {self}"
             raise ImageError(f"there is no picture '{shorten(str(image))}'{looked}.")
 
-    def open(self, image: Any) -> Image.Image:
-        """The picture.
+    def open(self, image: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+        """The picture, to look at.
 
         Raises:
             ImageError: it cannot be read.
         """
         self.check(image)
-        return load_image(self.locate(image))
+        return load_images([self.locate(image)], limits=limits, is_read_only=True)[0]
 
 
 class WorkingDirectory(Folder):
@@ -99,13 +99,13 @@ def kind_of(image: Any) -> str | None:
     return next((name for name, kind in SOURCES.items() if kind.accepts(image)), None)
 
 
-def open_image(image: Any, folder: Folder) -> Image.Image:
-    """The picture that a row names.
+def open_image(image: Any, folder: Folder, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """The picture that a row names, to look at.
 
     Raises:
         ImageError: it cannot be read, or its path leads out of the folder.
     """
-    return folder.open(image)
+    return folder.open(image, limits)
 
 
 def check_files(images: Sequence[Any], folder: Folder) -> None:

@@ -27,7 +27,7 @@ RATE_POWER = 0.775
 
 # Part of the network → how the names of its parameters start.
 TOWERS: Mapping[str, tuple[str, ...]] = {
-    "vision": ("model.vision.vit.",),
+    "vision": ("model.vision.vit.", "model.vision.recogniser."),
     "qformer": ("model.vision.query_tokens", "model.vision.qformer.", "model.vision.projection."),
     "text": ("model.text.", "lm_head."),
 }

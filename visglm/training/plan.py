@@ -92,6 +92,7 @@ def make_plan(
         ConfigError: settings contradict each other, or the output folder is one that must not be written to.
     """
     check_settings(settings)
+    processor.check(adapters.network.config)
     if adapters.names:
         raise ConfigError(
             f"this model has an adapter ({', '.join(adapters.names)}). Call merge() first, or load the base model."
@@ -120,7 +121,8 @@ def make_plan(
             mixed = add_replay(train, share, general)
             counts["general_answers"] = num_replayed(train, share)
         else:
-            logger.warning("the model answers no general question, so nothing is mixed in against forgetting.")
+            # Nobody asked for it.
+            logger.warning("The model answers no general question, so there is nothing to mix in against forgetting.")
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
     output_dir.mkdir(parents=True, exist_ok=True)
     home = None

@@ -11,7 +11,6 @@ from ..errors import DataError, ImageError
 from ..prompt import detect_language
 from ..reply import Reply
 from .data import TrainingData
-from .folder import open_image
 from .metrics import Answer as Answered
 from .metrics import Scores, contains
 from .report import Sample
@@ -71,7 +70,7 @@ def read_samples(data: TrainingData, count: int) -> tuple[list[Sample], list[str
         first = conversation.turns[0]
         shown = conversation.images[: first.num_images]
         try:
-            images = [open_image(image, data.rows.folder) for image in shown]
+            images = [data.renderer.open(image, data.rows.folder) for image in shown]
         except ImageError as error:
             problems.append(f"{data.where(place)}: {error}")
             continue

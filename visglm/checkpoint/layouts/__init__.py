@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ..files import DamagedFile, read_json
+from ...untrusted import NEXT_STEP, told
+from ..files import read_json
+from ..settings import check_ids
 from ..source import Source
+from ..writer import finish
 from .glm import ChatGLM2Source, TransformersGlmSource
 from .legacy import LegacySource, SatSource
 from .native import NativeSource
@@ -21,12 +24,39 @@ class Format:
     Args:
         name: how people call it.
         holds: whether a folder, with the fields of its `config.json` (empty without one), is in it.
-        open: makes the source; `tokenizer` is a folder to take the tokenizer from, or None.
+        make: makes the source; `tokenizer` is a folder to take the tokenizer from, or None.
     """
 
     name: str
     holds: Callable[[Path, dict], bool]
-    open: Callable[[Path, Path | None], Source]
+    make: Callable[[Path, Path | None], Source]
+
+    def open(self, path: Path, tokenizer: Path | None) -> Source:
+        """The source of a folder, whose configuration is such that a network can be built of it.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        with told(path, "the checkpoint"):
+            source = self.make(path, tokenizer)
+            check_ids(path, source.config)
+            check_layers(source)
+        return source
+
+
+def check_layers(source: Source) -> None:
+    """Compare the number of layers with that of tensors, before layers are built.
+
+    Raises:
+        CheckpointError: there are more layers.
+    """
+    config, count = source.config, len(source.keys())
+    parts = (config.text_config, config.vision_config, config.qformer_config)
+    layers = sum(part.num_hidden_layers for part in parts if part is not None)
+    if layers > count and not source.problems:  # files that are damaged are told by name, and explain it
+        raise CheckpointError(
+            source.path, [f"the configuration has {layers:,} layers, the files {count:,} tensors"], NEXT_STEP
+        )
 
 
 def _is(model_type: str) -> Callable[[Path, dict], bool]:
@@ -48,7 +78,9 @@ FORMATS = (
     Format("GLM-4 in transformers' layout", _is("glm"), TransformersGlmSource),
     Format(
         "SwissArmyTransformer",
-        lambda path, fields: (path / "model_config.json").is_file() or bool(list(path.glob("*/mp_rank_*"))),
+        lambda path, fields: (
+            (path / "model_config.json").is_file() or bool(list(path.glob("*/mp_rank_*_model_states.pt")))
+        ),
         SatSource,
     ),
 )
@@ -62,10 +94,9 @@ def recognise(path: Path) -> Format:
     """
     if not path.is_dir():
         raise CheckpointError(path, ["there is no such folder"], "Check the path; a hub id has the form owner/name.")
-    try:
+    finish(path)
+    with told(path, "config.json"):
         fields = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    except DamagedFile as error:
-        raise CheckpointError(path, [str(error)], "Download the folder again, whole.") from error
     found = [row for row in FORMATS if row.holds(path, fields)]
     if len(found) == 1:
         return found[0]

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...config import VisGLMConfig
+from ...config import TEXT_CONFIGS, VisGLMConfig
 from ...errors import CheckpointError
-from ...pictures.preprocess import VisGLMImageProcessor
 from ...processor import VisGLMProcessor
 from ...tokenizers.glm import is_tiktoken, load_glm_tokenizer
+from ...untrusted import told
 from ..files import read_json
+from ..settings import part_fields
 from .legacy import check_tokenizer, choose_weights
 from .renamed import RenamedSource
 from .rules import CHATGLM2_HF, CHATGLM2_HF_BIAS, GLM_HF, GLM_HF_BIAS, expand
@@ -93,7 +94,8 @@ class GlmSource(RenamedSource):
         self._tokenizer = tokenizer or path
 
     def processor(self) -> VisGLMProcessor:
-        tokenizer = load_glm_tokenizer(self._tokenizer, self.config.prompt_style)
+        with told(self._tokenizer, "the tokenizer"):
+            tokenizer = load_glm_tokenizer(self._tokenizer, self.config.prompt_style)
         text = self.config.text_config
         known = tokenizer.get_vocab()
         ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
@@ -103,9 +105,7 @@ class GlmSource(RenamedSource):
         check_tokenizer(self, tokenizer, ("eos_token_id",))
         text.eos_token_id = list(dict.fromkeys([*ends, *stops])) if len({*ends, *stops}) > 1 else ends[0]
         self.config.eos_token_id = text.eos_token_id
-        return VisGLMProcessor(
-            VisGLMImageProcessor(), tokenizer, self.config.num_query_tokens, self.config.prompt_style
-        )
+        return VisGLMProcessor.of(self.config, tokenizer)
 
 
 class ChatGLM2Source(GlmSource):
@@ -126,7 +126,7 @@ class TransformersGlmSource(GlmSource):
     format = "glm"
 
     def __init__(self, path: Path, tokenizer: Path | None = None):
-        fields = {key: value for key, value in read_json(path / "config.json").items() if key != "auto_map"}
-        config = VisGLMConfig(text_config=fields, prompt_style="glm4")
+        fields = part_fields(path, TEXT_CONFIGS["glm"], read_json(path / "config.json"), whole=False)
+        config = VisGLMConfig(text_config=fields | {"model_type": "glm"}, prompt_style="glm4")
         rules = [*GLM_HF, *(GLM_HF_BIAS if config.text_config.attention_bias else [])]
         super().__init__(path, config, expand(rules, config), tokenizer)

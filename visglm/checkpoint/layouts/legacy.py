@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...adapters import Delta, is_leftover, read_leftovers
-from ...config import VisGLMConfig
+from ...config import RANGES, VisGLMConfig
 from ...errors import CheckpointError, ConfigError
-from ...pictures.preprocess import VisGLMImageProcessor
 from ...processor import VisGLMProcessor
 from ...tokenizers import VOCAB_FILE_NAME, ChatGLMTokenizer
+from ...untrusted import told
 from ..files import WeightFiles, find_weights, read_json
+from ..processing import read_tokenizer
+from ..settings import check_fields, is_whole
 from ..source import Source
 from .renamed import RenamedSource
 from .rules import CHATGLM_HF, CHATGLM_SAT, VISION, expand
@@ -21,6 +24,15 @@ HF_VISION, SAT_VISION = "image_encoder.", "mixins.eva.model."
 LEGACY_WEIGHTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 # Settings that would make another network, with the one value that is built here.
 FIXED: dict[str, Any] = {"position_encoding_2d": True, "layernorm_order": "post", "model_parallel_size": 1}
+OLD_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "inner_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_attention_heads",
+    "vocab_size": "vocab_size",
+    "patch_size": "patch_size",
+}
+OLD_SIZES = {old: ("a size", partial(is_whole, low=1, high=int(RANGES[new][1]))) for old, new in OLD_NAMES.items()}
 
 
 def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
@@ -38,6 +50,11 @@ def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
     ]
     if problems:
         raise CheckpointError(path, problems, "Expected a configuration of ChatGLM-6B or VisualGLM-6B.")
+    vit = fields.get("eva_config") or fields.get("eva_args")
+    qformer = fields.get("qformer_config") or fields.get("qformer_args")
+    for part in (fields, vit, qformer):
+        if part is not None:
+            check_fields(path, part, OLD_SIZES)  # before anything is counted or repeated by them
     hidden_size, vocab_size = fields["hidden_size"], fields["vocab_size"]
     bos_token_id = fields.get("bos_token_id", vocab_size - 524)
     text = {
@@ -55,8 +72,6 @@ def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
         "mask_token_id": fields.get("mask_token_id", bos_token_id - 4),
         "gmask_token_id": fields.get("gmask_token_id", bos_token_id - 3),
     }
-    vit = fields.get("eva_config") or fields.get("eva_args")
-    qformer = fields.get("qformer_config") or fields.get("qformer_args")
     try:
         if vit is None or qformer is None:
             return VisGLMConfig(text_config=text, prompt_style="chatglm")
@@ -122,7 +137,8 @@ def legacy_processor(source: Source, folder: Path) -> VisGLMProcessor:
             "with tokenizer_config.json and name that folder with tokenizer=….",
         )
     try:
-        tokenizer = ChatGLMTokenizer.from_pretrained(folder, image_token_id=config.image_token_id)
+        with told(folder, "the tokenizer"):
+            tokenizer = read_tokenizer(folder, ChatGLMTokenizer, image_token_id=config.image_token_id)
     except ConfigError as error:
         raise CheckpointError(
             source.path, [f"tokenizer: {error}"], "Use the tokenizer of the model's release."
@@ -130,13 +146,7 @@ def legacy_processor(source: Source, folder: Path) -> VisGLMProcessor:
     check_tokenizer(
         source, tokenizer, ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
     )
-    side = config.vision_config.image_size if config.vision_config is not None else 224
-    return VisGLMProcessor(
-        VisGLMImageProcessor(size={"height": side, "width": side}),
-        tokenizer,
-        config.num_query_tokens,
-        config.prompt_style,
-    )
+    return VisGLMProcessor.of(config, tokenizer)
 
 
 def check_tokenizer(source: Source, tokenizer: Any, names: tuple[str, ...]) -> None:
@@ -229,7 +239,10 @@ class SatSource(RenamedSource):
 
 def _sat_files(path: Path) -> list[Path]:
     latest = path / "latest"
-    step = latest.read_text("utf-8").strip() if latest.is_file() else "1"
+    step = "1"
+    if latest.is_file():
+        with latest.open("rb") as file:
+            step = file.read(256).decode("utf-8").strip()
     folder = path / Path(step).name
     ranks = sorted(folder.glob("mp_rank_*_model_states.pt"))
     if len(ranks) > 1:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...config import VisGLMConfig
 from ...processor import VisGLMProcessor
+from ...untrusted import told
 from ..files import TensorInfo, WeightFiles, find_weights
+from ..processing import read_processor
+from ..settings import read_config
 from ..source import Source
 
 WEIGHTS = ("model", ".safetensors")
@@ -21,8 +23,9 @@ class NativeSource(Source):
     format = "visglm"
 
     def __init__(self, path: Path):
-        super().__init__(path, VisGLMConfig.from_pretrained(path))
-        files = find_weights(path, *WEIGHTS)
+        with told(path, "the checkpoint"):
+            super().__init__(path, read_config(path))
+            files = find_weights(path, *WEIGHTS)
         self._files = WeightFiles([path / "".join(WEIGHTS)]) if files is None else files  # says that it is missing
         self.problems += self._files.problems
 
@@ -33,7 +36,8 @@ class NativeSource(Source):
         return self._files.tensors()
 
     def processor(self) -> VisGLMProcessor:
-        return VisGLMProcessor.from_pretrained(self.path)
+        with told(self.path, "the processor"):
+            return read_processor(self.path, self.config)
 
     def is_lost(self, name: str) -> bool:
         return self._files.is_lost(name)
