@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 from visglm import VisGLM
 from visglm.cli import main
 from visglm.prompt import detect_language
-from visglm.recipe import FinetuneArguments
+from visglm.recipe import FEW, FOR_FEW, FOR_MANY, Defaults, FinetuneArguments
 from visglm.training.containers import ObjectRows, open_rows
 from visglm.training.data import Renderer, StreamData, TrainingData, build_index, split_held_out
 from visglm.training.formats import CAPTION_QUESTIONS
 from visglm.training.methods import METHODS, rate_of, target_modules
 from visglm.training.plan import count_steps
-from visglm.training.replay import SMALL, add_replay, caption_requests, own_answers, replay_share
+from visglm.training.replay import add_replay, caption_requests, own_answers
 from visglm.training.report import Sample
 from visglm.training.samples import judge
 from visglm.training.seen import SeenPictures
@@ -126,7 +126,7 @@ def test_a_run_is_measured_about_fifteen_times_at_most(num_examples, epochs):
 
 
 def test_large_data_is_measured_five_times_an_epoch_as_ever():
-    assert count_steps(4000, FinetuneArguments()) == (3000, 200)
+    assert count_steps(4000, FinetuneArguments().for_size(4000)) == (3000, 200)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,29 @@ def test_the_share_held_out_is_rounded_down(count, share, expected):
     _, apart = split_held_out(index, share)
     groups = np.frombuffer(index.groups, dtype=np.int64)
     assert len(set(groups[apart])) == (expected if pictures == count else int(share * pictures + 1e-9))
+
+
+@pytest.mark.parametrize("count, expected", [(1, FOR_FEW), (FEW, FOR_FEW), (FEW + 1, FOR_MANY), (None, FOR_MANY)])
+def test_defaults_are_those_for_so_many_answers_and_what_is_set_stays(count, expected):
+    settled = FinetuneArguments().for_size(count)
+    assert Defaults(settled.held_out, settled.replay, settled.epochs) == expected
+    given = FinetuneArguments(held_out=0.1, replay=0.0, epochs=7).for_size(count)
+    assert (given.held_out, given.replay, given.epochs) == (0.1, 0.0, 7.0)
+
+
+def test_a_run_ends_when_all_is_learnt_whichever_question_asks(tmp_path):
+    rows = [{"image": picture(number), "caption": word} for number, word in enumerate(("zorp", "布里克"))]
+    vlm = VisGLM.from_pretrained()
+    few = {name: value for name, value in FAST.items() if name != "max_steps"}
+    report = vlm.finetune(rows, output_dir=tmp_path / "out", **few | {"rank": 16, "batch_size": 4})
+    assert 2 <= report.history[-1]["step"] < 80 and report.settings["epochs"] == 40.0
+    asked = [
+        (row["image"], q, row["caption"]) for row in rows for q in CAPTION_QUESTIONS[detect_language(row["caption"])]
+    ]
+    for model in (vlm, VisGLM.from_pretrained(tmp_path / "out")):
+        assert [model.chat(image, question).text for image, question, _ in asked] == [word for *_, word in asked]
+    report = VisGLM.from_pretrained().finetune(rows, output_dir=tmp_path / "set", epochs=1, **few)
+    assert report.history[-1]["step"] == 3  # two rows and four general ones, two at a time
 
 
 # ---- questions of captions ------------------------------------------------------------------------------------------
@@ -262,10 +285,6 @@ def test_small_data_is_mixed_with_general_answers_that_do_not_contradict_it(data
         heard.extend(requests)
         return ["Well."] * len(requests)
 
-    assert replay_share(FinetuneArguments(), data) == pytest.approx(2 / 3)
-    assert replay_share(FinetuneArguments(replay=0.0), data) == 0.0
-    large = TrainingData(data.rows, build_index(data.rows), np.arange(6).repeat(SMALL), data.renderer)
-    assert replay_share(FinetuneArguments(), large) == 0.0
     general = own_answers(data, 240, answer, asks_captions=True)  # its rows are captions: no more of those
     assert len(general) == len(heard) == 240
     about_taught = {question for images, question, _ in heard if images and isinstance(images[0], Path)}
@@ -312,7 +331,7 @@ def sample(expected: str, before: str, after: str) -> Sample:
     ],
 )
 def test_the_verdict_says_what_the_answers_say(taught, num_held_out, expected):
-    said = " ".join(judge([], taught, {"answers_held_out": num_held_out}, FinetuneArguments()))
+    said = " ".join(judge([], taught, {"answers_held_out": num_held_out}, FinetuneArguments(epochs=3)))
     assert expected in said
     assert ("kept apart" in said) == (num_held_out < 10)
 

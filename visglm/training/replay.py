@@ -16,14 +16,11 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ..errors import DataError
 from ..prompt import detect_language
-from ..recipe import FinetuneArguments
 from .containers import ObjectRows
 from .data import TrainingData, build_index
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
-# Up to so many answers to learn, two general ones are mixed in for each unless the user says.
-SMALL, SMALL_SHARE = 200, 2 / 3
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
 MAX_SMALL_ANSWERS = 288  # of small data, where each epoch takes others
 LANGUAGES = ("en", "zh")
@@ -71,13 +68,6 @@ class OwnAnswers(ObjectRows):
 
     def where(self, index: int) -> str:
         return f"general answer {index}, mixed in by replay"
-
-
-def replay_share(settings: FinetuneArguments, train: Any) -> float:
-    """The share of general examples: as it is set, or the default for so many to learn."""
-    if settings.replay is not None:
-        return settings.replay
-    return SMALL_SHARE if isinstance(train, TrainingData) and len(train) <= SMALL else 0.0
 
 
 def add_replay(train: TrainingData, share: float, general: TrainingData) -> ConcatDataset:

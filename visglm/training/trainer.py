@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,22 @@ class VisGLMTrainer(Trainer):
             raise DataError(f"not one held-out row can be used:{shown}")
         output.metrics[f"{metric_key_prefix}_loss"] = sum(loss for loss, _ in measured) / num_tokens
         return output
+
+    @torch.no_grad()
+    def knows(self, items: Sequence[dict[str, Any]]) -> bool:
+        """Whether the likeliest tokens are those of the answer, in every one of these examples."""
+        self.model.eval()
+        for start in range(0, len(items), self.settings.batch_size):
+            batch = self.data_collator(items[start : start + self.settings.batch_size])
+            pictures = batch["pictures"]
+            inputs = self._prepare_inputs({key: value for key, value in batch.items() if isinstance(value, Tensor)})
+            self.look(inputs, pictures)
+            wanted = inputs.pop("labels")[:, inputs["logits_to_keep"] + 1]
+            with self.compute_loss_context_manager():
+                likeliest = self.model(**inputs, use_cache=False).logits.argmax(-1)
+            if not bool(((likeliest == wanted) | (wanted == IGNORE_INDEX)).all()):
+                return False
+        return True
 
     def measure(self, model: nn.Module, inputs: dict[str, Any], places: list[int]) -> tuple[Tensor, Any]:
         """The mean loss of a held-out batch; loss and tokens of each example are kept for the mean over all."""

@@ -1,0 +1,62 @@
+"""Whether what is to be learnt is learnt, asked while a run goes on, which then need not go on."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ..errors import VisGLMError
+from .data import TrainingData
+from .formats import CAPTION_QUESTIONS
+from .trainer import VisGLMTrainer
+
+NUM_WORDINGS = max(map(len, CAPTION_QUESTIONS.values()))
+
+
+class UntilLearnt(TrainerCallback):
+    """Ends a run behind the epoch after which every answer would be given as taught, whichever question asks for it.
+
+    Longer would make other pictures be called by the new names, too.
+
+    Args:
+        lessons: the answers to learn.
+    """
+
+    def __init__(self, trainer: VisGLMTrainer, lessons: TrainingData):
+        self.trainer, self.lessons = trainer, lessons
+        self.items: list[dict[str, Any]] | None = None
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.items is None:
+            self.items = questions_of(self.lessons)
+        if self.trainer.knows(self.items):
+            control.should_training_stop = True
+            self.trainer.meter.say(f"learnt: after {state.epoch:g} epochs every answer is given as it is taught.")
+
+
+def questions_of(lessons: TrainingData) -> list[dict[str, Any]]:
+    """Items of all answers, of a caption one for each of its questions; a picture is read once, and left out where it
+    cannot be read."""
+    pictures: list[dict[str, Any] | None] = []
+    for place in range(len(lessons)):
+        try:
+            pictures.append(lessons.renderer.tensors(lessons.example(place)))
+        except VisGLMError:  # training itself names it
+            pictures.append(None)
+    items, seen = [], set()
+    for number in range(NUM_WORDINGS):
+        asked = copy.copy(lessons)
+        asked.epoch = torch.tensor(number)
+        for place, item in enumerate(pictures):
+            if item is None:
+                continue
+            rendered, _ = asked.rendered(place)
+            name = (place, *rendered.input_ids)
+            if name not in seen:
+                seen.add(name)
+                ids, labels = torch.tensor(rendered.input_ids), torch.tensor(rendered.labels)
+                items.append(item | {"input_ids": ids, "labels": labels})
+    return items
