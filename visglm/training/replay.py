@@ -60,7 +60,8 @@ class Rotating(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         place = index * max(len(self.data), self.count) // self.count
-        return self.data[(place + int(self.epoch)) % len(self.data)]
+        item = self.data[(place + int(self.epoch)) % len(self.data)]
+        return item | {"is_own": isinstance(self.data.rows, OwnAnswers)}
 
 
 class OwnAnswers(ObjectRows):
@@ -82,8 +83,13 @@ def add_replay(train: TrainingData, share: float, general: TrainingData) -> Conc
 
 
 def num_replayed(train: TrainingData, share: float) -> int:
-    """How many general examples make `share` of all."""
-    return max(1, round(len(train) * share / (1 - share)))
+    """How many general examples make `share` of all, one at least."""
+    return max(1, num_general(len(train), share))
+
+
+def num_general(num_answers: int, share: float) -> int:
+    """How many general examples beside so many answers make `share` of all."""
+    return round(num_answers * share / (1 - share))
 
 
 def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: bool) -> TrainingData:
