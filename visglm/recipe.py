@@ -21,8 +21,8 @@ RULES: Mapping[str, Rule] = {
     "held_out": Rule(float, 0.0, 0.5, optional=True), "prompt": TEXT, "replay": Rule(float, 0.0, 0.9, optional=True),
     "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0), "allow_outside": SWITCH, "max_length": COUNT,
     "epochs": Rule(float, 0.0, 10_000.0, optional=True), "max_steps": COUNT, "batch_size": Rule(int, 1, 65_536),
-    "accumulation": Rule(int, 1, 65_536), "learning_rate": RATE, "vision_rate": RATE, "qformer_rate": RATE,
-    "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
+    "accumulation": Rule(int, 1, 65_536, optional=True), "learning_rate": RATE, "vision_rate": RATE,
+    "qformer_rate": RATE, "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
     "clip": Rule(float, 0.0, 1000.0), "towers": TEXT, "rank": Rule(int, 1, 1024), "alpha": Rule(float, 0.01, 10_000.0),
     "dropout": Rule(float, 0.0, 0.9), "layers": TEXT, "targets": TEXT, "prefix_tokens": Rule(int, 1, 512),
     "precision": Rule(str, names=("auto", "float32", "bf16", "fp16")), "gradient_checkpointing": SWITCH,
@@ -40,12 +40,14 @@ class Defaults(NamedTuple):
     held_out: float
     replay: float
     epochs: float
+    accumulation: int
 
 
 # Of so many answers to learn or fewer, every one is needed, and what was known is in danger: a twentieth kept apart
 # would be too few to tell anything by.
 FEW = 200
-FOR_FEW, FOR_MANY = Defaults(held_out=0.0, replay=2 / 3, epochs=40.0), Defaults(held_out=0.05, replay=0.0, epochs=3.0)
+FOR_FEW = Defaults(held_out=0.0, replay=2 / 3, epochs=80.0, accumulation=3)
+FOR_MANY = Defaults(held_out=0.05, replay=0.0, epochs=3.0, accumulation=1)
 
 
 @dataclass
@@ -68,10 +70,11 @@ class FinetuneArguments:
         allow_outside: whether rows of a file may name pictures outside of its folder, by absolute paths, .. or links.
         max_length: longest prompt and answer, in tokens, image slots included; by default the model's context.
         epochs: passes over the data; by default 3, and where at most 200 answers are taught as many as it takes until
-            every one is given as taught, at most 40.
+            every one is given as taught, at most 80.
         max_steps: optimizer steps, in place of epochs.
         batch_size: examples per process that go through the model at once.
-        accumulation: batches whose gradients make one optimizer step.
+        accumulation: batches whose gradients make one optimizer step; by default 1, and where at most 200 answers are
+            taught 3: steps by few examples move what they do not speak of.
         learning_rate: highest rate of the schedule; by default, of a part of the network that is as wide as
             VisualGLM-6B's (text 4096, qformer 768, vision 1408), 2e-4 for lora and qlora, 1e-4 for qformer and 2e-5
             for full, and of another width that times (that width / this width) ** 0.775, after "LoRA Without Regret"
@@ -117,7 +120,7 @@ class FinetuneArguments:
     epochs: float | None = None
     max_steps: int | None = None
     batch_size: int = 4
-    accumulation: int = 1
+    accumulation: int | None = None
     learning_rate: float | None = None
     vision_rate: float | None = None
     qformer_rate: float | None = None

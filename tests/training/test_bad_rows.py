@@ -28,7 +28,8 @@ from visglm.training.formats import read_row
 from .samples import captions, picture, write_lines, write_pictures
 
 FAST: dict[str, Any] = {
-    "max_steps": 1, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 2,
+    "max_steps": 1, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none",
+    "rank": 2, "accumulation": 1,
     "num_samples": 2, "max_bad_rows": 0.5,
 }  # fmt: skip
 GOOD = json.dumps({"image": "pictures/0.png", "caption": "A disc."})

@@ -26,7 +26,8 @@ from visglm.training.saving import checkpoints, complete, is_complete
 from .samples import captions, picture, write_lines
 
 FAST: dict[str, Any] = {
-    "max_steps": 4, "every": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 4,
+    "max_steps": 4, "every": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none",
+    "rank": 4, "accumulation": 1,
     "learning_rate": 5e-3, "num_samples": 2, "replay": 0.0,
 }  # fmt: skip
 

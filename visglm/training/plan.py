@@ -105,12 +105,12 @@ def make_plan(
     precision = pick_precision(settings.precision, model.device)
     output_dir = Path(settings.output_dir).expanduser()
     resumed = find_resumed(output_dir, settings)
-    if resumed is not None:
-        check_resumed(resumed, adapters, settings)
     limit = min(settings.max_length or 1 << 30, model.config.text_config.max_position_embeddings)
     renderer = Renderer(processor, limit)
     asked = settings
     train, held_out, counts, settings = read_data(data, settings, renderer)
+    if resumed is not None:
+        check_resumed(resumed, adapters, settings)
     is_main = int(os.environ.get("RANK", 0)) == 0
     samples = sample_held_out(held_out, answer) if is_main and held_out is not None else []
     taught: list[Sample] = []
