@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format test-browser screenshots test-slow test-gpu test-sat test-oldest constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow test-gpu test-sat test-oldest constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -18,6 +18,7 @@ STATE := $(shell (pwd; cat pyproject.toml constraints.txt; \
 CORE := .venv/.core-$(STATE)
 DEV := .venv/.dev-$(STATE)
 APP := .venv/.app-$(STATE)
+DOCS := .venv/.docs-$(STATE)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +46,11 @@ format: $(DEV)  ## mend what `make lint` says about style
 	@$(VENV_PYTHON) -m ruff check --fix .
 	@$(VENV_PYTHON) -m ruff format .
 
-test-browser: $(DEV) $(APP)  ## run the tests of the page, those that drive Chromium included
-	@$(VENV_PYTHON) -m pytest tests/demos -m "browser or not browser" --timeout 600 -s
+docs: $(DOCS)  ## build the documentation site into build/site; any warning is an error
+	@$(VENV_PYTHON) docs/build.py
+
+test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site, those that drive Chromium included
+	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py -m "browser or not browser" --timeout 600 -s
 
 screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (needs Chromium)
 	@$(VENV_PYTHON) -m tests.demos.screenshots docs/screenshots
@@ -87,6 +91,11 @@ $(DEV):
 	@.ci/install .venv '.[$(EXTRAS)]' constraints.txt
 	@rm -f .venv/.core-* .venv/.dev-*
 	@touch $(CORE) $@
+
+$(DOCS):
+	@.ci/install .venv '.[docs]' constraints.txt
+	@rm -f .venv/.docs-*
+	@touch $@
 
 $(APP):
 	@.ci/install .venv '.[demo,finetune]' constraints.txt

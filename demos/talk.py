@@ -166,6 +166,10 @@ def draw_question(page: Page, index: int, exchange: Exchange) -> None:
         with st.container(horizontal=True, key=f"shown_{index}", gap="small"):
             for picture in exchange.pictures:
                 pictures.shown(picture, 220 if len(exchange.pictures) == 1 else 120, say)
+        number = sum(len(each.pictures) for each in state.exchanges[: index + 1])
+        most = page.vlm.model.config.max_pictures
+        if most is not None and number > most:
+            st.caption(say("many_pictures", most=most, number=number))
     if state.editing == index:
         with st.form(f"edit_form_{index}", border=False):
             text = st.text_area(say("edit"), exchange.question, label_visibility="collapsed", key=f"edit_text_{index}")

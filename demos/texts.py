@@ -161,6 +161,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "对话太长，模型装不下了。开始新的对话，或少用几张图片。",
         "The conversation is too long for the model. Start a new one, or show fewer pictures.",
     ),
+    "many_pictures": (
+        "这个模型只学过 {most} 张图片的对话，这里有 {number} 张，可能会混淆。换一张图片请开始新对话。",
+        "This model was taught talks with {most} picture; here are {number}, which it may mix up. "
+        "Start a new conversation for another picture.",
+    ),
     "failed": ("这次没能回答：{problem}", "No answer this time: {problem}"),
     # keeping
     "conversation": ("这次对话", "This conversation"),

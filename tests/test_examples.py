@@ -75,3 +75,12 @@ def test_quickstart_runs_and_shows_what_it_showed(vlm, this_python):
     [shown] = notebook.cells[3].outputs
     assert "<img" in shown["data"]["text/html"]
     assert str(vlm.chat(EXAMPLES / "cat.png", "这是什么？")) in shown["data"]["text/html"]
+
+
+def test_the_lesson_copied_elsewhere_says_what_it_needs(monkeypatch, tmp_path):
+    notebook = nbformat.read(EXAMPLES / "finetune.ipynb", as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VISGLM_EMOJI", raising=False)
+    with pytest.raises(FileNotFoundError, match="run this in examples/ of the repository.*VISGLM_EMOJI"):
+        exec(first.source, {})

@@ -288,7 +288,7 @@ def test_things_show_what_they_are(vlm, picture, adapter):
     assert repr(stream) == "<ReplyStream: open, 0 characters read>"
     text = "".join(stream)
     assert repr(stream) == f"<ReplyStream: ended, {len(text)} characters read>"
-    assert repr(stream.reply.history) == "History(1 turns, 1 pictures, language='auto')"
+    assert repr(stream.reply.history).startswith("History(1 turn, 1 picture, language='auto', last: ")
     assert len(repr(stream.reply)) < 400
 
 

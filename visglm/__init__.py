@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .imports import collector_paused
+
 if TYPE_CHECKING:
     from .chat import VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
@@ -71,7 +73,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'visglm' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    with collector_paused():
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:
@@ -93,5 +97,6 @@ def _prepare_notebook() -> None:
 
 
 if not _is_command_line():
-    _prepare_notebook()
-    from . import auto, drop_in  # noqa: F401 (imported for what they register)
+    with collector_paused():
+        _prepare_notebook()
+        from . import auto, drop_in  # noqa: F401 (imported for what they register)

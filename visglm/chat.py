@@ -125,10 +125,12 @@ class VisGLM:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the text model; the processor's."""
         return self.processor.tokenizer
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return self.model.device
 
     @property
@@ -173,7 +175,8 @@ class VisGLM:
             base: folder or hub id of the model that an adapter was trained over, where the one that the adapter names
                 is not on this machine.
             quantize: "int8", "int4" or "nf4": pack the text model's weights as they are read (`visglm.quant`). A
-                quantized checkpoint, THUDM's own among them, is loaded as it is, without this; with its own scheme
+                quantized checkpoint, THUDM's own among them, is loaded as it is, without this (and read from its files
+                as long as the model lives: replace them, but do not write into them); with its own scheme
                 here, what it keeps in 16 bits (THUDM's: embeddings and head) is packed too.
             quantize_vision: pack the ViT and the Q-Former too.
             allow_urls: fetch pictures named by a URL; public addresses only.
@@ -253,7 +256,8 @@ class VisGLM:
             settings: as the fields of `visglm.recipe.FinetuneArguments`.
 
         Raises:
-            DataError: too much of the data is unusable. ConfigError: a setting is wrong.
+            DataError: too much of the data is unusable.
+            ConfigError: a setting is wrong.
             TrainingError: it does not fit into memory, or the loss is zero or not a number.
             BusyError: it is being fine-tuned already, in another thread.
         """
@@ -321,7 +325,12 @@ class VisGLM:
             prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
-            max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see `Sampling`.
+            max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
+            temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
+            top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
+            top_k: sample among this many likeliest tokens; 0 for all.
+            repetition_penalty: above 1 makes tokens that occurred before less likely.
+            seed: makes sampling repeatable.
 
         Raises:
             ImageError: a picture was refused or cannot be read.

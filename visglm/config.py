@@ -78,18 +78,21 @@ def reject_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None:
 class VisGLMVisionConfig(PreTrainedConfig):
     """The image encoder: timm's `VisionTransformer` with a class token.
 
-    Args:
+    Attributes:
         image_size: side of the square picture the position embedding was made for, in pixels. Other sizes
             are interpolated at run time.
         patch_size: side of one patch, in pixels; with a stem, the stem's total stride.
         intermediate_size: width of the feed-forward layers.
-        layer_norm_eps: of the blocks. `final_layer_norm_eps`: of the norm after the last block.
+        layer_norm_eps: of the blocks.
+        final_layer_norm_eps: of the norm after the last block.
         stem: name of a timm convolutional network whose feature map of stride `patch_size` takes the place of the
             linear patches (a hybrid ViT: it learns from far fewer pictures), or None.
         recogniser: name of a timm classification network, with its head, that looks at every picture beside the ViT and
             tells in visual tokens of its own what it takes it for (see `visglm.vision.Recogniser`), or None.
-        num_classes: of the recogniser's head. num_names: by which they are told, several classes by one name, perhaps.
-        num_guesses: how many of the likeliest names are told. tokens_per_guess: visual tokens for each.
+        num_classes: of the recogniser's head.
+        num_names: by which its classes are told, several classes by one name, perhaps.
+        num_guesses: how many of the likeliest names are told.
+        tokens_per_guess: visual tokens for each of them.
     """
 
     model_type = "visglm_vision"
@@ -151,11 +154,13 @@ class VisGLMVisionConfig(PreTrainedConfig):
 class ChatGLMConfig(PreTrainedConfig):
     """The text model of ChatGLM-6B: prefix-LM, two-plane rotary positions, post-LayerNorm.
 
-    Args:
+    Attributes:
         max_position_embeddings: longest prompt plus answer the model was trained on, in tokens.
         layer_norm_eps: of every LayerNorm.
-        bos_token_id: `<sop>`, starts the answer. `eos_token_id`: `<eop>`, ends it.
-        mask_token_id, gmask_token_id: `[MASK]` and `[gMASK]`, the blanks an answer can fill.
+        bos_token_id: `<sop>`, starts the answer.
+        eos_token_id: `<eop>`, ends it.
+        mask_token_id: `[MASK]`, a blank of a few words.
+        gmask_token_id: `[gMASK]`, the blank that an answer fills.
     """
 
     model_type = "visglm_chatglm"
@@ -193,6 +198,7 @@ class ChatGLMConfig(PreTrainedConfig):
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
 
@@ -206,13 +212,14 @@ TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
 class VisGLMConfig(PreTrainedConfig):
     """ViT, Q-Former and text model in one.
 
-    Args:
+    Attributes:
         vision_config: `VisGLMVisionConfig`, or None for a text-only model (then `qformer_config` is None too).
         qformer_config: `Blip2QFormerConfig` of transformers; its `encoder_hidden_size` follows the ViT.
         text_config: configuration of a registered text backbone (`visglm.text.BACKBONES`).
         num_query_tokens: image slots (visual tokens) per picture, those of a recogniser included.
         image_token_id: id at every image slot; never a text token, a pad token least of all.
         prompt_style: name in `visglm.prompt.PROMPT_STYLES`.
+        max_pictures: in a conversation, as it was taught; None for any number. More are answered with a warning.
         quantization: how the weights are packed, as `visglm.quant.Quantization` records it; None in 16 or 32 bits.
     """
 
@@ -229,6 +236,7 @@ class VisGLMConfig(PreTrainedConfig):
     num_query_tokens: int = 32
     image_token_id: int | None = None
     prompt_style: str = "visualglm"
+    max_pictures: int | None = None
     quantization: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
 
@@ -254,6 +262,8 @@ class VisGLMConfig(PreTrainedConfig):
             raise ConfigError("vision_config and qformer_config come together: give both, or neither for text only.")
         if not is_count(self.num_query_tokens):
             raise ConfigError(f"num_query_tokens must be a whole number from 1 on; got {self.num_query_tokens!r}.")
+        if self.max_pictures is not None and not is_count(self.max_pictures):
+            raise ConfigError(f"max_pictures must be a whole number from 1 on, or None; got {self.max_pictures!r}.")
         for part in (self, self.qformer_config, self.text_config):
             if part is not None:
                 check_ranges(part)

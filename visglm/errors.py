@@ -35,6 +35,10 @@ class ContextLengthError(PromptError):
     """A prompt and its answer do not fit into the model's context."""
 
 
+class PicturesWarning(UserWarning):
+    """A conversation has more pictures than the model was taught with."""
+
+
 class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 

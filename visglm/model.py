@@ -117,8 +117,25 @@ class VisGLMModel(VisGLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         image_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> VisGLMOutput:
+        """Hidden states of text into which visual tokens are put where its image slots are.
+
+        Args:
+            input_ids: `[batch, length]`, one `image_token_id` for each visual token.
+            pixel_values: `[num_images, 3, height, width]`, the pictures of all rows in order.
+            attention_mask: `[batch, length]`, 0 where a row is padded.
+            position_ids: as the text model counts them (ChatGLM: `[2, batch, length]`); by default those of a prompt.
+            token_type_ids: `[batch, length]`, of a prefix-LM: 0 for the prompt, read both ways, 1 for an answer.
+            past_key_values: what was computed of the tokens before.
+            inputs_embeds: in place of `input_ids`.
+            image_embeds: `[num_images, num_query_tokens, hidden_size]`, in place of `pixel_values`.
+            use_cache: whether to return `past_key_values`.
+            kwargs: what the text model takes beside.
+
+        Raises:
+            PromptError: image slots and pictures do not match, or the same is given in two ways.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise PromptError("give exactly one of input_ids and inputs_embeds.")
         if pixel_values is not None and image_embeds is not None:
@@ -168,6 +185,7 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """As `VisGLMModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
     def forward(
@@ -186,7 +204,8 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs,
     ) -> VisGLMOutput:
-        """
+        """Logits of the next token, and the loss where there are labels; what is not named here is as in `VisGLMModel`.
+
         Args:
             labels: `[batch, length]`, token ids, -100 where nothing is learnt. Only answers may be supervised: prefix
                 tokens see the future.
@@ -305,6 +324,7 @@ class VisGLMForConditionalGeneration(VisGLMPreTrainedModel, GenerationMixin):
         return super()._assisted_decoding(*args, assistant_model=assistant_model, **kwargs)
 
     def create_masks_for_generate(self, config, *args, **kwargs):
+        """The 4-D mask for static caches, which the text model makes."""
         return self.model.text.create_masks_for_generate(config, *args, **kwargs)
 
     def _prefill(self, input_ids, generation_config, *args, **kwargs):

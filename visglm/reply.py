@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import PromptError
+from .errors import PromptError, shown
 from .prompt import Turn, messages_to_turns
 
 EXPECTED = 'Expected a reply\'s history, (question, answer) pairs, or messages {"role": …, "content": …}.'
@@ -71,7 +71,24 @@ class History:
         return hash((self.turns, self.language, self.source))
 
     def __repr__(self) -> str:
-        return f"History({len(self.turns)} turns, {self.num_images} pictures, language={self.language!r})"
+        counts = f"{count(len(self.turns), 'turn')}, {count(self.num_images, 'picture')}, language={self.language!r}"
+        if not self.turns:
+            return f"History({counts})"
+        last = self.turns[-1]
+        return f"History({counts}, last: {shown(last.question)} → {shown(last.answer)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: who said what. The pictures are not kept, only what the network saw in them."""
+        lines = []
+        for turn in self.turns:
+            pictures = f" <i>({count(turn.num_images, 'picture')})</i>" if turn.num_images else ""
+            lines.append(f"<dt>{html.escape(turn.question)}{pictures}</dt><dd>{html.escape(turn.answer or '')}</dd>")
+        return f"<dl>{''.join(lines)}</dl>" if lines else html.escape(repr(self))
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 picture" and "2 pictures"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:

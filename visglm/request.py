@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .config import VisGLMConfig
-from .errors import PromptError
+from .errors import PicturesWarning, PromptError
 from .pictures import ImageLimits, load_images
 from .prompt import Rendered, Turn, fit, render, render_blank
 from .reply import History
@@ -74,6 +75,8 @@ def prepare(
             f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
         )
     turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
+    if pictures:
+        warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language
     rendered = render(
         turns,
@@ -84,6 +87,18 @@ def prepare(
     )
     fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
     return Prompt(turns, rendered, past.image_embeds, pictures, language, 0.0)
+
+
+def warn_of_pictures(num_images: int, config: VisGLMConfig) -> None:
+    """Say so where a conversation has more pictures than the model was taught with: it answers, and mixes them up."""
+    if config.max_pictures is not None and num_images > config.max_pictures:
+        were = "one picture" if config.max_pictures == 1 else f"{config.max_pictures} pictures"
+        warnings.warn(
+            f"this model was taught with {were} in a conversation, and this one has {num_images}: it may mix them up. "
+            "Ask about each picture in a conversation of its own.",
+            PicturesWarning,
+            stacklevel=2,
+        )
 
 
 def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[], str]) -> None:

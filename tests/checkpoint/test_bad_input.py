@@ -178,3 +178,19 @@ def test_numbers_that_are_none_are_found(tmp_path):
     save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
     bad = [check for check in inspect(open_source(tmp_path / "model")) if not check.good]
     assert [check.found for check in bad] == ["not finite in lm_head.weight"]
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_two_tensors_that_the_configuration_makes_one(folder, tmp_path, equal):
+    """A head of its own is not silently replaced by the embeddings; one that equals them is no fault."""
+    native = tmp_path / "native"
+    convert(open_source(folder), native, "native")
+    edit(native / "config.json", lambda fields: fields["text_config"].update(tie_word_embeddings=True))
+    weights = load_file(native / "model.safetensors")
+    assert not torch.equal(weights["lm_head.weight"], weights["model.text.embed_tokens.weight"])
+    if equal:
+        weights["lm_head.weight"] = weights["model.text.embed_tokens.weight"].clone()
+        save_file(weights, native / "model.safetensors", {"format": "pt"})
+        assert VisGLM.from_pretrained(native, device="cpu").chat(None, "Hello", max_new_tokens=2).text is not None
+    else:
+        assert any("'tie_word_embeddings' is true" in problem for problem in refused(native).problems)

@@ -14,6 +14,7 @@ from visglm import VisGLM
 from visglm.cli import main
 from visglm.errors import CheckpointError, ConfigError
 from visglm.quant import QuantizedEmbedding, QuantizedLinear
+from visglm.quant.memory import stretch_of
 from visglm.quant.schemes import SCHEMES
 
 LINEARS = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
@@ -149,3 +150,20 @@ def test_a_missing_scale_is_named(folders, tmp_path):
     torch.save(content, shard)
     with pytest.raises(CheckpointError, match=f"missing: {lost}"):
         VisGLM.from_pretrained(tmp_path / "model", **CPU)
+
+
+def test_packed_weights_stay_in_the_files_they_were_saved_to(tmp_path):
+    """Loading copies none of them; a folder may be saved over, and what is written over a weight is not in the file."""
+    folder = tmp_path / "int8"
+    VisGLM.from_pretrained(GOLDEN_HF, device="cpu", quantize="int8").save_pretrained(folder)
+    vlm = VisGLM.from_pretrained(folder, device="cpu")
+    linears = [module for module in vlm.model.modules() if isinstance(module, QuantizedLinear)]
+    assert linears and all(stretch_of(linear.weight) is not None for linear in linears)
+    before = [linear.weight.clone() for linear in linears]
+    vlm.save_pretrained(folder)
+    assert all(torch.equal(linear.weight, weight) for linear, weight in zip(linears, before, strict=True))
+    linears[0].weight.zero_()
+    assert stretch_of(linears[0].weight) is None  # nobody may forget it
+    again = VisGLM.from_pretrained(folder, device="cpu")
+    found = [module.weight for module in again.model.modules() if isinstance(module, QuantizedLinear)]
+    assert all(torch.equal(one, other) for one, other in zip(found, before, strict=True))

@@ -56,7 +56,7 @@ def test_a_setting_out_of_range_is_an_error(loaded, capsys):
 
 def test_urls_are_refused_unless_allowed(loaded, capsys):
     assert main(["chat", "https://example.com/cat.png", "-q", "What?"]) == 1
-    assert "allow_urls" in capsys.readouterr().err
+    assert "Pass --allow-urls" in capsys.readouterr().err
 
 
 def test_a_line_that_is_no_text_is_told_and_the_next_is_asked(loaded, vlm, monkeypatch, capsys):

@@ -252,6 +252,14 @@ class Browser:
 
         until(is_sent, "the box to send, which it does not while a picture is on its way")
 
+    def said(self) -> list[str]:
+        """What both have said, the page's visible text: read at once, for the page may be drawn anew at any moment."""
+        return self.script("return [...document.querySelectorAll('.said')].map(element => element.innerText)")
+
+    def send(self, css: str, keys: str, number: int = -1) -> None:
+        """Type into an element, or give it files."""
+        until(lambda: self.find(css, number).send_keys(keys) or True, f"{css} to take it")
+
     def ask(self, text: str) -> str:
         """Ask, wait for the whole answer, and return it."""
         before = len(self.all(".said"))
@@ -259,11 +267,11 @@ class Browser:
         until(lambda: len(self.all(".said")) >= before + 2, "the answer")
         until(lambda: not self.all(".cursor"), "the end of the answer", 2 * PATIENCE)
         self.settle()
-        return self.all(".said")[-1].text
+        return self.said()[-1]
 
     def upload(self, path: Path) -> None:
         """Through the first uploader of the main page."""
-        self.find("[data-testid=stMain] [data-testid=stFileUploaderDropzoneInput]", 0).send_keys(str(path))
+        self.send("[data-testid=stMain] [data-testid=stFileUploaderDropzoneInput]", str(path), 0)
 
     def paste(self, png: bytes) -> None:
         box = self.find("[data-testid=stChatInputTextArea]")
@@ -282,7 +290,7 @@ class Browser:
                 box.send_keys(label + Keys.ENTER)
 
     def text(self) -> str:
-        return self.find("body").text
+        return self.script("return document.body.innerText")
 
     def shoot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

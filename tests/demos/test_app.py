@@ -470,3 +470,15 @@ def test_lessons_wait_for_each_other_and_can_leave_the_queue(tmp_path, monkeypat
     for lesson in (*lessons, other):
         lesson.join(30)
     assert sorted(order) == ["first", "other", "third"] and order.index("first") < order.index("third")
+
+
+def test_a_second_picture_is_told_where_the_model_was_taught_one(open_page, model, monkeypatch):
+    monkeypatch.setattr(model.model.config, "max_pictures", 1)
+    page = ask(open_page(), "What is this?", ("disc.png", encode(disc())))
+    assert "mix" not in captions(page) and "混淆" not in captions(page)
+    page = ask(page, "And this?", ("disc.png", encode(disc())))
+    assert "mix" in captions(page) or "混淆" in captions(page)
+
+
+def captions(page: AppTest) -> str:
+    return " ".join(caption.value for caption in page.caption)

@@ -105,7 +105,7 @@ def test_what_it_looked_at(browser, picture):
     before = len(browser.all("[data-testid=stMain] [data-testid=stImage] img"))
     browser.press(".st-key-heat input")
     until(lambda: len(browser.all("[data-testid=stMain] [data-testid=stImage] img")) > before, "the heat map")
-    assert en("heat_caption") in browser.find("[data-testid=stMain]").text
+    assert en("heat_caption") in browser.text()
     browser.settle()
     browser.shoot(ARTIFACTS / "heat.png")
     browser.press(".st-key-heat input")
@@ -132,7 +132,7 @@ def test_an_answer_streams_and_can_be_stopped(browser, babbler):
     browser.click(".st-key-stop button")
     until(lambda: en("stopped") in browser.text(), "the page to say that it was stopped")
     browser.settle()
-    answer = browser.all(".said")[-1].text
+    answer = browser.said()[-1]
     assert answer.startswith(first[:5]) and not browser.all(".cursor")
     browser.shoot(ARTIFACTS / "stopped.png")
 

@@ -45,17 +45,13 @@ def talked(browser, address, tmp_path) -> Browser:
     return browser
 
 
-def said(browser: Browser) -> list[str]:
-    return [element.text for element in browser.all(".said")]
-
-
 def kept(address) -> bytes:
     """All that lies on the disk, whatever the files are called."""
     return b"".join(path.read_bytes() for path in address.data.rglob("*") if path.is_file())
 
 
 def test_a_saved_conversation_is_on_the_disk_and_loads_again(talked, address, tmp_path):
-    before = said(talked)
+    before = talked.said()
     talked.click(".st-key-save_json button")
     file = talked.downloaded("*.json")
     saved = from_json(file.read_bytes())
@@ -65,22 +61,22 @@ def test_a_saved_conversation_is_on_the_disk_and_loads_again(talked, address, tm
     text = talked.downloaded("*.md").read_text("utf-8")
     assert "Where is the disc?" in text and "data:image/jpeg;base64," in text
     talked.press(".st-key-new button")
-    assert not said(talked)
-    talked.find(".st-key-loader [data-testid=stFileUploaderDropzoneInput]").send_keys(str(file))
-    until(lambda: said(talked) == before, "the conversation as it was")
+    assert not talked.said()
+    talked.send(".st-key-loader [data-testid=stFileUploaderDropzoneInput]", str(file))
+    until(lambda: talked.said() == before, "the conversation as it was")
     until(lambda: talked.shows("[class*=st-key-shown_] img") or talked.sees("Where is the disc?"), "it to be seen")
     file.unlink()
 
 
 def test_a_reload_keeps_the_conversation(talked):
-    before = said(talked)
+    before = talked.said()
     talked.reload()
-    until(lambda: said(talked) == before, "the conversation as it was")
+    until(lambda: talked.said() == before, "the conversation as it was")
     assert talked.all("[class*=st-key-shown_] img")
     until(lambda: talked.sees("Where is the disc?"), "its end to be in view")
     talked.ask("And now?")
     talked.reload()
-    until(lambda: "And now?" in said(talked), "what was said after the first reload")
+    until(lambda: "And now?" in talked.said(), "what was said after the first reload")
 
 
 def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_said(browser, address, babbler):  # noqa: F811
@@ -89,19 +85,19 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_said(browser, addres
     browser.say("Tell me everything.")
     browser.find(".said:not(.waiting) .cursor")
     browser.reload()
-    until(lambda: "Tell me everything." in said(browser), "the question")
+    until(lambda: "Tell me everything." in browser.said(), "the question")
     until(lambda: browser.sees(en("stopped")), "the page to say that the answer was stopped")
     assert browser.all(".st-key-regenerate button")
 
 
 def test_talks_are_listed_and_opened_again(talked):
-    before = said(talked)
+    before = talked.said()
     talked.press(".st-key-new button")
-    assert not said(talked)
+    assert not talked.said()
     until(lambda: talked.shows("[class*=st-key-talk_] button", 0), "the list of talks")
     assert "What is this?" in talked.all("[class*=st-key-talk_] button")[0].text
     talked.press("[class*=st-key-talk_] button", 0)
-    assert said(talked) == before
+    assert talked.said() == before
     until(lambda: talked.sees("Where is the disc?"), "the end of it in view")
 
 
@@ -121,7 +117,7 @@ def test_a_deleted_talk_is_gone_from_the_disk_and_comes_back_by_undo(browser, ad
     browser.press(".st-key-undo button")
     assert is_kept()
     browser.press("[class*=st-key-talk_] button", 0)
-    assert "Is this about the seventeenth elephant?" in said(browser)
+    assert "Is this about the seventeenth elephant?" in browser.said()
 
 
 def test_another_visitor_sees_none_of_it(talked, address):
@@ -129,7 +125,7 @@ def test_another_visitor_sees_none_of_it(talked, address):
     assert "talk=" in where
     with Browser() as other:
         other.open(where)
-        assert not said(other)
+        assert not other.said()
         assert not other.all("[class*=st-key-talk_] button")
 
 
@@ -151,4 +147,4 @@ def test_nothing_is_kept_where_that_is_off():
         assert not kept(address)
         browser.press(".st-key-new button")
         browser.press("[class*=st-key-talk_] button", 0)
-        assert "What is this?" in said(browser), "until the page is closed there is a list all the same"
+        assert "What is this?" in browser.said(), "until the page is closed there is a list all the same"

@@ -19,6 +19,9 @@ pytestmark = needs_browser
 en = speak("en")
 EMOJI = Path(__file__).parents[2] / "finetune/emoji/pictures/noto"
 NAMES = ("zorp", "blik")
+UPLOADS = """
+return performance.getEntriesByType("resource").filter((entry) => entry.name.includes("upload_file")).length;
+"""
 BOX = "[class*=st-key-name_] input"
 
 
@@ -46,7 +49,8 @@ def test_six_pictures_of_two_names_are_learnt_and_the_page_answers_with_them():
         browser.choose("model_main", "lesson-1")
         for picture, name in zip(pictures, names, strict=True):
             browser.press(".st-key-new button")
+            before = browser.script(UPLOADS)
             browser.find("[data-testid=stBottom] input[type=file]").send_keys(str(picture))
-            browser.find("[class*=st-key-tray_] img")
+            until(lambda before=before: browser.script(UPLOADS) > before, "the picture to be there")
             browser.settle()
             assert browser.ask("What is this?") == name

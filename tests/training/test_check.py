@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from visglm.training.containers import open_rows
 from visglm.training.formats import read_row
 
 from .samples import captions, write_pictures
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -56,20 +53,6 @@ def test_every_kind_of_problem_is_found_with_its_line(bad_file, capsys):
         assert any(f"bad.jsonl:{line}:" in row and text in row for row in out.splitlines()), (kind, out)
     assert "1 answers are longer than 200 tokens" in out
     assert "█" in out
-
-
-def test_the_readme_shows_what_is_printed_for_the_bad_file_beside_it(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    readme = (ROOT / "finetune/README.md").read_text("utf-8")
-    command, shown = re.findall(r"```console\n\$ visglm (data check [^\n]*)\n(.*?)```", readme, re.DOTALL)[0]
-    assert main(command.split()) == 3
-    printed = capsys.readouterr().out
-    # How many tokens a text takes is the tokenizer's affair, and what becomes of the histogram.
-    found, wanted = (
-        [re.sub(r"takes \d+ tokens", "takes N tokens", line) for line in text.partition("tokens per")[0].splitlines()]
-        for text in (printed, shown)
-    )
-    assert found == wanted
 
 
 def test_good_data_is_clean(tmp_path, capsys):

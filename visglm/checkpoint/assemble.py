@@ -20,7 +20,8 @@ from ..untrusted import told
 from .source import Source
 
 # `prepare(name, module, tensor)` sees each tensor, on its device and as it is stored, with the module that owns it, and
-# returns True if it has put it there in its own way (a packed weight, say). It may be a view of a file: keep a copy.
+# returns True if it has put it there in its own way (a packed weight, say). It may be a view of a file: keep a copy,
+# unless `quant.memory.stretch_of` says that the mapping stays.
 Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
@@ -90,6 +91,7 @@ def fill(
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         # Even where nothing changes it is copied: a view of a file would die with the file.
         put(module, attribute, tensor.to(device, wanted, copy=True, memory_format=torch.contiguous_format))
+    check_ties(network, source)
     network.tie_weights()
     with told(source.path, "the configuration"):
         compute_buffers(network, device)
@@ -97,6 +99,22 @@ def fill(
     if left:
         raise CheckpointError(source.path, [f"missing: {name}" for name in left], "This is a defect of visglm.")
     network.eval()
+
+
+def check_ties(network: VisGLMForConditionalGeneration, source: Source) -> None:
+    """Tensors that are one by the configuration may lie in the files twice, but equal: tying lets one of them go.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if not network.config.tie_word_embeddings:
+        return
+    for name, other in network.all_tied_weights_keys.items():
+        first, second = network.get_parameter(name), network.get_parameter(other)
+        if not first.is_meta and not second.is_meta and not torch.equal(first, second):
+            names = f"{source.name_on_disk(name)} and {source.name_on_disk(other)}"
+            problem = f"config: 'tie_word_embeddings' is true, which makes {names} one tensor; they differ"
+            raise CheckpointError(source.path, [problem], "Nothing was loaded. Set it to false, or download it again.")
 
 
 def told_of(source: Source) -> Iterator[tuple[str, Tensor]]:

@@ -22,8 +22,7 @@ from .files import write_json
 from .layouts.legacy import HF_VISION, SAT_VISION
 from .layouts.native import NativeSource
 from .layouts.rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
-from .made import QuantizedSource
-from .source import Source
+from .source import Source, refuse_delta
 from .writer import ShardWriter, replacing
 
 
@@ -39,14 +38,7 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
     """
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to convert to; the formats are {', '.join(EXPORTS)}.")
-    original = source.source if isinstance(source, QuantizedSource) else source
-    if (delta := original.delta()) is not None:
-        way_out = (
-            "A P-Tuning prefix is no part of any weight: save_pretrained of the loaded model keeps both."
-            if "prefix" in delta.by_kind()
-            else f"Make one model of the two first: visglm merge {source.path} MERGED."
-        )
-        raise ConfigError(f"{source.path} holds an adapter over a base model, and would lose it. {way_out}")
+    refuse_delta(source)
     check(source, build(source.config))
     with replacing(folder) as partial:
         EXPORTS[to](source, partial)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..quant.memory import Stretch, forget, map_file
 from ..untrusted import DamagedFile
 
 SAFETENSORS_DTYPES = {
@@ -64,12 +65,22 @@ class SafetensorsReader:
             }
 
     def tensors(self, path: Path) -> Iterator[tuple[str, Tensor]]:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-        for name in names:  # opening takes a millisecond
-            with safe_open(path, "pt") as file:
-                tensor = file.get_tensor(name)
-            yield name, tensor
+        """Views of one mapping of the file, which a view may outlive: what packed weights are read from stays there.
+        safetensors maps the file for each tensor, and gives nothing by which pages could be let go."""
+        infos = self.infos(path)  # which checks the header, too
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_bytes))
+        mapping, start = map_file(path), 8 + header_bytes
+        for name, info in sorted(infos.items(), key=lambda item: header[item[0]]["data_offsets"]):
+            begin, end = header[name]["data_offsets"]
+            if begin == end:
+                yield name, torch.empty(info.shape, dtype=info.dtype)
+                continue
+            count = torch.Size(info.shape).numel()
+            yield name, torch.frombuffer(mapping, dtype=info.dtype, count=count, offset=start + begin).view(info.shape)
+            # Pages that were read count as memory of this process.
+            forget(Stretch(mapping, start + begin, end - begin))
 
 
 class PickleReader:

@@ -20,7 +20,7 @@ from ..tokenizers import ChatGLMTokenizer
 from .assemble import build
 from .files import TensorInfo
 from .processing import read_tokenizer
-from .source import Source
+from .source import Source, refuse_delta
 
 DRAWN = 2**20  # numbers drawn per tensor and then repeated: drawing all would take longer than writing them
 CONTROL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
@@ -92,10 +92,11 @@ class QuantizedSource(Source):
     """Another source whose weights are packed as they pass.
 
     Raises:
-        ConfigError: no such scheme, or the source is quantized already to another one.
+        ConfigError: no such scheme, the source is quantized already to another one, or an adapter lies over it.
     """
 
     def __init__(self, source: Source, scheme: str, vision: bool = False):
+        refuse_delta(source)
         super().__init__(source.path, copy.deepcopy(source.config))
         self.format = source.format
         self.source = source

@@ -49,6 +49,7 @@ def assemble_quantized(
     set_output_dtype(network, dtype)
     if dtype == torch.float32:
         store_vision(network)
-    fill(network, source, device=device, dtype=None, prepare=Writer(dtype), fingerprint=fingerprint)
+    with Writer(dtype) as writer:
+        fill(network, source, device=device, dtype=None, prepare=writer, fingerprint=fingerprint)
     network.generation_config = source.generation_config()
     return network

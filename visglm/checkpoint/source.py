@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from ..adapters import HERE, Delta, Home
 from ..config import VisGLMConfig
+from ..errors import ConfigError
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
 from .settings import read_generation
@@ -78,3 +79,20 @@ class Source(ABC):
     def is_lost(self, name: str) -> bool:
         """Whether a native name that is missing may be in a file that is among the `problems`."""
         return False
+
+
+def refuse_delta(source: Source) -> None:
+    """Tell that fine-tuning's changes would be lost, where only the base's tensors are read.
+
+    Raises:
+        ConfigError: there are such changes.
+    """
+    delta = source.delta()
+    if delta is None:
+        return
+    way_out = (
+        "A P-Tuning prefix is no part of any weight: save_pretrained of the loaded model keeps both."
+        if "prefix" in delta.by_kind()
+        else f"Make one model of the two first: visglm merge {source.path} MERGED."
+    )
+    raise ConfigError(f"{source.path} holds an adapter over a base model, and would lose it. {way_out}")

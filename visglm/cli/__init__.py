@@ -12,9 +12,14 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..errors import VisGLMError
+from ..errors import PicturesWarning, VisGLMError
+from .advice import flags_of, in_flags
+
+PACKAGE = __name__.partition(".")[0]
 
 # Name → one line of help, in the order `visglm --help` lists them.
 COMMANDS: dict[str, str] = {
@@ -36,11 +41,13 @@ COMMANDS: dict[str, str] = {
 def build_parser(named: str | None) -> argparse.ArgumentParser:
     """The parser of the whole command line, in which only the command `named` knows its arguments."""
     parser = argparse.ArgumentParser(prog="visglm", description="Chat about images in Chinese and English.")
+    parser.add_argument("--version", action="version", version=f"visglm {sys.modules[PACKAGE].__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, help_line in COMMANDS.items():
         subparser = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
         if name == named:
             importlib.import_module(f".{name}", __name__).configure(subparser)
+            subparser.set_defaults(flags=flags_of(subparser))
     return parser
 
 
@@ -51,10 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # As stderr does: a name or an answer that the terminal's encoding lacks is no reason to stop half-way.
         sys.stdout.reconfigure(errors="backslashreplace")
     parsed = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+    warnings.showwarning = show_warning  # type: ignore[assignment]
+    warnings.simplefilter("always", PicturesWarning)  # each answer that it is about
     try:
         return importlib.import_module(f".{parsed.command}", __name__).run(parsed)
     except VisGLMError as error:
-        print(f"visglm: {error}", file=sys.stderr)
+        print(f"visglm: {in_flags(str(error), parsed.flags)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("visglm: interrupted", file=sys.stderr)
@@ -62,3 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """Ours as a sentence; others' as Python writes them."""
+    ours = Path(filename).is_relative_to(Path(__file__).parents[1])
+    text = f"visglm: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
+    sys.stderr.write(text)

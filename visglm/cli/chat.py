@@ -7,12 +7,13 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import VisGLMError
 from ..sampling import Sampling
+from .advice import in_flags
 from .flags import add_language, add_model, add_settings, image_limits, load_model, read_settings, show_status
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     pictures = load_pictures(arguments.images, limits, arguments.allow_urls)  # before the model: what is wrong is told
     conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
     if arguments.question is None:
-        return converse(conversation)
+        return converse(conversation, arguments.flags)
     conversation.ask(arguments.question)
     return 0
 
@@ -149,7 +150,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def converse(conversation: Conversation) -> int:
+def converse(conversation: Conversation, flags: Mapping[str, str]) -> int:
     """Read questions and commands, from a person or from a pipe, until there are no more. A person has seen what went
     wrong and put it right; of a pipe, the exit status tells."""
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -177,7 +178,7 @@ def converse(conversation: Conversation) -> int:
             raise
         except (VisGLMError, OSError) as error:
             num_failed += 1
-            show_status(str(error))
+            show_status(in_flags(str(error), flags))
         except KeyboardInterrupt:
             show_status("\n(stopped)")
     return FAILED if num_failed and not prompt else 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from .flags import show_status
+from .flags import refuse_adapter, show_status
 
 FORMATS = ("native", "hf-legacy", "sat")  # checkpoint.EXPORTS, which --help must not wait for
 
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    refuse_adapter(arguments.source, f"visglm convert MERGED {shlex.quote(arguments.folder)} --to {arguments.to}")
     from .. import checkpoint
 
     source = checkpoint.open_source(arguments.source, arguments.tokenizer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import ConfigError, VisGLMError
 from ..sampling import Sampling
+from .advice import in_flags
 from .flags import add_language, add_model, add_settings, load_model, read_settings, show_status
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             show(json.dumps({"image": path, "error" if failed else "text": str(reply)}, ensure_ascii=False), sys.stdout)
         elif failed:
-            show(f"visglm: {reply}", sys.stderr)
+            show(f"visglm: {in_flags(str(reply), arguments.flags)}", sys.stderr)
         else:
             show(f"{path}: {reply}" if len(arguments.images) > 1 else str(reply), sys.stdout)
     if num_failed:

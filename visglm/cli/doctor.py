@@ -25,10 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    failed = []
+    failed: list[str] = []
     named = (arguments.path, arguments.tokenizer, arguments.base)
     checks = CHECKS if arguments.path is None else (lambda: check_checkpoint(*named),)
     for check in checks:
+        if failed and check in NEED_PACKAGES:
+            show_status("visglm: devices and answers were not looked at: mend what failed, and call this again.")
+            break
         for finding in check():
             # Names in a checkpoint's files are its author's.
             subject, found = ("\n".join(map(printable, text.split("\n"))) for text in (finding.subject, finding.found))
@@ -73,10 +76,14 @@ def version_of(name: str) -> str | None:
 
 
 def check_devices() -> Iterator[Finding]:
-    import torch
+    try:
+        import torch
 
-    from ..checkpoint import pick_device
-
+        from ..checkpoint import pick_device
+    except (ImportError, OSError) as error:  # OSError: of a library that it was built with
+        found = f"cannot be used ({str(error).splitlines()[0]}); install visglm again, in an environment of its own"
+        yield Finding("torch", found, False)
+        return
     capability = torch.backends.cpu.get_cpu_capability()
     yield Finding("cpu", f"{capability}, {torch.get_num_threads()} threads")
     for index in range(torch.cuda.device_count()):
@@ -114,3 +121,4 @@ def check_checkpoint(path: str, tokenizer: str | None, base: str | None) -> Iter
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_devices, check_answer)
+NEED_PACKAGES = (check_devices, check_answer)

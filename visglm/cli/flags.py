@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import ConfigError, printable
+from ..imports import collector_paused
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings")
 
 BASE_HELP = "folder or hub id of an adapter's base, where the one that it names is not on this machine"
+ADAPTER_FILES = ("visglm_adapter.json", "adapter_config.json")  # of `adapters`, for which nobody should wait
 # Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
 TYPES: Mapping[str, Any] = {"int": int, "float": float, "str": str}
 
@@ -109,8 +116,9 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     name = arguments.model or "visglm-tiny"
     show_status(f"Loading {name} …")
     started = time.perf_counter()
-    from ..chat import VisGLM
-    from ..quant import Quantization, count_weights
+    with collector_paused():
+        from ..chat import VisGLM
+        from ..quant import Quantization, count_weights
 
     vlm = VisGLM.from_pretrained(
         arguments.model,
@@ -128,6 +136,33 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
     size = f"{count_weights(vlm.model) / 1e6:,.1f} M parameters in {' and '.join(forms)}"
     show_status(f"{name}: {size} on {vlm.device}, loaded in {seconds:.1f} s.")
     return vlm
+
+
+def refuse_adapter(source: str, then: str) -> None:
+    """Tell about the folder of an adapter before anything heavy is loaded.
+
+    Args:
+        source: what the command was given. then: the command as it goes with MERGED in place of `source`.
+
+    Raises:
+        ConfigError: it is the folder of an adapter.
+    """
+    folder = Path(source).expanduser()
+    if not any((folder / name).is_file() for name in ADAPTER_FILES):
+        return
+    try:
+        method = json.loads((folder / ADAPTER_FILES[0]).read_text("utf-8")).get("method")
+    except (OSError, ValueError, AttributeError):  # PEFT's own, or a damaged one, about which merging says more
+        method = None
+    if method == "ptuning":
+        raise ConfigError(
+            f"{printable(source)} is an adapter, and its P-Tuning prefix is no part of any weight, so that it cannot "
+            "be merged either. It loads as it is, over its base."
+        )
+    raise ConfigError(
+        f"{printable(source)} is an adapter: merge it first. visglm merge {shlex.quote(source)} MERGED makes one model "
+        f"of it and its base; then {then}."
+    )
 
 
 def show_status(text: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from .flags import show_status
+from .flags import refuse_adapter, show_status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    refuse_adapter(
+        arguments.source, f"visglm quantize MERGED {shlex.quote(arguments.folder)} --scheme {arguments.scheme}"
+    )
     from .. import checkpoint
 
     source = checkpoint.open_source(arguments.source, arguments.tokenizer)

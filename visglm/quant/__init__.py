@@ -6,8 +6,10 @@ A quantized network says so in `config.quantization`, and is saved and loaded as
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,11 @@ from transformers import PreTrainedModel
 from ..config import VisGLMConfig
 from ..errors import ConfigError
 from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
-from .memory import give_back_memory
+from .memory import give_back_memory, stretch_of
 from .schemes import PARTS, SCHEMES
 
+Own = TypeVar("Own", bound="Settling")
+MOST_THREADS = 8  # that arrange weights side by side; each holds one of them twice
 LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a scale instead of 32
 
 __all__ = [
@@ -178,22 +182,56 @@ def use_products(network: PreTrainedModel, wanted: bool) -> None:
     They keep the weights once more, in an order of their own. Answers want them. Gradients do not pass through them, so
     training is better off without.
     """
-    for module in network.modules():
-        if isinstance(module, QuantizedLinear):
-            module.product = None
-            give_back_memory()
-            if wanted:
-                module.settle()
+    with Settling() as settling:
+        for module in network.modules():
+            if isinstance(module, QuantizedLinear):
+                module.product = None
+                give_back_memory()
+                if wanted:
+                    settling.add(module)
 
 
-class Writer:
+class Settling:
+    """Modules get ready for fast products side by side: a product arranges its weights on one thread. In a `with`, at
+    whose end all are ready, or the first error is raised."""
+
+    def __init__(self) -> None:
+        self._num_threads = min(torch.get_num_threads(), MOST_THREADS)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self: Own) -> Own:
+        self._pool = ThreadPoolExecutor(self._num_threads, "visglm-settle")
+        return self
+
+    def add(self, module: QuantizedLinear | QuantizedEmbedding) -> None:
+        """Begin with it, once there are few others before it: what waits takes memory."""
+        if len(self._waiting) > self._num_threads:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(settle, module))
+
+    def __exit__(self, kind: Any, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._waiting:
+                future.result()
+
+
+def settle(module: QuantizedLinear | QuantizedEmbedding) -> None:
+    """Get ready for products, and give back what that took."""
+    module.settle()
+    give_back_memory()
+
+
+class Writer(Settling):
     """The `prepare` of `checkpoint.assemble` for a network that is quantized or becomes so.
 
     Tensors must come in the dtype they are stored in. Packed modules take theirs, quantizing them if they are not yet;
-    everything else is copied in `dtype`, but for the linears that `store_vision` chose, which stay as they are.
+    everything else is copied in `dtype`, but for the linears that `store_vision` chose, which stay as they are. Numbers
+    that are packed and on a CPU already are not copied where they are views of a checkpoint's file.
     """
 
     def __init__(self, dtype: torch.dtype):
+        super().__init__()
         self.dtype = dtype
 
     def __call__(self, name: str, module: nn.Module, tensor: Tensor) -> bool:
@@ -202,10 +240,10 @@ class Writer:
             if attribute == "weight" and tensor.is_floating_point():
                 pack(module, tensor)
             else:
-                module._buffers[attribute] = tensor.clone(memory_format=torch.contiguous_format)
+                stays = stretch_of(tensor) is not None
+                module._buffers[attribute] = tensor if stays else tensor.clone(memory_format=torch.contiguous_format)
             if not (module.weight.is_meta or module.weight_scale.is_meta):
-                module.settle()
-                give_back_memory()
+                self.add(module)
             return True
         kept = not tensor.is_floating_point() or isinstance(module, StoredLinear)
         tensor = tensor.to(tensor.dtype if kept else self.dtype, copy=True, memory_format=torch.contiguous_format)
@@ -219,11 +257,12 @@ class Writer:
 @torch.no_grad()
 def quantize_network(network: PreTrainedModel, quantization: Quantization) -> None:
     """Quantize a network that is loaded already, in place, one weight at a time."""
-    for name, module in modules_of(network, quantization.parts).items():
-        twin = packed_twin(module, quantization, module.weight.dtype)
-        pack(twin, module.weight)
-        if isinstance(module, nn.Linear):
-            twin.bias = module.bias
-        network.set_submodule(name, twin)
-        twin.settle()
+    with Settling() as settling:
+        for name, module in modules_of(network, quantization.parts).items():
+            twin = packed_twin(module, quantization, module.weight.dtype)
+            pack(twin, module.weight)
+            if isinstance(module, nn.Linear):
+                twin.bias = module.bias
+            network.set_submodule(name, twin)
+            settling.add(twin)
     network.config.quantization = quantization.record()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory import forget, to_file
+from .memory import Stretch, forget, stretch_of, to_file
 from .products import PRODUCTS
 from .schemes import SCHEMES
 
@@ -128,12 +127,14 @@ class QuantizedEmbedding(nn.Embedding):
         self.group_size = group_size
         self.output_dtype = output_dtype
         register(self, num_embeddings, embedding_dim, device)
-        self.mapping: mmap.mmap | None = None
+        self.mapping: Stretch | None = None
 
     def settle(self) -> None:
         """Called when the weight is in place: on a CPU it goes to a file, of which a text reads few rows."""
         if self.weight.device.type == "cpu":
-            self.weight, self.mapping = to_file(self.weight)
+            before = stretch_of(self.weight)
+            self.weight, self.mapping = to_file(self.weight)  # of its own, as what was written over is not forgotten
+            forget(before)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         rows = input_ids.flatten()

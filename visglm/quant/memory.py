@@ -7,8 +7,9 @@ import functools
 import mmap
 import os
 import tempfile
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,43 @@ from torch import Tensor
 from ..errors import VisGLMError
 
 
-def to_file(tensor: Tensor) -> tuple[Tensor, mmap.mmap | None]:
+class Stretch(NamedTuple):
+    """Some bytes of a file that is mapped into memory."""
+
+    mapping: mmap.mmap
+    start: int
+    num_bytes: int
+
+
+# Address → a mapping of a checkpoint's file, as long as any tensor is a view of it.
+MAPPED: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """A file as memory, for tensors to be views of. Writing to them does not change the file."""
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    MAPPED[torch.frombuffer(mapping, dtype=torch.uint8, count=1).data_ptr()] = mapping
+    return mapping
+
+
+def stretch_of(tensor: Tensor) -> Stretch | None:
+    """Where in a checkpoint's file the numbers lie, if they do, and nobody has written over them since."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor._version:
+        return None
+    for address, mapping in MAPPED.items():
+        if 0 <= (start := tensor.data_ptr() - address) < len(mapping):
+            return Stretch(mapping, start, tensor.nbytes)
+    return None
+
+
+def in_file(tensor: Tensor) -> tuple[Tensor, Stretch | None]:
+    """As `to_file`, but what is a view of a checkpoint's file stays one."""
+    there = stretch_of(tensor)
+    return to_file(tensor) if there is None else (tensor, there)
+
+
+def to_file(tensor: Tensor) -> tuple[Tensor, Stretch | None]:
     """The same numbers in a temporary file, mapped: they take memory from when something reads them until `forget`.
 
     The file has no name, and its space is free again when the tensor is gone or the process ends. What is smaller than
@@ -40,13 +77,15 @@ def to_file(tensor: Tensor) -> tuple[Tensor, mmap.mmap | None]:
             f"({error.strerror or error}); as many as the weights take must fit there. Name a folder on a larger disk "
             "by the environment variable TMPDIR."
         ) from error
-    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape), mapping
+    return torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape), Stretch(mapping, 0, tensor.nbytes)
 
 
-def forget(mapping: mmap.mmap | None) -> None:
-    """Take the pages out of memory; whoever reads them again gets them from the file."""
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+def forget(stretch: Stretch | None) -> None:
+    """Take the pages out of memory; whoever reads them again gets them from the file. What was written over a view of a
+    checkpoint's file would be lost: `stretch_of` knows none of those."""
+    if stretch is not None and hasattr(mmap, "MADV_DONTNEED"):
+        outside = stretch.start % mmap.PAGESIZE  # of the page in which it begins
+        stretch.mapping.madvise(mmap.MADV_DONTNEED, stretch.start - outside, stretch.num_bytes + outside)
 
 
 def folder_of_files() -> str:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError, require
-from .memory import forget, to_file
+from .memory import forget, in_file, to_file
 
 
 class Product(ABC):
@@ -66,14 +66,15 @@ class OnnxProduct(Product):
     """ONNX Runtime's `MatMulNBits`. One session per weight, all on one pool of threads.
 
     The session keeps numbers and scales in an order of its own, and the sum of each group besides. Both as they were go
-    to files and are handed over from there: as parts of the ONNX model they would stay in memory once more.
+    to files, unless they are views of a checkpoint's, and are handed over from there: as parts of the ONNX model they
+    would stay in memory once more.
     """
 
     def __init__(self, linear: Any):
         runtime, options = onnx_runtime(), session_options()
         scale, scale_file = to_file(linear.weight_scale.float())
-        linear.weight, weight_file = to_file(linear.weight)
-        linear.weight_scale, _ = to_file(linear.weight_scale)
+        linear.weight, weight_file = in_file(linear.weight)
+        linear.weight_scale, linear_scale_file = in_file(linear.weight_scale)
         arrays = {
             "weight": linear.weight.numpy().reshape(linear.out_features, scale.shape[1], -1),
             "scale": scale.numpy().reshape(-1),
@@ -86,8 +87,8 @@ class OnnxProduct(Product):
             options.add_initializer(name, value)
         model = matmul_nbits(linear, arrays)
         self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        forget(weight_file)
-        forget(scale_file)
+        for file in (weight_file, scale_file, linear_scale_file):
+            forget(file)
 
     def suits(self, hidden_states: Tensor) -> bool:
         return True

@@ -30,12 +30,16 @@ class DataReport:
     """What a look at every row has found.
 
     Args:
-        num_rows, num_answers, num_images: of the rows that can be used.
-        formats: rows by the name of their format. unused: keys that nobody reads, and in how many rows they are.
+        num_rows: rows that can be used.
+        num_answers: answers in them.
+        num_images: pictures in them.
+        formats: rows by the name of their format.
+        unused: keys that nobody reads, and in how many rows they are.
         problems: `(kind, where, what)` for each row that cannot be used; kinds are "row", "missing file",
             "refused image", "unreadable image", "empty answer" and "too long".
         duplicates: `[how many, 2]`, rows that say the same of the same picture, and the row that said it first.
-        lengths: tokens of every example, image slots included. num_cut: examples longer than `max_length`.
+        lengths: tokens of every example, image slots included.
+        num_cut: examples longer than `max_length`.
         where: tells file and line of a row.
     """
 
@@ -53,6 +57,7 @@ class DataReport:
 
     @property
     def is_clean(self) -> bool:
+        """Whether every row can be used."""
         return not self.problems
 
     def histogram(self) -> list[tuple[int, int, int]]:
@@ -83,8 +88,10 @@ def check_data(
     """Read every row, decode every picture, tokenize every prompt, and report.
 
     Args:
-        source: as for `finetune`. processor: of the model that is to learn from it.
-        max_length: longest prompt and answer, in tokens. question: asked of captions.
+        source: as for `finetune`.
+        processor: of the model that is to learn from it.
+        max_length: longest prompt and answer, in tokens.
+        question: asked of captions.
         allow_outside: whether rows of a file may name pictures outside of its folder.
     """
     rows, renderer = open_whole(source, allow_outside), Renderer(processor, max_length)
@@ -159,7 +166,9 @@ def convert_data(
     Pictures that are inside the source (WebDataset, `datasets`) are written to the folder `<target>-images`.
 
     Args:
-        source: as for `finetune`. target: JSONL file to write. question: asked of captions.
+        source: as for `finetune`.
+        target: JSONL file to write.
+        question: asked of captions.
         allow_outside: whether rows of a file may name pictures outside of its folder.
         allow_urls: whether pictures that are URLs are downloaded, into the same folder.
 

@@ -160,6 +160,7 @@ class Evaluation:
         return [shown, asked, row["prediction"], "\n".join(row["references"]), scores]
 
     def summary(self) -> str:
+        """How many questions were answered, in a sentence."""
         counts = self.metrics
         text = f"{counts['num_answers']} questions of {counts['num_rows']} rows answered"
         failed = f", {counts['num_errors']} not: see below" if counts["num_errors"] else ""

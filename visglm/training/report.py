@@ -42,12 +42,17 @@ class FinetuneReport:
     """A finished run. In a notebook it shows itself.
 
     Args:
-        output_dir: where everything lies. command: that repeats the run. settings: all of them, defaults included.
-        data: counts of rows, answers, tokens. memory: the estimate in bytes, and the measured peak.
-        history: points of the curves, `{"step", "loss", …}`. best: step and held-out loss of what was kept.
+        output_dir: where everything lies.
+        command: that repeats the run.
+        settings: all of them, defaults included.
+        data: counts of rows, answers, tokens.
+        memory: the estimate in bytes, and the measured peak.
+        history: points of the curves, `{"step", "loss", …}`.
+        best: step and held-out loss of what was kept.
         metrics: of the held-out answers, before and after: by metric `{"value", "low", "high"}` in percent, with the
             95 % bootstrap interval, or None where it says nothing about these rows.
-        samples, taught: held-out and training questions with their answers.
+        samples: held-out questions with their answers.
+        taught: training questions with their answers.
         verdict: what these say, in sentences.
     """
 
@@ -68,6 +73,7 @@ class FinetuneReport:
 
     @property
     def html(self) -> Html:
+        """The report as a page: curves, scores, answers before and after."""
         losses = [(row["step"], row["loss"]) for row in self.history if "loss" in row]
         held_out = [(row["step"], row["eval_loss"]) for row in self.history if "eval_loss" in row]
         rates = [(row["step"], row["learning_rate"]) for row in self.history if "learning_rate" in row]
@@ -113,6 +119,7 @@ class FinetuneReport:
         ]
 
     def summary(self) -> str:
+        """What came of the run, and how to load it, in a few sentences."""
         return f"{self.facts()} {' '.join(self.verdict)} Load it with VisGLM.from_pretrained({str(self.output_dir)!r})."
 
     def next_commands(self, data: Any) -> list[str]:
@@ -133,6 +140,7 @@ class FinetuneReport:
         ]
 
     def facts(self) -> str:
+        """Answers, steps and seconds, in a sentence."""
         kept = (
             f"; the best held-out loss, {self.best['loss']:.3f}, was at step {self.best['step']}" if self.best else ""
         )

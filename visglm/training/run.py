@@ -71,7 +71,8 @@ def finetune(
         stop: asked after every step; true ends the run there, with what was learnt so far as its result.
 
     Raises:
-        DataError: too much of the data is unusable. ConfigError: settings contradict each other.
+        DataError: too much of the data is unusable.
+        ConfigError: settings contradict each other.
         TrainingError: it does not fit, or the loss is zero or not a number; the message names the rows.
         MissingDependencyError: the extra "finetune" is not installed.
     """

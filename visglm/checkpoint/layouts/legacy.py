@@ -81,6 +81,7 @@ def legacy_config(path: Path, fields: Mapping[str, Any]) -> VisGLMConfig:
             text_config=text,
             num_query_tokens=fields.get("image_length", qformer["vocab_size"]),
             image_token_id=text["eos_token_id"] + 1,
+            max_pictures=1,  # its chat function and its training data put one in front of all that is said
         )
     except KeyError as error:
         raise CheckpointError(path, [f"the configuration has no {error.args[0]}"], "Download it again.") from error
