@@ -97,7 +97,7 @@ def test_recipes_and_flags_are_held_against_the_same_rules(tmp_path, capsys):
     for flags, message in (
         (["--rank", "0"], "rank must be between 1 and 1024"),
         (["--alpha", "nan"], "alpha must be between 0.01 and 10000; got nan"),
-        (["--report-to", "sky"], "report_to must be one of"),
+        (["--report-to", "sky"], "--report-to must be one of"),
         (["--seed", str(2**40)], "seed must be between 0 and"),
     ):
         assert main(["finetune", "train.jsonl", *flags]) == 1
