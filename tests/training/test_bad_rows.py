@@ -28,7 +28,8 @@ from visglm.training.formats import read_row
 from .samples import captions, picture, write_lines, write_pictures
 
 FAST: dict[str, Any] = {
-    "max_steps": 1, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 2,
+    "max_steps": 1, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none",
+    "rank": 2, "accumulation": 1,
     "num_samples": 2, "max_bad_rows": 0.5,
 }  # fmt: skip
 GOOD = json.dumps({"image": "pictures/0.png", "caption": "A disc."})
@@ -556,7 +557,7 @@ def test_datasets_with_lists_of_pictures_and_pictures_in_parts(folder, vlm):
         assert report.num_rows == 3 and [(kind, where) for kind, where, _ in report.problems] == [
             ("unreadable image", "row 3")
         ]
-        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4}
+        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4, "replay": 0.0}
         result = VisGLM.from_pretrained().finetune(rows, output_dir=folder / f"out{len(rows.features)}", **settings)
         assert result.data["rows_left_out_while_training"] >= 1
         stream = rows.to_iterable_dataset()

@@ -82,7 +82,7 @@ def rotate(output_dir: Path, keep: int, best: str | None) -> None:
 
 def examples_per_step(settings: FinetuneArguments) -> int:
     """Over all processes."""
-    return settings.batch_size * settings.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+    return settings.batch_size * (settings.accumulation or 1) * int(os.environ.get("WORLD_SIZE", 1))
 
 
 def facts_of(settings: FinetuneArguments) -> dict[str, Any]:
