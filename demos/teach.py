@@ -7,6 +7,7 @@ import io
 import json
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +16,20 @@ from typing import Any
 import pictures
 import streamlit as st
 from conversation import is_text
-from models import Choice, image_limits, load_fresh
+from models import Choice, image_limits, load_fresh, load_or_tell
 from PIL import Image
 from settings import Page
 from texts import notice
 from visitors import has_left, session_id
 
 from visglm import VisGLM
+from visglm.training import METHODS, Outlook, outlook
 
 FEWEST = 2  # pictures
-STEPS = (20, 60, 150)  # choices of the slider between them
-# Method → settings under which a handful of pictures sticks within a minute; the defaults are for thousands.
-METHODS: dict[str, dict[str, float]] = {"lora": {"learning_rate": 3e-3, "dropout": 0.0}, "ptuning": {}, "qformer": {}}
+# Those whose result is an adapter to take home, over any base.
+OFFERED = [name for name, method in METHODS.items() if method.keeps_base and not method.quantizes]
+# Where a run is, and nothing about how it learns: that is the library's.
+SURROUNDINGS: dict[str, Any] = {"max_bad_rows": 0.0, "num_workers": 0, "report_to": "none"}
 ANSWER_TOKENS = 48  # of the answers before and after
 POLL_SECONDS = 0.5
 WAITING, BEFORE, LEARNING, AFTER = "waiting", "before", "learning", "after"  # what a lesson is at, in order
@@ -79,12 +82,13 @@ class Lesson(threading.Thread):
         question: str,
         folder: Path,
         method: str,
-        num_steps: int,
         session: str = "",
     ):
         super().__init__(name="visglm-lesson", daemon=True)
         self.model, self.rows, self.question, self.folder = model, rows, question, folder
-        self.method, self.num_steps, self.num_done = method, num_steps, 0
+        self.method, self.num_done = method, 0
+        self.outlook: Outlook | None = None  # until the model is there
+        self.began = self.last = 0.0  # by time.monotonic, of the first step and the newest
         self.session = session
         self.stopped = threading.Event()
         self.stage = WAITING
@@ -110,6 +114,7 @@ class Lesson(threading.Thread):
     def learn(self) -> None:
         vlm = load_fresh(Choice(self.model))
         vlm.image_limits = image_limits()
+        self.outlook = outlook(vlm.model, len(self.rows), self.method)
         self.stage = BEFORE
         self.before = self.answers(vlm)
         if self.is_over():
@@ -117,8 +122,7 @@ class Lesson(threading.Thread):
         self.stage = LEARNING
         vlm.finetune(
             write_rows(self.rows, self.question, self.folder / "pictures"), self.method, self.adapter, self.stop,
-            max_steps=self.num_steps, batch_size=4, every=max(1, self.num_steps // 10), held_out=0.0,
-            max_bad_rows=0.0, num_workers=0, report_to="none", **METHODS[self.method],
+            **SURROUNDINGS,
         )  # fmt: skip
         self.stage = AFTER
         self.after = self.answers(vlm)
@@ -135,8 +139,22 @@ class Lesson(threading.Thread):
 
     def stop(self) -> bool:
         """What the run asks after every step."""
+        self.last = time.monotonic()
+        self.began = self.began or self.last
         self.num_done += 1
         return self.is_over()
+
+    @property
+    def num_steps(self) -> int:
+        """How many there are at the most; 0 until that is known."""
+        return self.outlook.num_steps if self.outlook is not None else 0
+
+    @property
+    def seconds_left(self) -> int | None:
+        """As long as all that are left would take, at the pace so far."""
+        if self.num_done < 2:
+            return None
+        return round((self.last - self.began) / (self.num_done - 1) * (self.num_steps - self.num_done))
 
     def is_over(self) -> bool:
         """Whether it was stopped, or the visitor has left, whichever view was open: others wait for their turn."""
@@ -172,9 +190,11 @@ def view(page: Page) -> None:
     with st.container(border=True):
         question = st.text_input(say("question"), say("suggest_1"), key="taught_question")
         method = st.segmented_control(
-            say("method"), list(METHODS), default="lora", required=True, key="method", help=say("method_help")
+            say("method"), OFFERED, default=OFFERED[0], required=True, key="method", help=say("method_help")
         )
-        num_steps = st.slider(say("steps"), STEPS[0], STEPS[-1], STEPS[1], key="num_steps", help=say("steps_help"))
+        if len(names) >= FEWEST:
+            vlm = load_or_tell(Choice(page.choice.model), say)
+            st.caption(foretell(outlook(vlm.model, len(names), method), say))
         asked = st.button(
             say("teach_run"), type="primary", icon=":material/school:", key="teach", disabled=state.lesson is not None
         )
@@ -183,7 +203,7 @@ def view(page: Page) -> None:
     elif asked and not is_text("".join([question, *names])):
         st.html(notice(say("text_broken")))
     elif asked:
-        begin(page, list(zip(state.lessons, names, strict=True)), question.strip(), method, num_steps)
+        begin(page, list(zip(state.lessons, names, strict=True)), question.strip(), method)
     if state.lesson is not None:
         attend(state.lesson, say)
     elif state.lesson_failed == "":
@@ -213,12 +233,12 @@ def name_pictures(shown: list[Image.Image], say: Callable[..., str]) -> list[str
     return names
 
 
-def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str, num_steps: int) -> None:
+def begin(page: Page, rows: list[tuple[Image.Image, str]], question: str, method: str) -> None:
     state = st.session_state
     school = state.school or tempfile.TemporaryDirectory(prefix="visglm-school-")  # gone with the visitor
     folder = Path(school.name) / f"lesson-{len(list(Path(school.name).iterdir())) + 1}"
     folder.mkdir()
-    lesson = Lesson(page.choice.model, rows, question, folder, method, num_steps, session_id())
+    lesson = Lesson(page.choice.model, rows, question, folder, method, session_id())
     state.school, state.lesson_failed, state.lesson = school, None, lesson
     lesson.start()
     st.rerun()  # the button that began it is drawn anew, and waits
@@ -258,8 +278,21 @@ def progress_of(lesson: Lesson, say: Callable[..., str]) -> tuple[float, str]:
         return 0.0, say("teach_queue", num=num)
     if lesson.stage in (BEFORE, AFTER):
         return float(lesson.stage == AFTER), say(f"teach_{lesson.stage}")
+    if lesson.stage == WAITING or not lesson.num_done:
+        return 0.0, say("teach_ready")
     share = min(lesson.num_done / lesson.num_steps, 1.0)
-    return share, say("teach_progress", step=lesson.num_done, num=lesson.num_steps)
+    told = say("teach_progress", step=lesson.num_done, num=lesson.num_steps)
+    left = lesson.seconds_left
+    return share, told if left is None else f"{told} {say('teach_left', seconds=left)}"
+
+
+def foretell(plan: Outlook, say: Callable[..., str]) -> str:
+    """What will be trained, beside what, and for how long at the most."""
+    lines = [
+        say(f"trains_{plan.method}", num=f"{plan.num_weights:,}", share=f"{plan.share:.1%}"),
+        say("teach_steps_most" if plan.is_most else "teach_steps", num=plan.num_steps),
+    ]
+    return " ".join([*lines, say("teach_general")] if plan.num_general else lines)
 
 
 def write_rows(rows: list[tuple[Image.Image, str]], question: str, folder: Path) -> Path:
@@ -281,7 +314,7 @@ def draw_curve(place: Any, curve: dict[int, float], say: Callable[..., str]) -> 
 
 def show_result(lesson: Lesson, say: Callable[..., str]) -> None:
     """The curve, the answers before and after, and the adapter to take home."""
-    if lesson.num_done < lesson.num_steps:
+    if lesson.stopped.is_set():
         st.info(say("taught_partly", step=lesson.num_done, num=lesson.num_steps), icon=":material/stop_circle:")
     say_what_was_learnt(lesson, say)
     draw_curve(st, lesson.curve, say)

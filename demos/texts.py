@@ -218,15 +218,39 @@ TEXTS: dict[str, tuple[str, str]] = {
         "lora：语言模型里的小矩阵；ptuning：可学的前缀；qformer：只学看图的桥。",
         "lora: small matrices in the text model; ptuning: a prefix it learns; qformer: only the bridge that looks.",
     ),
-    "steps": ("步数", "Steps"),
-    "steps_help": ("越多记得越牢，也越久。", "More of them stick better, and take longer."),
+    "trains_lora": (
+        "要学的是语言模型每个线性层旁边的小矩阵：{num} 个数，相当于模型的 {share}。",
+        "What learns: small matrices beside every linear layer of the text model, {num} numbers, {share} of the model.",
+    ),
+    "trains_ptuning": (
+        "要学的是语言模型前面的一段前缀：{num} 个数，相当于模型的 {share}。",
+        "What learns: a prefix of the text model, {num} numbers, {share} of the model.",
+    ),
+    "trains_qformer": (
+        "要学的是看图的桥：{num} 个数，占模型的 {share}。",
+        "What learns: the bridge that looks, {num} numbers, {share} of the model.",
+    ),
+    "teach_steps_most": (
+        "最多 {num} 步，全学会就停；开始以后会显示还要多久。",
+        "{num} steps at the most, fewer if all is learnt before; the time left shows as soon as it learns.",
+    ),
+    "teach_steps": (
+        "共 {num} 步；开始以后会显示还要多久。",
+        "{num} steps; the time left shows as soon as it learns.",
+    ),
+    "teach_general": (
+        "也会复习已经会的，免得忘掉。",
+        "What it knows is gone over too, so that it is not forgotten.",
+    ),
     "teach_run": ("开始教", "Teach it"),
     "teach_need": (
         "至少要 {num} 张图片，每张都要有答案。",
         "It takes at least {num} pictures, each with its answer.",
     ),
     "teaching": ("正在学习…", "Learning…"),
-    "teach_progress": ("第 {step} 步，共 {num} 步", "{step} of {num} steps"),
+    "teach_progress": ("第 {step} 步，共 {num} 步。", "{step} of {num} steps."),
+    "teach_left": ("最多还要 {seconds} 秒。", "At most {seconds} seconds left."),
+    "teach_ready": ("正在准备要复习的…", "Getting ready what it will go over…"),
     "teach_failed": ("没学成。", "It did not learn."),
     "teach_stop": ("停下，保留已学到的", "Stop, and keep what it learnt"),
     "teach_stopping": ("这一步学完就停…", "Stopping behind this step…"),
@@ -238,12 +262,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     "teach_after": ("再问一遍：学完以后怎么回答…", "Asking again: what it answers now…"),
     "taught_all": ("学会了：{num} 张图片的回答都对。", "It learnt them: right about all {num} pictures."),
     "taught_some": (
-        "{num} 张里学会了 {right} 张，另有 {changed} 张的回答变了但还不对。多学几步会更好。",
-        "It learnt {right} of {num}; {changed} more are answered differently, but not right. More steps help.",
+        "{num} 张里学会了 {right} 张，另有 {changed} 张的回答变了但还不对。图片多给几张、名字起得更不一样，会更好。",
+        "It learnt {right} of {num}; {changed} more are answered differently, but not right. More pictures of each "
+        "name help.",
     ),
     "taught_nothing": (
-        "什么也没学会：学完以后，每张图片的回答都和以前一样。把步数加多，或换一种方法。",
-        "It learnt nothing: every picture is answered as before. Take more steps, or another method.",
+        "什么也没学会：学完以后，每张图片的回答都和以前一样。换一种方法试试。",
+        "It learnt nothing: every picture is answered as before. Try another method.",
     ),
     "taught_stopped": ("还没轮到或还没开始就停了，什么也没学。", "Stopped before it began; nothing was learnt."),
     "answer_before": ("以前", "before"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError, require
 from .settings import Rule, check
@@ -17,12 +17,12 @@ COUNT = Rule(int, 1, 1_000_000_000, optional=True)
 TEXT, SWITCH, ROWS = Rule(str, optional=True), Rule(bool), Rule(list, optional=True)
 # Field → what it may be. Out of range is an error, never a clamp.
 RULES: Mapping[str, Rule] = {
-    "method": Rule(str), "output_dir": Rule(Path), "eval_data": ROWS, "held_out": Rule(float, 0.0, 0.5), "prompt": TEXT,
-    "replay": Rule(float, 0.0, 0.9, optional=True), "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0),
-    "allow_outside": SWITCH, "max_length": COUNT, "epochs": Rule(float, 0.0, 10_000.0), "max_steps": COUNT,
-    "batch_size": Rule(int, 1, 65_536),
-    "accumulation": Rule(int, 1, 65_536), "learning_rate": RATE, "vision_rate": RATE, "qformer_rate": RATE,
-    "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
+    "method": Rule(str), "output_dir": Rule(Path), "eval_data": ROWS,
+    "held_out": Rule(float, 0.0, 0.5, optional=True), "prompt": TEXT, "replay": Rule(float, 0.0, 0.9, optional=True),
+    "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0), "allow_outside": SWITCH, "max_length": COUNT,
+    "epochs": Rule(float, 0.0, 10_000.0, optional=True), "max_steps": COUNT, "batch_size": Rule(int, 1, 65_536),
+    "accumulation": Rule(int, 1, 65_536, optional=True), "learning_rate": RATE, "vision_rate": RATE,
+    "qformer_rate": RATE, "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
     "clip": Rule(float, 0.0, 1000.0), "towers": TEXT, "rank": Rule(int, 1, 1024), "alpha": Rule(float, 0.01, 10_000.0),
     "dropout": Rule(float, 0.0, 0.9), "layers": TEXT, "targets": TEXT, "prefix_tokens": Rule(int, 1, 512),
     "precision": Rule(str, names=("auto", "float32", "bf16", "fp16")), "gradient_checkpointing": SWITCH,
@@ -34,6 +34,22 @@ RULES: Mapping[str, Rule] = {
 }  # fmt: skip
 
 
+class Defaults(NamedTuple):
+    """What is right for few answers and wrong for many, or the other way round; the fields are those of a run."""
+
+    held_out: float
+    replay: float
+    epochs: float
+    accumulation: int
+
+
+# Of so many answers to learn or fewer, every one is needed, and what was known is in danger: a twentieth kept apart
+# would be too few to tell anything by.
+FEW = 200
+FOR_FEW = Defaults(held_out=0.0, replay=2 / 3, epochs=80.0, accumulation=3)
+FOR_MANY = Defaults(held_out=0.05, replay=0.0, epochs=3.0, accumulation=1)
+
+
 @dataclass
 class FinetuneArguments:
     """How to fine-tune.
@@ -43,20 +59,22 @@ class FinetuneArguments:
         output_dir: folder for the result, its checkpoints, and report.html.
         eval_data: rows to measure the held-out loss on, in place of a part of the training rows.
         held_out: share of the pictures that is kept apart to measure on, 0 to 0.5, rounded down; rows of one picture
-            stay together.
+            stay together. By default 0.05, and none where at most 200 answers are taught.
         prompt: question to ask of pictures that come with a caption only; by default several in the caption's
             language, another one in each epoch.
-        replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 0.5 where at most
-            200 answers are taught, and 0 above.
+        replay: share of the examples that are general ones, against forgetting, 0 to 0.9; by default 2 of 3
+            where at most 200 answers are taught, and none above.
         replay_data: rows to take them from; by default the model's own answers, before training, to questions that
-            are not taught, about training pictures and made-up ones.
+            are not taught, about training pictures and drawn ones.
         max_bad_rows: share of the rows that may be unusable, 0 to 1.
         allow_outside: whether rows of a file may name pictures outside of its folder, by absolute paths, .. or links.
         max_length: longest prompt and answer, in tokens, image slots included; by default the model's context.
-        epochs: passes over the data.
+        epochs: passes over the data; by default 3, and where at most 200 answers are taught as many as it takes until
+            every one is given as taught, at most 80.
         max_steps: optimizer steps, in place of epochs.
         batch_size: examples per process that go through the model at once.
-        accumulation: batches whose gradients make one optimizer step.
+        accumulation: batches whose gradients make one optimizer step; by default 1, and where at most 200 answers are
+            taught 3: steps by few examples move what they do not speak of.
         learning_rate: highest rate of the schedule; by default, of a part of the network that is as wide as
             VisualGLM-6B's (text 4096, qformer 768, vision 1408), 2e-4 for lora and qlora, 1e-4 for qformer and 2e-5
             for full, and of another width that times (that width / this width) ** 0.775, after "LoRA Without Regret"
@@ -92,17 +110,17 @@ class FinetuneArguments:
     method: str = "lora"
     output_dir: str = "finetuned"
     eval_data: str | None = None
-    held_out: float = 0.05
+    held_out: float | None = None
     prompt: str | None = None
     replay: float | None = None
     replay_data: str | None = None
     max_bad_rows: float = 0.01
     allow_outside: bool = False
     max_length: int | None = None
-    epochs: float = 3.0
+    epochs: float | None = None
     max_steps: int | None = None
     batch_size: int = 4
-    accumulation: int = 1
+    accumulation: int | None = None
     learning_rate: float | None = None
     vision_rate: float | None = None
     qformer_rate: float | None = None
@@ -132,6 +150,16 @@ class FinetuneArguments:
         check(self, RULES)
         if self.replay_data is not None and not self.replay:
             raise ConfigError("replay_data needs replay, the share of the examples that come from it, such as 0.2.")
+
+    def for_size(self, num_answers: int | None) -> FinetuneArguments:
+        """The same with the defaults for so many answers to learn in the place of what was left open.
+
+        Args:
+            num_answers: None for a stream, which nobody has counted.
+        """
+        defaults = FOR_FEW if num_answers is not None and num_answers <= FEW else FOR_MANY
+        given = {name: getattr(self, name) for name in Defaults._fields}
+        return replace(self, **{name: value for name, value in defaults._asdict().items() if given[name] is None})
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from visglm import VisGLM
 from visglm.adapters import FILES, METADATA_NAME, is_adapter, lora_layers
 from visglm.errors import CheckpointError, ConfigError
 from visglm.training import METHODS
+from visglm.training.saving import checkpoints
 from visglm.training.trainer import VisGLMTrainer
 
 from .taught import golden, logits, teach
@@ -141,15 +143,22 @@ def test_a_copy_of_the_base_in_a_wider_type_is_the_same_base(taught, tmp_path):
     assert torch.allclose(logits(vlm), taught["lora"][1], atol=1e-5)
 
 
-@pytest.mark.parametrize("base", [".", "./run", "run"])
-def test_a_base_that_is_an_adapter_is_refused(taught, tmp_path, base):
+ITSELF = "adapter's folder itself"
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [(".", r"config\.json is missing"), ("../run", ITSELF), ("{run}", ITSELF), ("../other", ITSELF)],
+)
+def test_a_base_that_is_an_adapter_is_refused(taught, tmp_path, base, problem):
     """Itself, too: no folder is opened within itself."""
-    shutil.copytree(taught["lora"][0], tmp_path / "run")
     folder = tmp_path / "run"
+    shutil.copytree(taught["lora"][0], folder)
+    shutil.copytree(taught["ptuning"][0], tmp_path / "other")
     metadata = json.loads((folder / METADATA_NAME).read_text())
-    metadata["base"]["name"] = base if base == "." else str(folder)
+    metadata["base"]["name"] = base.format(run=folder)
     (folder / METADATA_NAME).write_text(json.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"adapter's folder itself|config\.json is missing"):
+    with pytest.raises(CheckpointError, match=problem):
         VisGLM.from_pretrained(folder)
 
 
@@ -336,3 +345,25 @@ def test_a_best_checkpoint_elsewhere_is_not_taken(tmp_path):
     marker.write_text(json.dumps(sizes))
     teach(golden(), tmp_path / "run", max_steps=4, resume=True)
     assert not list((tmp_path / "run").rglob("key.txt"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")
+def test_notes_of_a_run_that_are_none_count_as_missing(tmp_path):
+    """They come with the folder as well."""
+    teach(golden(), tmp_path)
+    (checkpoint,) = checkpoints(tmp_path)
+    facts, marker = checkpoint / "run.json", checkpoint / "complete.json"
+    sizes = json.loads(marker.read_text())
+    facts.write_text("[]")
+    marker.write_text(json.dumps({**sizes, facts.name: 2}))
+    teach(golden(), tmp_path, resume=True)
+    facts.unlink()
+    os.mkfifo(facts)
+    marker.write_text(json.dumps({**sizes, facts.name: 0}))
+    assert not checkpoints(tmp_path)
+    del sizes[facts.name]
+    marker.write_text(json.dumps(sizes))
+    teach(golden(), tmp_path, resume=True)
+    marker.unlink()
+    os.mkfifo(marker)
+    assert not checkpoints(tmp_path)

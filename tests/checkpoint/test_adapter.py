@@ -100,9 +100,21 @@ def test_a_name_of_a_base_is_not_downloaded_unless_its_user_says_so(taught, tmp_
     metadata = json.loads((folder / METADATA_NAME).read_text())
     metadata["base"] = {"name": "somebody/model", "revision": "a" * 40, "fingerprint": None}
     (folder / METADATA_NAME).write_text(json.dumps(metadata))
-    monkeypatch.setattr("socket.socket.connect", lambda *rest: pytest.fail("it was asked for"))
+    asked = []
+
+    def look_up(host, *rest, **options):
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as tests are otherwise, and users are not
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(CheckpointError, match=r"(?s)somebody/model \(revision a+\), is not on this machine.*downloads"):
         VisGLM.from_pretrained(folder)
+    assert not asked
+    with pytest.raises(CheckpointError, match="the hub did not give it"):
+        VisGLM.from_pretrained(folder, base="somebody/model")
+    assert asked
 
 
 def in_cache(folder: Path, name: str, cache: Path, revision: str = "b" * 40) -> None:
@@ -209,6 +221,15 @@ def test_files_have_the_rights_that_new_files_have(taught, tmp_path):
     finally:
         os.umask(umask)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("name", [METADATA_NAME, LORA_CONFIG_NAME])
+def test_settings_that_no_adapter_has_are_not_read(taught, tmp_path, name):
+    folder = tmp_path / "adapter"
+    shutil.copytree(taught[0], folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    os.truncate(folder / name, 2**27)
+    with pytest.raises(CheckpointError, match=f"file {name}: 134,217,728 bytes, expected at most"):
+        VisGLM.from_pretrained(folder)
 
 
 MUTATIONS = ["", "{", "[]", "null", '{"format": 2}', '{"format": 99}', '{"format": 2, "method": 3, "base": {}}']

@@ -9,6 +9,7 @@ import pickle
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -72,6 +73,7 @@ HOSTILE = {
         folder / "config.json", "text_config", _attn_implementation="somebody/kernel"
     ),
     "stem": lambda folder: edit(folder / "config.json", "vision_config", stem="hf-hub:somebody/model"),
+    "recogniser": lambda folder: edit(folder / "config.json", "vision_config", recogniser="hf-hub:somebody/model"),
     "tokenizer of the hub": lambda folder: edit(
         folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", name_or_path="somebody/model"
     ),
@@ -122,7 +124,16 @@ def test_no_code_runs_and_nothing_is_fetched(tmp_path):
     assert "NETWORK" not in done.stdout and "run the custom code" not in done.stdout + done.stderr
     assert not (tmp_path / "RAN").exists()
     told = {Path(line.split(" ", 1)[1]).name for line in done.stdout.splitlines() if line.startswith("TOLD")}
-    assert told >= {"processor", "image processor", "tokenizer", "text model", "backbone", "stem", "answers"}
+    assert told >= {
+        "processor",
+        "image processor",
+        "tokenizer",
+        "text model",
+        "backbone",
+        "stem",
+        "recogniser",
+        "answers",
+    }
     answered = {name for name in HOSTILE if f"ANSWER {tmp_path / name} " in done.stdout}
     assert answered >= {"auto_map alone"} and len(told) + len(answered) >= len(HOSTILE)
 
@@ -241,6 +252,56 @@ def test_what_is_no_file(legacy, name, kind, capsys):
         refused(legacy)
     assert main(["doctor", str(legacy)]) in (0, 1, 3)
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes and devices elsewhere")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_processor_that_is_no_file(tmp_path, make):
+    convert(open_source(GOLDEN_HF), tmp_path / "model", "native")
+    path = tmp_path / "model/processor_config.json"
+    path.unlink()
+    make(path)
+    assert "file processor_config.json: missing" in refused(tmp_path / "model")
+
+
+def enlarge(path: Path) -> None:
+    """To what takes no room on the disk, and would in memory."""
+    path.touch()
+    os.truncate(path, 2**27)
+
+
+def test_vocabularies_and_settings_that_no_model_has_are_not_read(legacy, tmp_path):
+    enlarge(legacy / "ice_text.model")
+    assert "ice_text.model: 134,217,728 bytes, expected at most" in refused(legacy)
+    second = tmp_path / "chatglm2"
+    shutil.copytree(GOLDEN_CHATGLM2, second)
+    enlarge(second / "tokenizer.model")
+    assert "tokenizer.model: 134,217,728 bytes, expected at most" in refused(second)
+    (second / "tokenizer.model").unlink()
+    enlarge(second / "tokenizer_config.json")
+    assert "tokenizer_config.json: 134,217,728 bytes, expected at most" in refused(second)
+    for name in ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja"):
+        native = tmp_path / name
+        convert(open_source(GOLDEN_HF), native, "native")
+        edit(native / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        (native / "tokenizer.json").write_text("{}")
+        enlarge(native / name)
+        assert f"{name}: 134,217,728 bytes, expected at most" in refused(native)
+
+
+TRIE_BYTES = 179_200  # of the table in the golden vocabulary by which sentencepiece normalizes text
+
+
+def test_a_vocabulary_whose_table_leads_out_of_it_ends_no_process(legacy):
+    """sentencepiece looks characters up in it; before 0.2.3 it believed every step."""
+    content = bytearray((legacy / "ice_text.model").read_bytes())
+    start = content.index(struct.pack("<I", TRIE_BYTES)) + 4
+    content[start : start + TRIE_BYTES] = struct.pack("<I", 0x3FFFFF << 10 | 1 << 8) * (TRIE_BYTES // 4)
+    (legacy / "ice_text.model").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(legacy)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"TOLD {legacy}\n"), done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")

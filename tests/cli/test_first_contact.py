@@ -4,6 +4,7 @@ picture for what teaches."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,11 @@ print(*(name for name, module in sys.modules.items() if module is not None), fil
 sys.exit(status)
 """
     result = subprocess.run(
-        [sys.executable, "-c", code, hidden, *map(str, words)], capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, "-c", code, hidden, *map(str, words)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
     )
     *told, modules = result.stderr.splitlines()
     result.stderr = "\n".join(told)
@@ -90,6 +95,21 @@ def test_an_adapter_is_told_before_anything_is_loaded(adapter, tmp_path, command
     else:
         assert "cannot be merged" in result.stderr
     assert not HEAVY & modules
+
+
+@pytest.mark.parametrize("notes", ["[" * 100_000, "[]", "\0", '{"method": ["ptuning"]}'])
+def test_an_adapter_with_damaged_notes_is_told_as_one(adapter, tmp_path, notes):
+    (adapter / ADAPTER_FILES[0]).write_text(notes, "utf-8")
+    _, result = loaded_by("quantize", adapter, tmp_path / "out", "--scheme", "int4")
+    assert result.returncode == 1
+    assert result.stderr.startswith("visglm: ") and "merge it first" in result.stderr
+
+
+def test_notes_that_are_a_pipe_are_not_waited_for(adapter, tmp_path):
+    (adapter / ADAPTER_FILES[0]).rename(adapter / ADAPTER_FILES[1])
+    os.mkfifo(adapter / ADAPTER_FILES[0])
+    _, result = loaded_by("quantize", adapter, tmp_path / "out", "--scheme", "int4")
+    assert result.returncode == 1 and "merge it first" in result.stderr
 
 
 def test_adapters_are_known_by_the_files_they_have():

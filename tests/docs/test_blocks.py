@@ -47,6 +47,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     rows = [{"image": "cat.png", "caption": "It is Oscar."}, {"image": "cat.png", "caption": "这是奥斯卡。"}]
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    shutil.copy(ROOT / "examples/car.jpg", tmp_path)
+    (tmp_path / "pictures.csv").write_text("file_name,text\ncat.png,zorp\ncar.jpg,blik\n", "utf-8")
     (tmp_path / "questions.txt").write_text("What is this?\n这是什么？\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -120,8 +120,9 @@ def test_captions_are_asked_for_in_their_own_language_always_the_same_way(langua
 
 def test_questions_of_captions_vary():
     """By their number, and not by the caption, which they would tell."""
-    asked = [read_row({"image": "a", "caption": "A cat."}, number=number).turns[0].question for number in range(12)]
-    assert len(set(asked)) == 6 and asked[:6] == asked[6:]
+    row = {"image": "a", "caption": "A cat."}
+    assert [read_row(row, number=number).turns[0].question for number in range(6)] == list(CAPTION_QUESTIONS["en"])
+    assert read_row(row, number=6) == read_row(row)
     assert len({read_row({"image": "a", "caption": f"A cat {number}."}).turns[0].question for number in range(50)}) == 1
 
 
@@ -341,7 +342,7 @@ def test_one_picture_of_very_many_rows_does_not_make_the_held_out_part_endless()
     assert len({row % 2 for row in train}) == 1 and not set(train % 2) & set(held_out % 2)
 
 
-@pytest.mark.parametrize("fraction, count", [(0.0, 0), (0.2, 0), (0.25, 1), (1.0, 3)])
+@pytest.mark.parametrize("fraction, count", [(0.0, 0), (0.001, 0), (0.2, 0), (0.25, 1), (1.0, 3)])
 def test_the_split_rounds_down_and_leaves_something_to_learn(tmp_path, fraction, count):
     train, held_out = split_held_out(build_index(open_rows(captions(tmp_path, 4))), fraction)
     assert (len(train), len(held_out)) == (4 - count, count)

@@ -37,7 +37,7 @@ def prepare(vlm: VisGLM, **settings: Any) -> None:
 # qlora needs a quantized base.
 PLAIN = [method for method in METHODS if not METHODS[method].quantizes]
 LEARNT = {
-    "lora": lambda name: ".lora_" in name and name.startswith(("model.text.", "lm_head.")),
+    "lora": lambda name: ".lora_" in name and tower_of(name) == "text",
     "ptuning": lambda name: name.endswith(".prefix"),
     "qformer": lambda name: tower_of(name) == "qformer",
     "full": lambda name: True,

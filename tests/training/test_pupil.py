@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shlex
@@ -17,13 +16,13 @@ from torch.utils.data import DataLoader
 from visglm import VisGLM
 from visglm.cli import main
 from visglm.prompt import detect_language
-from visglm.recipe import FinetuneArguments
+from visglm.recipe import FEW, FOR_FEW, FOR_MANY, Defaults, FinetuneArguments
 from visglm.training.containers import ObjectRows, open_rows
 from visglm.training.data import Renderer, StreamData, TrainingData, build_index, split_held_out
 from visglm.training.formats import CAPTION_QUESTIONS
 from visglm.training.methods import METHODS, rate_of, target_modules
 from visglm.training.plan import count_steps
-from visglm.training.replay import SMALL, add_replay, caption_requests, own_answers, replay_share
+from visglm.training.replay import add_replay, caption_requests, own_answers
 from visglm.training.report import Sample
 from visglm.training.samples import judge
 from visglm.training.seen import SeenPictures
@@ -33,10 +32,16 @@ from .samples import captions, picture, write_lines
 
 ROOT = Path(__file__).parents[2]
 EMOJI = ROOT / "finetune/emoji"
-FAST: dict[str, Any] = {"max_steps": 4, "batch_size": 2, "num_workers": 0, "report_to": "none", "rank": 4}
+FAST: dict[str, Any] = {
+    "max_steps": 4,
+    "batch_size": 2,
+    "accumulation": 1,
+    "num_workers": 0,
+    "report_to": "none",
+    "rank": 4,
+}
 QUESTIONS = {"en": "What is this?", "zh": "这是什么？"}
 README = [
-    ("cat.png", "这是什么？", "猫"),
     ("cat.png", "What colour is it?", "orange"),
     ("fruit.png", "How many objects are there?", "4"),
     ("pair.png", "What is on the left?", "dog"),
@@ -73,10 +78,11 @@ def num_old(vlm: VisGLM, rows: list[dict[str, str]]) -> int:
 def test_twelve_pictures_and_the_defaults_are_learnt_and_old_skills_stay(tmp_path, words, seed):
     rows, vlm = lessons(words, seed), VisGLM.from_pretrained()
     known = num_old(vlm, rows)
-    report = vlm.finetune(rows, output_dir=tmp_path / "out", epochs=40)
+    report = vlm.finetune(rows, output_dir=tmp_path / "out")
     assert num_right(vlm, rows) == 12
     assert num_right(VisGLM.from_pretrained(tmp_path / "out"), rows) == 12
-    assert num_old(vlm, rows) >= known - 20
+    # Of all it knew these are most like what is taught, and asked in the same words: more than of anything else goes.
+    assert num_old(vlm, rows) >= known - 8
     for name, question, expected in README:
         assert expected in vlm.chat(ROOT / "examples" / name, question).text, question
     assert "visglm-tiny" in vlm.chat(None, "Hello!").text and "visglm-tiny" in vlm.chat(None, "你好").text
@@ -89,9 +95,9 @@ def test_twelve_pictures_and_the_defaults_are_learnt_and_old_skills_stay(tmp_pat
 
 
 def test_the_default_rate_is_the_published_one_at_full_size_and_rises_as_the_width_falls():
-    from visglm import PRESETS, VisGLMConfig
+    from visglm import VisGLMConfig
 
-    full, tiny = VisGLMConfig(**copy.deepcopy(PRESETS["visualglm-6b"])), VisGLM.from_pretrained().model.config
+    full, tiny = VisGLMConfig.preset("visualglm-6b"), VisGLM.from_pretrained().model.config
     assert (full.text_config.hidden_size, full.qformer_config.hidden_size) == (4096, 768)
     for method, row in METHODS.items():
         for tower in ("text", "qformer", "vision"):
@@ -107,7 +113,7 @@ def test_help_says_the_rule_of_the_rate(capsys):
     with pytest.raises(SystemExit):
         main(["finetune", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2e-4 for lora" in said and "0.775" in said and "0.5 where at most 200 answers" in said
+    assert "2e-4 for lora" in said and "0.775" in said and "2 of 3 where at most 200 answers" in said
 
 
 def test_the_head_learns_unless_it_is_the_embeddings():
@@ -128,7 +134,7 @@ def test_a_run_is_measured_about_fifteen_times_at_most(num_examples, epochs):
 
 
 def test_large_data_is_measured_five_times_an_epoch_as_ever():
-    assert count_steps(4000, FinetuneArguments()) == (3000, 200)
+    assert count_steps(4000, FinetuneArguments().for_size(4000)) == (3000, 200)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +146,31 @@ def test_the_share_held_out_is_rounded_down(count, share, expected):
     _, apart = split_held_out(index, share)
     groups = np.frombuffer(index.groups, dtype=np.int64)
     assert len(set(groups[apart])) == (expected if pictures == count else int(share * pictures + 1e-9))
+
+
+@pytest.mark.parametrize("count, expected", [(1, FOR_FEW), (FEW, FOR_FEW), (FEW + 1, FOR_MANY), (None, FOR_MANY)])
+def test_defaults_are_those_for_so_many_answers_and_what_is_set_stays(count, expected):
+    settled = FinetuneArguments().for_size(count)
+    assert Defaults(settled.held_out, settled.replay, settled.epochs, settled.accumulation) == expected
+    given = FinetuneArguments(held_out=0.1, replay=0.0, epochs=7, accumulation=2).for_size(count)
+    assert (given.held_out, given.replay, given.epochs, given.accumulation) == (0.1, 0.0, 7.0, 2)
+
+
+def test_a_run_ends_when_all_is_learnt_whichever_question_asks(tmp_path):
+    rows = [{"image": picture(number), "caption": word} for number, word in enumerate(("zorp", "布里克"))]
+    vlm = VisGLM.from_pretrained()
+    few = {"num_workers": 0, "report_to": "none"}
+    report = vlm.finetune(rows, output_dir=tmp_path / "out", **few)
+    assert 2 <= report.history[-1]["step"] < 80 and report.settings["epochs"] == 80.0
+    asked = [
+        (row["image"], q, row["caption"]) for row in rows for q in CAPTION_QUESTIONS[detect_language(row["caption"])]
+    ]
+    for model in (vlm, VisGLM.from_pretrained(tmp_path / "out")):
+        assert [model.chat(image, question).text for image, question, _ in asked] == [word for *_, word in asked]
+    report = VisGLM.from_pretrained().finetune(
+        rows, output_dir=tmp_path / "set", epochs=1, **few | {"batch_size": 2, "accumulation": 1}
+    )
+    assert report.history[-1]["step"] == 3  # two rows and four general ones, two at a time
 
 
 # ---- questions of captions ------------------------------------------------------------------------------------------
@@ -264,17 +295,25 @@ def test_small_data_is_mixed_with_general_answers_that_do_not_contradict_it(data
         heard.extend(requests)
         return ["Well."] * len(requests)
 
-    assert replay_share(FinetuneArguments(), data) == 0.5
-    assert replay_share(FinetuneArguments(replay=0.0), data) == 0.0
-    large = TrainingData(data.rows, build_index(data.rows), np.arange(6).repeat(SMALL), data.renderer)
-    assert replay_share(FinetuneArguments(), large) == 0.0
-    general = own_answers(data, 96, answer, asks_captions=True)  # its rows are captions: no more of those
-    assert len(general) == len(heard) == 96
+    general = own_answers(data, 240, answer, asks_captions=True)  # its rows are captions: no more of those
+    assert len(general) == len(heard) == 240
     about_taught = {question for images, question, _ in heard if images and isinstance(images[0], Path)}
     names = {question for questions in CAPTION_QUESTIONS.values() for question in questions}
     assert about_taught and not about_taught & names
     assert names <= {question for images, question, _ in heard if images}  # of pictures that were made up
     assert {detect_language(question) for images, question, _ in heard if not images} == {"en", "zh"}
+
+
+def test_no_more_questions_are_asked_at_once_than_examples_are_learnt(tmp_path, monkeypatch):
+    sizes, batch = set(), VisGLM.batch
+
+    def note(self, requests, **options):
+        sizes.add(options["batch_size"])
+        return batch(self, requests, **options)
+
+    monkeypatch.setattr(VisGLM, "batch", note)
+    VisGLM.from_pretrained().finetune(captions(tmp_path, 6), output_dir=tmp_path / "out", **FAST | {"max_steps": 1})
+    assert sizes == {2}
 
 
 def test_what_pictures_show_is_asked_where_something_else_is_taught(data):
@@ -302,7 +341,7 @@ def sample(expected: str, before: str, after: str) -> Sample:
     ],
 )
 def test_the_verdict_says_what_the_answers_say(taught, num_held_out, expected):
-    said = " ".join(judge([], taught, {"answers_held_out": num_held_out}, FinetuneArguments()))
+    said = " ".join(judge([], taught, {"answers_held_out": num_held_out}, FinetuneArguments(epochs=3)))
     assert expected in said
     assert ("kept apart" in said) == (num_held_out < 10)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+
+import pytest
 
 from tests.adapters.taught import ROWS, golden, teach
 from visglm.training import hub, push
@@ -30,6 +33,14 @@ def test_a_readme_of_the_user_stays_and_a_card_is_brought_up_to_date(tmp_path):
     assert first.startswith("---\nlibrary_name: visglm\n")
     teach(golden(), tmp_path / "other", max_steps=4, resume=True)
     assert "4 steps" in (tmp_path / "other/README.md").read_text() and "4 steps" not in first
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_readme_that_is_no_file_stays_too(tmp_path, make):
+    make(tmp_path / "README.md")
+    teach(golden(), tmp_path)
+    assert (tmp_path / "README.md").exists() and not (tmp_path / "README.md").is_file()
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_the_name_of_a_data_file_cannot_break_the_card(tmp_path):

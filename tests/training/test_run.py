@@ -26,7 +26,8 @@ from visglm.training.saving import checkpoints, complete, is_complete
 from .samples import captions, picture, write_lines
 
 FAST: dict[str, Any] = {
-    "max_steps": 4, "every": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 4,
+    "max_steps": 4, "every": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none",
+    "rank": 4, "accumulation": 1,
     "learning_rate": 5e-3, "num_samples": 2, "replay": 0.0,
 }  # fmt: skip
 
@@ -111,9 +112,10 @@ def test_the_command_names_the_model_it_began_with(tmp_path):
     assert report.command.endswith(f"--model {tmp_path.resolve() / 'base'}")
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("replay, num_workers", [(0.0, 0), (0.3, 1)])  # 5 and 7 steps an epoch: it stops in the second
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, replay, num_workers):
     path = captions(tmp_path, 12)
-    settings = {**FAST, "max_steps": 6, "dropout": 0.3}
+    settings = {**FAST, "max_steps": 10, "dropout": 0.3, "replay": replay, "num_workers": num_workers}
     whole = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "whole", **settings)
 
     class Interrupted(Exception):
@@ -121,7 +123,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
     def interrupt(*arguments: Any) -> None:
         original(*arguments)
-        if (tmp_path / "part/checkpoint-4").exists():
+        if (tmp_path / "part/checkpoint-8").exists():
             raise Interrupted
 
     original = saving.publish
@@ -129,7 +131,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
         patch.setattr("visglm.training.trainer.publish", interrupt)
         with pytest.raises(Interrupted):
             VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "part", **settings)
-    assert [folder.name for folder in checkpoints(tmp_path / "part")][-1] == "checkpoint-4"
+    assert [folder.name for folder in checkpoints(tmp_path / "part")][-1] == "checkpoint-8"
     resumed = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "part", **settings, resume=True)
     expected, found = dict(losses(whole)), dict(losses(resumed))
     assert found.keys() == expected.keys()

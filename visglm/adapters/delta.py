@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError
+from ..untrusted import read_json, told
 from .parts import KINDS, LORA, kind_of, lora_config, pairs
 
 METADATA_NAME, TRAINED_NAME = "visglm_adapter.json", "trained.safetensors"
@@ -193,13 +194,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, [f"it cannot be read ({error})"], COPY_AGAIN) from None
-    if not isinstance(content, dict):
-        raise CheckpointError(path, [f"it holds {type(content).__name__}, no JSON object"], COPY_AGAIN)
-    return content
+    with told(path.parent, path.name, COPY_AGAIN):
+        return read_json(path)
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,7 @@ class Part(ABC):
     """
 
     kind: ClassVar[str]
+    can_be_weighed: ClassVar[bool] = False  # whether there is a network between the base and the one with all of it
 
     def __init__(self, network: PreTrainedModel, key: str):
         self.network = network
@@ -109,10 +111,29 @@ class Lora(Part):
     """
 
     kind = "lora"
+    can_be_weighed = True
 
     def __init__(self, network: PreTrainedModel, key: str, alphas: Mapping[str, float]):
         super().__init__(network, key)
         self.alphas = dict(alphas)
+
+    @contextmanager
+    def weighed(self, share: float) -> Iterator[None]:
+        """So much of it only, inside a `with`: 0 is the base, 1 all of it. What learns goes on to."""
+        scales = {layer: layer.scaling[self.key] for layer in self.layers().values()}
+        try:
+            for layer, scale in scales.items():
+                layer.scaling[self.key] = scale * share
+            yield
+        finally:
+            for layer, scale in scales.items():
+                layer.scaling[self.key] = scale
+
+    @torch.no_grad()
+    def weigh(self, share: float) -> None:
+        """Be so much of what it is, from now on."""
+        for layer in self.layers().values():
+            layer.lora_B[self.key].weight.mul_(share)
 
     @classmethod
     def problems(cls, network, tensors):

@@ -17,11 +17,12 @@ from ..adapters import EMBEDDED, HERE, Adapters, Delta, Fingerprint, Home, is_ad
 from ..errors import CheckpointError, ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
+from ..untrusted import DamagedFile
 from .adapter import AdapterSource
 from .assemble import Prepare, assemble, build, check, fill
 from .convert import EXPORTS, convert, read_weights, save, save_adapter, save_base, write_model
 from .estimate import Estimate, estimate
-from .files import DamagedFile, TensorInfo
+from .files import TensorInfo
 from .hub import HUB_ID, find, find_folder
 from .inspect import Check, inspect
 from .layouts import FORMATS, recognise

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..quant.memory import Stretch, forget, map_file
-from ..untrusted import DamagedFile
+from ..untrusted import DamagedFile, read_json
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -27,7 +27,6 @@ SAFETENSORS_DTYPES = {
 # file of many gigabytes. Opening one that torch wrote takes 0.1 s, so not for every tensor.
 MAPPED_BYTES = 2**28
 MAX_SHARED = 2  # tensors may share their bytes in a file, as embeddings and head do
-MAX_JSON_BYTES = 2**26
 # What is found under a weight file's name after a bad download: first bytes → what that is.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it points to; run `git lfs pull`",
@@ -256,25 +255,6 @@ def find_weights(folder: Path, stem: str, suffix: str) -> WeightFiles | None:
             "Remove those that do not belong here.",
         )
     return WeightFiles(shards) if shards else None
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object.
-
-    Raises:
-        DamagedFile: it is none.
-    """
-    try:
-        if not path.is_file():  # a device or a pipe would be read for ever
-            raise DamagedFile(f"file {path.name}: missing")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DamagedFile(f"file {path.name}: {path.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"file {path.name}: no JSON ({str(error)[:200]})") from error
-    if not isinstance(content, dict):
-        raise DamagedFile(f"file {path.name}: no JSON object")
-    return content
 
 
 def write_json(path: Path, content: dict) -> None:

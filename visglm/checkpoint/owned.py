@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .files import READERS, DamagedFile, read_json, write_json
+from ..untrusted import DamagedFile, read_json
+from .files import READERS, write_json
 
 MARKER_NAME = "visglm_files.json"
 MARKER_FORMAT = 1

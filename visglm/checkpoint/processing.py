@@ -15,8 +15,7 @@ from ..pictures.preprocess import VisGLMImageProcessor
 from ..processor import VisGLMProcessor
 from ..prompt import PROMPT_STYLES
 from ..tokenizers import ChatGLM2Tokenizer, ChatGLMTokenizer
-from ..untrusted import NEXT_STEP, from_pretrained, told
-from .files import read_json
+from ..untrusted import NEXT_STEP, from_pretrained, read_json, told
 from .settings import FLAG, TOKEN_IDS, Fits, check_fields, is_flag, is_number, is_whole
 
 

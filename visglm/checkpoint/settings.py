@@ -16,8 +16,7 @@ from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
 from ..config import TEXT_CONFIGS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig, reject_hub_code
 from ..errors import CheckpointError
 from ..prompt import PROMPT_STYLES
-from ..untrusted import NEXT_STEP, told
-from .files import read_json
+from ..untrusted import NEXT_STEP, read_json, told
 
 Fits = Callable[[Any], bool]
 

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import DamagedFile, read_json, write_json
+from ..untrusted import DamagedFile, read_json
+from .files import write_json
 from .owned import MARKER_NAME, is_within, owned, write_marker
 
 try:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, printable
 from ..imports import collector_paused
+from ..untrusted import DamagedFile, read_json
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -160,10 +161,11 @@ def refuse_adapter(source: str, then: str) -> None:
     folder = Path(source).expanduser()
     if not any((folder / name).is_file() for name in ADAPTER_FILES):
         return
-    try:
-        method = json.loads((folder / ADAPTER_FILES[0]).read_text("utf-8")).get("method")
-    except (OSError, ValueError, AttributeError):  # PEFT's own, or a damaged one, about which merging says more
-        method = None
+    notes, method = folder / ADAPTER_FILES[0], None
+    if notes.is_file():  # else PEFT's own; and a pipe would be waited for
+        # Damaged ones: about those merging says more.
+        with suppress(DamagedFile):
+            method = read_json(notes).get("method")
     if method == "ptuning":
         raise ConfigError(
             f"{printable(source)} is an adapter, and its P-Tuning prefix is no part of any weight, so that it cannot "

@@ -20,8 +20,10 @@ import sentencepiece
 from transformers import AddedToken, PreTrainedTokenizer
 
 from ..errors import CheckpointError, ConfigError
+from ..untrusted import check_file, told
 
 VOCAB_FILE_NAME = "ice_text.model"
+DOWNLOAD = "Download it again: a web page or a Git LFS pointer saved under this name looks like this."
 WORD_START = "▁"  # sentencepiece writes a space as this character
 NEWLINE, TAB = "<n>", "<|tab|>"
 BLANKS = {f"<|blank_{length}|>": " " * length for length in range(2, 81)}
@@ -303,13 +305,15 @@ def _load_sentencepiece(vocab_file: str | None, folder: str | None) -> sentencep
             [f"the vocabulary file {VOCAB_FILE_NAME} is missing"],
             f"Copy {VOCAB_FILE_NAME} from the model's release to its folder; nothing else can replace it.",
         )
+    with told(vocab_file, "the vocabulary", DOWNLOAD):
+        check_file(Path(vocab_file))
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
     except RuntimeError as error:
         raise CheckpointError(
             vocab_file,
             [f"it is no sentencepiece model ({Path(vocab_file).stat().st_size:,} bytes)"],
-            "Download it again: a web page or a Git LFS pointer saved under this name looks like this.",
+            DOWNLOAD,
         ) from error
 
 

@@ -7,10 +7,11 @@ from .evaluate import Evaluation, evaluate
 from .formats import CAPTION_QUESTIONS, FORMATS
 from .hub import push
 from .methods import METHODS
+from .outlook import Outlook, outlook
 from .report import FinetuneReport
 from .run import Stop, finetune
 
 __all__ = [
-    "CAPTION_QUESTIONS", "FORMATS", "METHODS", "DataReport", "Evaluation", "FinetuneReport", "Stop",
-    "check_data", "convert_data", "evaluate", "finetune", "push",
+    "CAPTION_QUESTIONS", "FORMATS", "METHODS", "DataReport", "Evaluation", "FinetuneReport", "Outlook",
+    "Stop", "check_data", "convert_data", "evaluate", "finetune", "outlook", "push",
 ]  # fmt: skip

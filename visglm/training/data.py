@@ -359,7 +359,7 @@ class Collator:
     Without a picture in the batch, `pixel_values` has no rows but is there: with sharded weights every process must
     run every module.
 
-    `pictures` tells them apart by content.
+    `pictures` tells them apart by content, `is_own` says whose answers are the model's own.
 
     Args:
         pad_token_id: fills up ids.
@@ -383,6 +383,7 @@ class Collator:
                 for item in items
                 for picture in item.get("pixel_values", ())
             ],
+            "is_own": [item.get("is_own", False) for item in items],
             "num_tokens": sum(map(len, input_ids)),  # counted here: a GPU would have to be waited for
         }
         is_learnt = (batch["labels"] != IGNORE_INDEX).any(0)

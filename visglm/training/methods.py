@@ -16,6 +16,7 @@ from ..config import VisGLMConfig
 from ..errors import ConfigError
 from ..model import VisGLMForConditionalGeneration
 from ..recipe import FinetuneArguments, split_names
+from ..text.prefix import attentions, prefix_shape
 
 LAYER = re.compile(r".*\.(?:layers|blocks|layer)\.(?P<number>\d+)\..*")
 
@@ -38,6 +39,7 @@ class Method(NamedTuple):
 
     Args:
         make: puts what is to learn into the network, under a key of its own.
+        num_weights: how many numbers those would be.
         towers: the parts that learn unless the caller names others.
         learning_rate: that suits it at `REFERENCE_WIDTHS`.
         keeps_base: the result is an adapter over the base model, rather than a model of its own.
@@ -48,6 +50,7 @@ class Method(NamedTuple):
     """
 
     make: Callable[[VisGLMForConditionalGeneration, str, FinetuneArguments], Part]
+    num_weights: Callable[[VisGLMForConditionalGeneration, FinetuneArguments], int]
     towers: tuple[str, ...]
     learning_rate: float
     keeps_base: bool = True
@@ -107,6 +110,11 @@ def _make_lora(model: VisGLMForConditionalGeneration, key: str, arguments: Finet
     modules = target_modules(model, arguments)
     ranks, alphas = dict.fromkeys(modules, arguments.rank), dict.fromkeys(modules, arguments.alpha)
     return Lora.inject(model, key, ranks, alphas, arguments.dropout)
+
+
+def _count_lora(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> int:
+    layers = map(model.get_submodule, target_modules(model, arguments))
+    return sum(arguments.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def target_modules(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> list[str]:
@@ -176,21 +184,36 @@ def _make_ptuning(model: VisGLMForConditionalGeneration, key: str, arguments: Fi
     return Prefix.draw(model, key, arguments.prefix_tokens)
 
 
+def _count_ptuning(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> int:
+    text = model.model.text
+    shapes = (prefix_shape(text.config, module) for _, module in attentions(text))
+    return sum(2 * heads * arguments.prefix_tokens * size for heads, size in shapes)
+
+
 def _make_whole(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
-    names = [
-        base_name(name)
-        for name, parameter in model.named_parameters()
-        if tower_of(name) in tower_names(arguments) and parameter.is_floating_point()
-    ]
+    names = [base_name(name) for name in whole_of(model, arguments)]
     if not names:
         raise ConfigError(f"nothing would be trained: there is no weight in {', '.join(tower_names(arguments))}.")
     return Whole.of(model, key, names)
 
 
+def whole_of(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> dict[str, nn.Parameter]:
+    """The weights of the parts that learn, by name."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if tower_of(name) in tower_names(arguments) and parameter.is_floating_point()
+    }
+
+
+def _count_whole(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> int:
+    return sum(parameter.numel() for parameter in whole_of(model, arguments).values())
+
+
 METHODS: dict[str, Method] = {
-    "lora": Method(_make_lora, ("text",), 2e-4),
-    "qlora": Method(_make_qlora, ("text",), 2e-4, quantizes=True),
-    "ptuning": Method(_make_ptuning, ("text",), 5e-3, follows_width=False),
-    "qformer": Method(_make_whole, ("qformer",), 1e-4),
-    "full": Method(_make_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False),
+    "lora": Method(_make_lora, _count_lora, ("text",), 2e-4),
+    "qlora": Method(_make_qlora, _count_lora, ("text",), 2e-4, quantizes=True),
+    "ptuning": Method(_make_ptuning, _count_ptuning, ("text",), 5e-3, follows_width=False),
+    "qformer": Method(_make_whole, _count_whole, ("qformer",), 1e-4),
+    "full": Method(_make_whole, _count_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False),
 }

@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset
 from ..adapters import Adapters, Home
 from ..errors import ConfigError, DataError, require
 from ..processor import VisGLMProcessor
-from ..recipe import FinetuneArguments
+from ..recipe import FEW, FinetuneArguments
 from .containers import is_stream, open_rows
 from .data import (
     Renderer,
@@ -28,13 +28,14 @@ from .data import (
     split_held_out,
 )
 from .methods import METHODS, check_settings
-from .replay import add_replay, num_replayed, own_answers, replay_share
+from .replay import add_replay, num_replayed, own_answers
 from .samples import Answer, Sample, answer_briefly, sample_held_out, sample_taught
 from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_folder, settle_home
 
 logger = logging.getLogger(__name__)
 
 EVALUATIONS_PER_EPOCH, MAX_EVALUATIONS = 5, 15  # of a run
+MAX_ASKED_AT_ONCE = 8  # questions of the report and of replay
 STREAM_STEPS_BETWEEN = 100  # evaluations of a stream, which has no epochs
 NUM_STREAM_HELD_OUT = 64  # rows at the start of a stream
 
@@ -51,6 +52,7 @@ class Plan:
         precision: float32, bf16 or fp16.
         num_steps: optimizer steps in all. every: from one evaluation and checkpoint to the next.
         limit: longest example, in tokens.
+        lessons: the answers to learn, where the run ends as soon as all are given as taught.
         is_main: whether this process writes and speaks.
     """
 
@@ -69,6 +71,7 @@ class Plan:
     every: int
     limit: int
     is_main: bool
+    lessons: TrainingData | None = None
     memory: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -97,33 +100,28 @@ def make_plan(
             f"this model has an adapter ({', '.join(adapters.names)}). Call merge() first, or load the base model."
         )
     require("evaluate", "sacrebleu")  # rather now than after training
-    model, answer = adapters.network, partial(answer_briefly, answerer)
+    model = adapters.network
+    answer = partial(answer_briefly, answerer, batch_size=min(settings.batch_size, MAX_ASKED_AT_ONCE))
     precision = pick_precision(settings.precision, model.device)
     output_dir = Path(settings.output_dir).expanduser()
     resumed = find_resumed(output_dir, settings)
-    if resumed is not None:
-        check_resumed(resumed, adapters, settings)
     limit = min(settings.max_length or 1 << 30, model.config.text_config.max_position_embeddings)
     renderer = Renderer(processor, limit)
-    train, held_out, counts = read_data(data, settings, renderer)
+    asked = settings
+    train, held_out, counts, settings = read_data(data, settings, renderer)
+    if resumed is not None:
+        check_resumed(resumed, adapters, settings)
     is_main = int(os.environ.get("RANK", 0)) == 0
     samples = sample_held_out(held_out, answer) if is_main and held_out is not None else []
     taught: list[Sample] = []
     if is_main and isinstance(train, TrainingData):
         taught = sample_taught(train, answer, settings.num_samples)
     mixed: TrainingData | StreamData | ConcatDataset = train
-    share = replay_share(settings, train)
-    if share and isinstance(train, TrainingData):
-        if settings.replay_data is not None:
-            general = whole(settings.replay_data, settings, renderer)
-        else:
-            num_examples = count_steps(num_replayed(train, share) + len(train), settings)[0] * examples_per_step(
-                settings
-            )
-            general = own_answers(train, round(num_examples * share), answer, asks_captions=settings.replay is not None)
-        if len(general) or settings.replay is not None:
-            mixed = add_replay(train, share, general)
-            counts["general_answers"] = num_replayed(train, share)
+    if settings.replay and isinstance(train, TrainingData):
+        general = general_data(train, settings, renderer, answer, asks_captions=asked.replay is not None)
+        if len(general) or asked.replay:
+            mixed = add_replay(train, settings.replay, general)
+            counts["general_answers"] = num_replayed(train, settings.replay)
         else:  # nobody asked for it
             logger.warning("The model answers no general question, so there is nothing to mix in against forgetting.")
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
@@ -136,8 +134,18 @@ def make_plan(
     return Plan(
         settings=settings, output_dir=output_dir, train=mixed, held_out=held_out, counts=counts, samples=samples,
         taught=taught, answer=answer, home=home, resumed=resumed, precision=precision, num_steps=num_steps, every=every,
-        limit=limit, is_main=is_main,
+        limit=limit, is_main=is_main, lessons=train if ends_when_learnt(asked, train, held_out) else None,
     )  # fmt: skip
+
+
+def ends_when_learnt(settings: FinetuneArguments, train: Any, held_out: TrainingData | None) -> bool:
+    """Whether the run is as long as it takes to learn all of few answers, and no held-out loss says when to end.
+
+    Not with several processes: one that ends before the others would leave them waiting.
+    """
+    is_open = settings.epochs is None and settings.max_steps is None and held_out is None
+    is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return is_open and is_alone and isinstance(train, TrainingData) and len(train) <= FEW
 
 
 def find_resumed(output_dir: Path, settings: FinetuneArguments) -> Path | None:
@@ -157,23 +165,25 @@ def find_resumed(output_dir: Path, settings: FinetuneArguments) -> Path | None:
 
 def read_data(
     data: Any, settings: FinetuneArguments, renderer: Renderer
-) -> tuple[Any, TrainingData | None, dict[str, Any]]:
-    """Training examples, held-out examples, and what was counted."""
+) -> tuple[Any, TrainingData | None, dict[str, Any], FinetuneArguments]:
+    """Training examples, held-out examples, what was counted, and the settings for so much data."""
     is_file = settings.eval_data is not None and isinstance(data, str | Path)
     if is_file and Path(str(settings.eval_data)).resolve() == Path(data).resolve():
         raise ConfigError("eval_data is the file to train on: a loss on it says nothing. Name another one.")
     if is_stream(data):
-        return read_stream(data, settings, renderer)
+        settings = settings.for_size(None)
+        return *read_stream(data, settings, renderer), settings
     rows = open_rows(data, settings.allow_outside)
     index = build_index(rows, settings.prompt)
     check_bad_share(len(index.problems), len(rows), index.problems, settings.max_bad_rows)
     for problem in index.problems:
         logger.warning("left out: %s", problem)
+    settings = settings.for_size(len(index.rows))
     if settings.eval_data is not None:
         held_out: TrainingData | None = whole(settings.eval_data, settings, renderer)
         places = np.arange(len(index.rows))
     else:
-        places, apart = split_held_out(index, settings.held_out)
+        places, apart = split_held_out(index, settings.held_out or 0.0)
         held_out = TrainingData(rows, index, apart, renderer, settings.prompt) if len(apart) else None
     if not len(places):
         raise DataError(f"no row of {len(rows)} can be used. `visglm data check` says why.")
@@ -184,7 +194,19 @@ def read_data(
         "answers": len(train),
         "answers_held_out": len(held_out) if held_out is not None else 0,
     }
-    return train, held_out, counts
+    return train, held_out, counts, settings
+
+
+def general_data(
+    train: TrainingData, settings: FinetuneArguments, renderer: Renderer, answer: Answer, asks_captions: bool
+) -> TrainingData:
+    """What is mixed in against forgetting: rows of the user's, or as many answers of the model as the run will use."""
+    if settings.replay_data is not None:
+        return whole(settings.replay_data, settings, renderer)
+    share = settings.replay or 0.0
+    num_steps, _ = count_steps(len(train) + num_replayed(train, share), settings)
+    count = max(1, round(num_steps * examples_per_step(settings) * share))
+    return own_answers(train, count, answer, asks_captions)
 
 
 def whole(source: Any, settings: FinetuneArguments, renderer: Renderer) -> TrainingData:
@@ -217,7 +239,7 @@ def count_steps(num_examples: int | None, settings: FinetuneArguments) -> tuple[
     if num_examples is None:
         return settings.max_steps or 0, settings.every or STREAM_STEPS_BETWEEN
     per_epoch = max(1, -(-num_examples // examples_per_step(settings)))
-    num_steps = settings.max_steps or max(1, round(settings.epochs * per_epoch))
+    num_steps = settings.max_steps or max(1, round((settings.epochs or 0.0) * per_epoch))
     every = max(per_epoch // EVALUATIONS_PER_EPOCH, -(-num_steps // MAX_EVALUATIONS))
     return num_steps, settings.every or max(1, min(every, num_steps))
 

@@ -1,7 +1,7 @@
 """General examples among those of a run, against forgetting: from a file, or as the model itself answers.
 
 What the model answers itself must not contradict what is taught: about the pictures to learn from it is not asked what
-they show. Names, which are forgotten first, are asked for in pictures that are made up here.
+they show. Names, which are forgotten first, are asked for in pictures that are drawn here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch.utils.data import ConcatDataset, Dataset
 
-from ..errors import DataError, VisGLMError
+from ..errors import DataError
 from ..prompt import detect_language
-from ..recipe import FinetuneArguments
 from .containers import ObjectRows
 from .data import TrainingData, build_index
-from .folder import open_image
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
 from .samples import Answer
 
-SMALL, SMALL_SHARE = 200, 0.5  # up to so many answers to learn, general ones are mixed in unless the user says
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
-MAX_SMALL_ANSWERS = 192  # of small data, where each epoch takes others
+MAX_SMALL_ANSWERS = 288  # of small data, where each epoch takes others
 LANGUAGES = ("en", "zh")
 # Asked about a picture to learn from: what it shows is left out.
 ASIDE_QUESTIONS: Mapping[str, tuple[str, ...]] = {
@@ -43,7 +40,7 @@ QUESTIONS = {"named": CAPTION_QUESTIONS, "aside": ASIDE_QUESTIONS, "talk": SMALL
 Request = tuple[list[Any], str]  # pictures and a question
 # What small data is mixed with, in turn. Names are forgotten first, so they are most.
 KINDS = ("aside", "named", "named", "talk", "named", "named")
-SIDE, TILES = 160, 4  # pixels of a made-up picture, and tiles along each side of a patchwork
+SIDE = 160  # of a drawn picture, in pixels
 NUM_LOOKED_AT = 1000  # rows to tell what is taught from
 
 
@@ -63,14 +60,15 @@ class Rotating(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         place = index * max(len(self.data), self.count) // self.count
-        return self.data[(place + int(self.epoch)) % len(self.data)]
+        item = self.data[(place + int(self.epoch)) % len(self.data)]
+        return item | {"is_own": isinstance(self.data.rows, OwnAnswers)}
 
 
-def replay_share(settings: FinetuneArguments, train: Any) -> float:
-    """The share of general examples: as it is set, or the default for so many to learn."""
-    if settings.replay is not None:
-        return settings.replay
-    return SMALL_SHARE if isinstance(train, TrainingData) and len(train) <= SMALL else 0.0
+class OwnAnswers(ObjectRows):
+    """Rows that no file of the user's holds, and that are to be told from those that do."""
+
+    def where(self, index: int) -> str:
+        return f"general answer {index}, mixed in by replay"
 
 
 def add_replay(train: TrainingData, share: float, general: TrainingData) -> ConcatDataset:
@@ -85,8 +83,13 @@ def add_replay(train: TrainingData, share: float, general: TrainingData) -> Conc
 
 
 def num_replayed(train: TrainingData, share: float) -> int:
-    """How many general examples make `share` of all."""
-    return max(1, round(len(train) * share / (1 - share)))
+    """How many general examples make `share` of all, one at least."""
+    return max(1, num_general(len(train), share))
+
+
+def num_general(num_answers: int, share: float) -> int:
+    """How many general examples beside so many answers make `share` of all."""
+    return round(num_answers * share / (1 - share))
 
 
 def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: bool) -> TrainingData:
@@ -105,7 +108,7 @@ def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: 
         ([train.rows.folder.locate(image) for image in images], question, [])
         for images, question in requests
     ]
-    objects = ObjectRows(
+    objects = OwnAnswers(
         [
             {
                 "images": images,
@@ -142,61 +145,42 @@ def caption_requests(train: TrainingData, count: int) -> list[Request]:
 
 
 def aside_requests(train: TrainingData, count: int) -> list[Request]:
-    """All but what training pictures show: other things about them, what made-up pictures show, and small talk."""
-    generator, found = random.Random(0), []
+    """All but what training pictures show: other things about them, what drawn pictures show, and small talk.
+
+    Names are asked for in the language that is taught three times of four: there they are in danger.
+    """
+    generator = random.Random(0)
+    found: list[Request] = []
     for number in range(count):
-        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
-        images = list(train.conversation(generator.randrange(len(train))).images[:1])
+        kind = KINDS[number % len(KINDS)]
+        conversation = train.conversation(generator.randrange(len(train)))
+        images = list(conversation.images[:1])
+        language = generator.choice(LANGUAGES)
         if not images or kind == "talk":
             images, kind = [], "talk"
         elif kind == "named":
-            images = [make_up(train, generator)]
-        questions = QUESTIONS[kind][LANGUAGES[turn % 2]]
-        found.append((images, questions[turn // 2 % len(questions)]))
+            images = [draw(generator)]
+            if generator.random() < 0.5:
+                language = detect_language(conversation.turns[0].question)
+        found.append((images, generator.choice(QUESTIONS[kind][language])))
     return found
 
 
-def make_up(train: TrainingData, generator: random.Random) -> Image.Image:
-    """A picture of nothing in particular, that looks now like drawings and now like those to learn from."""
-    try:
-        return patchwork(train, generator) if generator.random() < 0.6 else shapes(generator)
-    except VisGLMError:  # one that cannot be read, which training will name
-        return shapes(generator)
-
-
-def shapes(generator: random.Random) -> Image.Image:
-    """Some shapes on a ground."""
-
-    def colour() -> tuple[int, ...]:
-        return tuple(generator.randrange(256) for _ in range(3))
-
-    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.5 else colour())
+def draw(generator: random.Random) -> Image.Image:
+    """Something like an icon of nothing in particular: shapes of a few colours on a ground, often symmetrical."""
+    palette = [tuple(generator.randrange(256) for _ in range(3)) for _ in range(4)]
+    image = Image.new("RGB", (SIDE, SIDE), "white" if generator.random() < 0.7 else palette[0])
     canvas = ImageDraw.Draw(image)
-    for _ in range(generator.randint(1, 6)):
-        corners = [(generator.randrange(SIDE), generator.randrange(SIDE)) for _ in range(generator.randint(3, 7))]
-        if generator.random() < 0.5:
-            canvas.polygon(corners, colour())
-        else:
-            canvas.ellipse([*map(min, zip(*corners, strict=True)), *map(max, zip(*corners, strict=True))], colour())
-    return image
-
-
-def patchwork(train: TrainingData, generator: random.Random) -> Image.Image:
-    """Tiles of two pictures to learn from, in disorder.
-
-    Raises:
-        ImageError: one of them cannot be read.
-    """
-    size, tiles = SIDE // TILES, []
-    for _ in range(2):
-        source = train.conversation(generator.randrange(len(train))).images[:1]
-        for image in source:
-            whole = open_image(image, train.rows.folder).resize((SIDE, SIDE))
-            corners = [(x, y) for x in range(0, SIDE, size) for y in range(0, SIDE, size)]
-            tiles += [whole.crop((x, y, x + size, y + size)) for x, y in corners]
-    if not tiles:
-        return shapes(generator)
-    image = Image.new("RGB", (SIDE, SIDE))
-    for place, tile in enumerate(generator.choices(tiles, k=TILES**2)):
-        image.paste(tile, (place % TILES * size, place // TILES * size))
+    is_mirrored = generator.random() < 0.7
+    for _ in range(generator.randint(2, 9)):
+        x, y = generator.gauss(0.5, 0.18) * SIDE, generator.gauss(0.5, 0.18) * SIDE
+        size = generator.uniform(0.05, 0.4) * SIDE
+        corners = [
+            (x + generator.uniform(-size, size), y + generator.uniform(-size, size))
+            for _ in range(generator.randint(3, 6))
+        ]
+        colour, kind = generator.choice(palette[1:]), generator.choice(("polygon", "ellipse", "rectangle"))
+        for points in (corners, [(SIDE - x, y) for x, y in corners])[: 1 + is_mirrored]:
+            box = [*map(min, zip(*points, strict=True)), *map(max, zip(*points, strict=True))]
+            getattr(canvas, kind)(points if kind == "polygon" else box, fill=colour)
     return image

@@ -168,7 +168,7 @@ class FinetuneReport:
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, default=str)
         write_text(self.output_dir / "report.json", text + "\n")
         card = self.output_dir / "README.md"
-        if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):  # else it is the user's
+        if not card.exists() or is_card(card):  # else it is the user's
             write_text(card, self.card())
 
     def card(self) -> str:
@@ -219,6 +219,14 @@ def answers_table(samples: list[Sample]) -> Html:
             for sample in samples
         ],
     )
+
+
+def is_card(path: Path) -> bool:
+    """Whether an earlier run wrote this file."""
+    if not path.is_file():  # a folder or a pipe
+        return False
+    with path.open("rb") as file:
+        return file.read(len(CARD_START)) == CARD_START.encode()
 
 
 def write_text(path: Path, text: str) -> None:

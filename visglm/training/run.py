@@ -22,6 +22,7 @@ from ..adapters import EMBEDDED, Adapters, Home, relative_to
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments
 from .data import Collator, StreamData, TrainingData
+from .learnt import UntilLearnt
 from .methods import make_part
 from .plan import Plan, make_plan
 from .preflight import available_memory, check_memory, describe, estimate_memory, scan, try_longest
@@ -86,7 +87,7 @@ def finetune(
     report = FinetuneReport(
         output_dir=plan.output_dir,
         command=command_of(data, settings, base),
-        settings=asdict(settings),
+        settings=asdict(plan.settings),
         data=plan.counts | outcome.counts,
         memory=plan.memory | {MEASURED: peak_memory(adapters.network.device)},
         history=outcome.history,
@@ -95,7 +96,7 @@ def finetune(
         metrics=score(plan.samples),
         samples=choose(plan.samples, settings.num_samples),
         taught=plan.taught,
-        verdict=judge(plan.samples, plan.taught, plan.counts, settings),
+        verdict=judge(plan.samples, plan.taught, plan.counts, plan.settings),
         seconds=time.perf_counter() - started,
     )
     if plan.is_main:
@@ -131,6 +132,8 @@ def train(plan: Plan, adapters: Adapters, processor: VisGLMProcessor, stop: Stop
         )  # fmt: skip
         if stop is not None:
             trainer.add_callback(Brake(stop))
+        if plan.lessons is not None:
+            trainer.add_callback(UntilLearnt(trainer, plan.lessons))
         if plan.resumed is not None:
             load_trained(plan.resumed, adapters)
         if trainer.is_sharded:

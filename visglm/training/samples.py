@@ -25,9 +25,17 @@ ANSWER_TOKENS = 128  # of an answer that is compared with a caption
 NUM_METRIC_ROWS = 100  # held-out rows that are answered before and after, about
 
 
-def answer_briefly(answerer: Callable[..., Sequence[Any]], requests: Sequence[Sequence[Any]]) -> list[str]:
-    """Short greedy answers; an empty one where a question does not fit."""
-    replies = answerer(requests, on_error="return", progress=False, max_new_tokens=ANSWER_TOKENS)
+def answer_briefly(
+    answerer: Callable[..., Sequence[Any]], requests: Sequence[Sequence[Any]], batch_size: int
+) -> list[str]:
+    """Short greedy answers; an empty one where a question does not fit.
+
+    Args:
+        batch_size: questions that share a pass through the model: no more than examples do, or memory that training
+            was made to fit in would not do for its answers.
+    """
+    options = {"batch_size": batch_size, "on_error": "return", "progress": False, "max_new_tokens": ANSWER_TOKENS}
+    replies = answerer(requests, **options)
     return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
 
 

@@ -22,6 +22,7 @@ from ..checkpoint import read_weights, replacing, save_base, write_model
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments
+from ..untrusted import DamagedFile, read_json
 
 MARKER_NAME = "complete.json"  # lists every file with its size
 PARTIAL_NAME = "partial"  # where a checkpoint is until it is whole
@@ -47,9 +48,9 @@ def complete(folder: Path) -> None:
 def is_complete(folder: Path) -> bool:
     """Whether every file is there at its full size."""
     try:
-        sizes = json.loads((folder / MARKER_NAME).read_text("utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
+        sizes = read_json(folder / MARKER_NAME)
+        return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    except (DamagedFile, OSError, ValueError):
         return False
 
 
@@ -81,7 +82,7 @@ def rotate(output_dir: Path, keep: int, best: str | None) -> None:
 
 def examples_per_step(settings: FinetuneArguments) -> int:
     """Over all processes."""
-    return settings.batch_size * settings.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+    return settings.batch_size * (settings.accumulation or 1) * int(os.environ.get("WORLD_SIZE", 1))
 
 
 def facts_of(settings: FinetuneArguments) -> dict[str, Any]:
@@ -101,8 +102,8 @@ def check_resumed(checkpoint: Path, adapters: Adapters, settings: FinetuneArgume
         ConfigError: it was started with other settings, or over another base.
     """
     try:
-        facts = json.loads((checkpoint / FACTS_NAME).read_text("utf-8"))
-    except (OSError, ValueError):  # an older visglm wrote none
+        facts = read_json(checkpoint / FACTS_NAME)
+    except DamagedFile:  # an older visglm wrote none
         facts = {}
     now = facts_of(settings)
     different = [

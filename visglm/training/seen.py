@@ -17,11 +17,13 @@ class SeenPictures:
     gone before they come again.
 
     Args:
-        encoder: `pixel_values` to visual tokens, frozen and without dropout. max_bytes: of what is kept, on the CPU.
+        encoder: `pixel_values` to visual tokens, frozen and without dropout.
+        max_bytes: of what is kept, on the CPU; by default `MAX_BYTES`.
     """
 
-    def __init__(self, encoder: nn.Module, max_bytes: int = MAX_BYTES):
-        self.encoder, self.max_bytes = encoder, max_bytes
+    def __init__(self, encoder: nn.Module, max_bytes: int | None = None):
+        self.encoder = encoder
+        self.max_bytes = MAX_BYTES if max_bytes is None else max_bytes
         self.kept: dict[bytes, Tensor] = {}
         self.num_bytes = 0
 

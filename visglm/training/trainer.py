@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,22 @@ class VisGLMTrainer(Trainer):
         output.metrics[f"{metric_key_prefix}_loss"] = sum(loss for loss, _ in measured) / num_tokens
         return output
 
+    @torch.no_grad()
+    def knows(self, items: Sequence[dict[str, Any]]) -> bool:
+        """Whether the likeliest tokens are those of the answer, in every one of these examples."""
+        self.model.eval()
+        for start in range(0, len(items), self.settings.batch_size):
+            batch = self.data_collator(items[start : start + self.settings.batch_size])
+            pictures = batch["pictures"]
+            inputs = self._prepare_inputs({key: value for key, value in batch.items() if isinstance(value, Tensor)})
+            self.look(inputs, pictures)
+            wanted = inputs.pop("labels")[:, inputs["logits_to_keep"] + 1]
+            with self.compute_loss_context_manager():
+                likeliest = self.model(**inputs, use_cache=False).logits.argmax(-1)
+            if not bool(((likeliest == wanted) | (wanted == IGNORE_INDEX)).all()):
+                return False
+        return True
+
     def measure(self, model: nn.Module, inputs: dict[str, Any], places: list[int]) -> tuple[Tensor, Any]:
         """The mean loss of a held-out batch; loss and tokens of each example are kept for the mean over all."""
         outputs = model(**{**inputs, "use_cache": False})
@@ -144,7 +160,7 @@ class VisGLMTrainer(Trainer):
         places = inputs.pop("places", None)
         where, skipped = inputs.pop("where"), inputs.pop("skipped")
         num_cut, num_tokens = inputs.pop("num_cut"), inputs.pop("num_tokens")
-        pictures = inputs.pop("pictures")
+        pictures, is_own = inputs.pop("pictures"), inputs.pop("is_own")
         self.look(inputs, pictures)
         if places is not None:
             self.say_left_out([problem for problem in skipped if problem not in self.problems])
@@ -152,15 +168,46 @@ class VisGLMTrainer(Trainer):
             if bool((inputs["labels"] != IGNORE_INDEX).any()):
                 self.check_loss(loss, where, training=False)
             return (loss, outputs) if return_outputs else loss
-        # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
-        outputs = super().compute_loss(
-            model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        if any(is_own) and self.part.can_be_weighed and self.args.world_size == 1:
+            outputs = self.compare_with_base(model, inputs, is_own, num_items_in_batch)
+        else:
+            # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
+            outputs = super().compute_loss(
+                model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         loss = outputs[0]
         self.check_rows(where, skipped, num_cut)
         self.meter.count(len(inputs["input_ids"]), len(pictures), num_tokens)
-        self.check_loss(loss, where, training=True)
+        if not all(is_own):  # which the base gives as well
+            self.check_loss(loss, where, training=True)
         return outputs if return_outputs else loss
+
+    def compare_with_base(
+        self, model: nn.Module, inputs: dict[str, Any], is_own: list[bool], num_tokens: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
+        """The loss, where some answers are the model's own: of those it is how far all that could be said is from what
+        the base would say ("Learning without Forgetting", Li and Hoiem 2016), which keeps more than the words do."""
+        asked = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
+        wanted = F.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)[:, inputs["logits_to_keep"]]
+        own = (wanted != IGNORE_INDEX) & torch.tensor(is_own, device=wanted.device)[:, None]
+        model.eval()
+        with torch.no_grad(), self.part.weighed(0.0):
+            base = model(**asked).logits[own].float().log_softmax(-1)
+        model.train()
+        self.look({}, [])
+        outputs = model(**asked)
+        logits = outputs.logits.float()
+        taught = F.cross_entropy(
+            logits.flatten(0, 1), wanted.masked_fill(own, IGNORE_INDEX).flatten(), ignore_index=IGNORE_INDEX,
+            reduction="sum",
+        )  # fmt: skip
+        away = F.kl_div(logits[own].log_softmax(-1), base, reduction="sum", log_target=True)
+        return (taught + away) / (num_tokens if num_tokens is not None else (wanted != IGNORE_INDEX).sum()), outputs
+
+    @property
+    def part(self) -> Any:
+        """What learns."""
+        return self.adapters.learning
 
     def look(self, inputs: dict[str, Any], pictures: list[bytes]) -> None:
         """Put visual tokens in the place of pictures where the vision encoder does not learn: it sees as in chat."""
@@ -377,7 +424,7 @@ def training_arguments(
         max_steps=num_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
+        gradient_accumulation_steps=settings.accumulation or 1,
         learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings)),
         lr_scheduler_type="cosine",
         warmup_steps=int(settings.warmup * num_steps),

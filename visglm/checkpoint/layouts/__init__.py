@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...untrusted import NEXT_STEP, told
-from ..files import read_json
+from ...untrusted import NEXT_STEP, read_json, told
 from ..settings import check_ids
 from ..source import Source
 from ..writer import finish

@@ -10,8 +10,7 @@ from ...config import TEXT_CONFIGS, VisGLMConfig
 from ...errors import CheckpointError
 from ...processor import VisGLMProcessor
 from ...tokenizers.glm import is_tiktoken, load_glm_tokenizer
-from ...untrusted import told
-from ..files import read_json
+from ...untrusted import read_json, read_text, told
 from ..settings import part_fields
 from .legacy import check_tokenizer, choose_weights
 from .renamed import RenamedSource
@@ -80,7 +79,7 @@ def find_style(path: Path, fields: Mapping[str, Any]) -> str:
     vocabulary, settings = path / "tokenizer.model", path / "tokenizer_config.json"
     if (vocabulary.is_file() and is_tiktoken(vocabulary)) or "glm-4" in str(fields.get("_name_or_path")).lower():
         return "glm4"
-    told = settings.read_text("utf-8") if settings.is_file() else ""
+    told = read_text(settings) if settings.is_file() else ""
     if "<|user|>" in told or "chatglm3" in (told + str(fields.get("_name_or_path"))).lower():
         return "chatglm3"
     return "chatglm2"

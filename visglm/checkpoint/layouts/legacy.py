@@ -12,8 +12,8 @@ from ...config import RANGES, VisGLMConfig
 from ...errors import CheckpointError, ConfigError
 from ...processor import VisGLMProcessor
 from ...tokenizers import VOCAB_FILE_NAME, ChatGLMTokenizer
-from ...untrusted import told
-from ..files import WeightFiles, find_weights, read_json
+from ...untrusted import read_json, told
+from ..files import WeightFiles, find_weights
 from ..processing import read_tokenizer
 from ..settings import check_fields, is_whole
 from ..source import Source
