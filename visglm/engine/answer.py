@@ -37,15 +37,27 @@ class Asker:
         self.style = network.config.prompt_style
         self.end_ids = end_ids(network.generation_config)
 
-    def submit(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer]:
+    def submit(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        owner: str = "",
+        on_news: Callable[[], None] | None = None,
+    ) -> list[Answer]:
         """Ask them together.
+
+        Args:
+            owner, on_news: see `Request`.
 
         Raises:
             BusyError: the network is kept busy by something long.
             ConfigError: a setting does not go with this model.
         """
         many = self._choices if sampling.choices else self._draws
-        asked = [many(prompt, sampling) for prompt in prompts]
+        asked = [
+            [replace(request, owner=owner, on_news=on_news) for request in many(prompt, sampling)] for prompt in prompts
+        ]
         tickets = iter(self.engine.submit(*(request for requests in asked for request in requests)))
         return [
             Answer(self, prompt, sampling, [next(tickets) for _ in requests])
