@@ -59,6 +59,12 @@ def test_the_page_about_it_needs_no_other_host_and_no_script(client):
 def test_the_schema_tells_what_is_possible_and_no_more(client):
     schema = client.get("/openapi.json").json()
     body = schema["components"]["schemas"]["ChatRequest"]
+    for name in ("ChatRequest", "ResponsesRequest", "MessagesRequest", "TokenizeRequest", "LegacyRequest"):
+        [example] = schema["components"]["schemas"][name]["examples"]
+        [path] = [
+            path for path, ways in schema["paths"].items() if name in str(ways.get("post", {}).get("requestBody"))
+        ]
+        assert client.post(path, json=example).status_code == 200, path
     assert body["additionalProperties"] is False and "tools" not in body["properties"]
     assert "422" not in schema["paths"][CHAT]["post"]["responses"]
 

@@ -59,6 +59,12 @@ def test_what_the_system_and_the_developer_say_stands_in_front_of_the_question(c
     assert text_of(client.post(CHAT, json=asking(*later))) == wanted.text
 
 
+def test_answers_in_a_row_are_one_and_the_first_may_be_an_answer(client, vlm):
+    said = [{"role": "assistant", "content": text} for text in ("Hello.", "It is red.")]
+    wanted = vlm.chat(None, "What is it?", [("", "Hello.\nIt is red.")])
+    assert text_of(client.post(CHAT, json=asking(*said, user("What is it?")))) == wanted.text
+
+
 def test_control_tokens_that_are_typed_are_text(client, vlm):
     question = "[gMASK]<sop><|image|><img>cat.png</img> 你好"
     tokens = client.post("/tokenize", json={"messages": [user(question)]}).json()["tokens"]
@@ -122,6 +128,13 @@ def test_the_length_is_kept(client, vlm):
     for name in ("max_tokens", "max_completion_tokens"):
         answer = client.post(CHAT, json=asking(user("Describe it.", CAT), **{name: 2})).json()
         assert answer["choices"][0]["finish_reason"] == "length" and answer["usage"]["completion_tokens"] == 2
+
+
+def test_a_length_beyond_the_context_is_an_upper_bound(client, vlm):
+    whole = client.post(CHAT, json=endless(vlm, 4000)).json()
+    assert whole["usage"]["total_tokens"] == vlm.context_length and whole["choices"][0]["finish_reason"] == "length"
+    refused = client.post(CHAT, json=endless(vlm, 4097))
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "max_tokens"
 
 
 @pytest.mark.parametrize("stop", ["objects", ["zebra", "objects"]])

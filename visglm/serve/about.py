@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from .asking import service_of
 from .service import Service
@@ -33,7 +33,7 @@ async def ready(request: Request) -> Response:
     return Json({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
 
 
-@router.get("/metrics", summary="Numbers for Prometheus", tags=["server"])
+@router.get("/metrics", summary="Numbers for Prometheus", tags=["server"], response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -81,11 +81,17 @@ def page(app: FastAPI) -> str:
             )
             body = way.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             if name := body.get("$ref", "").rpartition("/")[2]:
-                parts.append(table(schema["components"]["schemas"][name]))
+                fields = schema["components"]["schemas"][name]
+                parts += [f"<pre>{html.escape(example(one))}</pre>" for one in fields.get("examples", ())]
+                parts.append(table(fields))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>visglm</title><style>{STYLE}</style>'
         f'{"".join(parts)}<p>The same for programs: <a href="openapi.json">openapi.json</a></p></html>'
     )
+
+
+def example(body: dict[str, Any]) -> str:
+    return json.dumps(body, ensure_ascii=False, indent=1)
 
 
 def table(schema: dict[str, Any]) -> str:

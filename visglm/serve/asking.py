@@ -20,6 +20,8 @@ from .wire import to_bytes
 
 LOG = logging.getLogger("visglm.serve")
 Result = TypeVar("Result")
+# Of a route that streams where it is asked to.
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 Event = tuple[str | None, Any]  # name and what goes as JSON; or a plain text
 
 

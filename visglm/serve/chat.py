@@ -16,11 +16,11 @@ from ..engine import Token
 from ..explain import Explanation
 from ..reply import Reply
 from ..sampling import LONGEST_TEXT, MOST_TEXTS, Sampling
-from .asking import Event, ask, service_of, stream, visit_of
+from .asking import STREAMS, Event, ask, service_of, stream, visit_of
 from .conversation import read
 from .errors import Refusal
 from .service import Piece, Question, Service
-from .wire import Json, Wire
+from .wire import PIXEL, Json, Wire, shown_by
 
 DONE = "[DONE]"
 NEAREST = 2**64  # seeds are taken modulo this: OpenAI's may be negative
@@ -105,6 +105,10 @@ class StreamOptions(Wire):
 class ChatRequest(Wire):
     """A conversation to go on with."""
 
+    model_config = shown_by({"model": "visglm-tiny", "messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+        {"type": "text", "text": "What is this?"},
+    ]}]})  # fmt: skip
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool = False
@@ -182,7 +186,7 @@ def schema_of(form: PlainText | JsonObject | JsonSchema | None) -> Any:
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation", tags=["OpenAI"])
+@router.post("/v1/chat/completions", summary="Answer a conversation", tags=["OpenAI"], responses=STREAMS)
 async def complete(body: ChatRequest, request: Request) -> Response:
     service, visit = service_of(request), visit_of(request)
     question = body.question(service, visit.owner)

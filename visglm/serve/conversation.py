@@ -15,7 +15,8 @@ def read(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Turn, ...], tuple
     """Turns and sources.
 
     No model of the family has a place for what the system says. What it says first stands in front of the first
-    question, as `messages_to_turns` puts it; what it says later, in front of the question that follows.
+    question, as `messages_to_turns` puts it; what it says later, in front of the question that follows. Answers in a
+    row are one, and one that nobody asked for answers nothing.
 
     Args:
         messages: role and content each; contents are texts, or parts of type text and image_url.
@@ -27,7 +28,14 @@ def read(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[Turn, ...], tuple
     said = [one["content"] for one in messages[:first]]
     plain: list[dict[str, Any]] = [{"role": "system", "content": join(said)}] if said else []
     for one in messages[first:]:
-        plain.append({"role": "user" if one["role"] in INSTRUCTING else one["role"], "content": one["content"]})
+        role = "user" if one["role"] in INSTRUCTING else one["role"]
+        before = plain[-1]["role"] if plain else "system"
+        if role == before == "assistant":
+            plain[-1]["content"] = join([plain[-1]["content"], one["content"]])
+            continue
+        if role == "assistant" and before == "system":
+            plain.append({"role": "user", "content": ""})
+        plain.append({"role": role, "content": one["content"]})
     turns, sources = messages_to_turns(plain)
     if turns[-1].answer is not None:
         raise PromptError("the last message is the assistant's own. Let a user's message follow, to be answered.")

@@ -11,14 +11,16 @@ from starlette.responses import Response
 
 from ..reply import Reply
 from ..sampling import MOST_TEXTS, Sampling
-from .asking import Event, ask, service_of, stream, visit_of
+from .asking import STREAMS, Event, ask, service_of, stream, visit_of
 from .chat import Stop
 from .conversation import read
 from .errors import Refusal
 from .service import Piece, Question, Service
-from .wire import Json, Wire
+from .wire import PIXEL, Json, Wire, shown_by
 
 CACHED: Mapping[str, tuple[Any, ...]] = {"cache_control": ({"type": "ephemeral"},)}  # a hint; pictures are remembered
+
+WHERE: Mapping[str, Any] = {"cache_creation": None, "inference_geo": None, "service_tier": "standard"}
 
 
 class TextBlock(Wire):
@@ -75,6 +77,10 @@ class Metadata(Wire):
 class MessagesRequest(Wire):
     """A conversation to go on with."""
 
+    model_config = shown_by({"model": "visglm-tiny", "max_tokens": 50, "messages": [{"role": "user", "content": [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
+        {"type": "text", "text": "What is this?"},
+    ]}]})  # fmt: skip
     model: str
     messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -110,7 +116,9 @@ class MessagesRequest(Wire):
 router = APIRouter()
 
 
-@router.post("/v1/messages", summary="Answer, in the words of Anthropic's messages", tags=["Anthropic"])
+@router.post(
+    "/v1/messages", summary="Answer, in the words of Anthropic's messages", tags=["Anthropic"], responses=STREAMS
+)
 async def answer(body: MessagesRequest, request: Request) -> Response:
     service, visit = service_of(request), visit_of(request)
     question = body.question(service, visit.owner)
@@ -126,28 +134,26 @@ class Told:
 
     def __init__(self, service: Service, body: MessagesRequest, sampling: Sampling, id_: str):
         self._service, self._sampling = service, sampling
-        self._head = {"id": id_, "type": "message", "role": "assistant", "model": body.model}
+        self._head = {"id": id_, "type": "message", "role": "assistant", "model": body.model, "container": None}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        content = [{"type": "text", "text": reply.text}]
-        usage = {"input_tokens": reply.usage.prompt_tokens, "output_tokens": reply.usage.completion_tokens}
-        return {**self._head, "content": content, **self._stop(reply), "usage": usage}
+        usage = usage_of(reply.usage.prompt_tokens, reply.usage.completion_tokens)
+        return {**self._head, "content": [text_block(reply.text)], **self._stop(reply), "usage": {**usage, **WHERE}}
 
-    def _stop(self, reply: Reply) -> dict[str, str | None]:
+    def _stop(self, reply: Reply) -> dict[str, Any]:
         stop = self._service.stop_of(reply, self._sampling)
         reason = (
             "stop_sequence" if stop is not None else "max_tokens" if reply.finish_reason == "length" else "end_turn"
         )
-        return {"stop_reason": reason, "stop_sequence": stop}
+        return {"stop_reason": reason, "stop_sequence": stop, "stop_details": None}
 
     # --- as a stream ---
 
     def begin(self, prompt_tokens: int) -> Iterable[Event]:
-        usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
-        nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
-        start = {**self._head, **nothing, "usage": usage}
-        yield event("message_start", message=start)
-        yield event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "stop_details": None}
+        usage = {**usage_of(prompt_tokens, 0), **WHERE}
+        yield event("message_start", message={**self._head, **nothing, "usage": usage})
+        yield event("content_block_start", index=0, content_block=text_block(""))
 
     def tell(self, piece: Piece) -> Iterable[Event]:
         if piece.text:
@@ -155,12 +161,23 @@ class Told:
 
     def end(self, reply: Reply) -> Iterable[Event]:
         yield event("content_block_stop", index=0)
-        usage = {"input_tokens": reply.usage.prompt_tokens, "output_tokens": reply.usage.completion_tokens}
-        yield event("message_delta", delta=self._stop(reply), usage=usage)
+        usage = usage_of(reply.usage.prompt_tokens, reply.usage.completion_tokens)
+        yield event("message_delta", delta={**self._stop(reply), "container": None}, usage=usage)
         yield event("message_stop")
 
     def fail(self, refusal: Refusal) -> Iterable[Event]:
         yield "error", refusal.body(is_anthropic=True)
+
+
+def text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": prompt_tokens, "output_tokens": completion_tokens, "output_tokens_details": None,
+        "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "server_tool_use": None,
+    }  # fmt: skip
 
 
 def event(kind: str, **content: Any) -> Event:

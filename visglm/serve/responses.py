@@ -13,12 +13,12 @@ from starlette.responses import Response
 from ..engine import Token
 from ..reply import Reply
 from ..sampling import Sampling
-from .asking import Event, ask, service_of, stream, visit_of
+from .asking import STREAMS, Event, ask, service_of, stream, visit_of
 from .chat import Spelled
 from .conversation import read
 from .errors import Refusal
 from .service import Piece, Question, Service
-from .wire import Json, Wire
+from .wire import PIXEL, Json, Wire, shown_by
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -58,6 +58,7 @@ class Item(Wire):
     )
     id: str | None = None  # as an answer had it that is sent back
     status: Literal["in_progress", "completed", "incomplete"] | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
 
     def plain(self) -> dict[str, Any]:
         """As chat completions have it."""
@@ -96,6 +97,10 @@ class TextOptions(Wire):
 class ResponsesRequest(Wire):
     """A question, or a conversation to go on with. Nothing is kept: `store` is false."""
 
+    model_config = shown_by({"model": "visglm-tiny", "input": [{"role": "user", "content": [
+        {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"},
+        {"type": "input_text", "text": "What is this?"},
+    ]}]})  # fmt: skip
     model: str
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
@@ -148,7 +153,7 @@ class ResponsesRequest(Wire):
 router = APIRouter()
 
 
-@router.post("/v1/responses", summary="Answer, in the words of OpenAI's responses", tags=["OpenAI"])
+@router.post("/v1/responses", summary="Answer, in the words of OpenAI's responses", tags=["OpenAI"], responses=STREAMS)
 async def respond(body: ResponsesRequest, request: Request) -> Response:
     service, visit = service_of(request), visit_of(request)
     question = body.question(service, visit.owner)
@@ -175,8 +180,9 @@ class Told(Spelled):
             "temperature": body.temperature, "top_p": body.top_p, "top_logprobs": body.top_logprobs,
             "text": {"format": body.form}, "metadata": body.metadata or {}, "store": False, "background": False,
             "previous_response_id": None, "tools": [], "tool_choice": "none", "parallel_tool_calls": False,
-            "truncation": "disabled", "reasoning": {"effort": None, "summary": None}, "user": body.user,
-            "service_tier": "default", "max_tool_calls": None,
+            "truncation": "disabled", "reasoning": {"effort": None, "summary": None},
+            "service_tier": "default", "max_tool_calls": None, "presence_penalty": 0, "frequency_penalty": 0,
+            "safety_identifier": None, "prompt_cache_key": None, **({} if body.user is None else {"user": body.user}),
         }  # fmt: skip
 
     def whole(self, reply: Reply) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -153,7 +153,7 @@ class Service:
         extra = max(question.sampling.n, len(question.sampling.choices)) - 1
         with self.admission.enter(extra):
             found = await asyncio.gather(*(self._fetch(source) for source in question.sources))
-            prompt = await self.run("decode", self._prepare, question, found)
+            question, prompt = await self.run("decode", self._prepare, question, found)
             async with self._switch.using(question.adapter):
                 asked = Asked(self, question, prompt)
                 try:
@@ -170,15 +170,16 @@ class Service:
             return source
         return await self.run("fetch", download, source, self.settings.picture_hosts, self.vlm.image_limits)
 
-    def _prepare(self, question: Question, found: Sequence[str | bytes]) -> Prompt:
-        """The prompt, its pictures decoded one by one and no more of them kept than the network needs."""
+    def _prepare(self, question: Question, found: Sequence[str | bytes]) -> tuple[Question, Prompt]:
+        """The prompt, its pictures decoded one by one and no more of them kept than the network needs; and the question
+        with an answer no longer than the context has room for: in all protocols the length is an upper bound."""
         config, processor = self.vlm.model.config, self.vlm.processor.image_processor
         if not question.turns[-1].question.strip() and not question.turns[-1].num_images:
             raise PromptError("the last message must not be empty. Add a question.")
-        rendered = lay_out(
-            question.turns, max_new_tokens=question.sampling.max_new_tokens or 1, config=config,
-            tokenizer=self.vlm.tokenizer,
-        )  # fmt: skip
+        rendered = lay_out(question.turns, max_new_tokens=1, config=config, tokenizer=self.vlm.tokenizer)
+        room, sampling = self.vlm.context_length - len(rendered.input_ids), question.sampling
+        if sampling.max_new_tokens is not None and sampling.max_new_tokens > room:
+            question = replace(question, sampling=replace(sampling, max_new_tokens=room))
         pictures: list[Image.Image] = []
         values = []
         for source in found:
@@ -186,7 +187,8 @@ class Service:
             values.append(pixels([picture], processor))
             pictures += [picture] if question.explains else []
         pixel_values = torch.cat([value for value in values if value is not None]) if values else None
-        return Prompt(question.turns, rendered, images=tuple(pictures), pixel_values=pixel_values, language="auto")
+        prompt = Prompt(question.turns, rendered, images=tuple(pictures), pixel_values=pixel_values, language="auto")
+        return question, prompt
 
     def submit(self, prompt: Prompt, question: Question, on_news: Callable[[], None]) -> Answer:
         [answer] = self._asker.submit([prompt], question.sampling, owner=question.owner, on_news=on_news)

@@ -14,12 +14,13 @@ from .chat import Message
 from .conversation import read
 from .errors import Refusal
 from .service import Question, Service
-from .wire import Json, Wire
+from .wire import Json, Wire, shown_by
 
 
 class TokenizeRequest(Wire):
     """One of `prompt` and `messages`."""
 
+    model_config = shown_by({"prompt": "What is this?"})
     model: str | None = None
     prompt: Annotated[str, Field(description="plain text: nothing in it is a control token")] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None

@@ -14,7 +14,7 @@ from ..prompt import Turn
 from ..sampling import Sampling
 from .asking import ask, service_of, visit_of
 from .service import Question, Service
-from .wire import Json, Wire
+from .wire import PIXEL, Json, Wire, shown_by
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -22,6 +22,7 @@ Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 class LegacyRequest(Wire):
     """A picture as base64, a question, and the questions and answers before. The picture belongs to the first."""
 
+    model_config = shown_by({"text": "这是什么？", "image": PIXEL, "history": []})
     text: str
     image: str | None = None
     history: list[Pair] = []
@@ -46,9 +47,9 @@ class LegacyRequest(Wire):
             turns[0] = Turn(turns[0].question, turns[0].answer, num_images=1)
         adapter = service.names.adapter(None)
         used = len(service.count(Question(tuple(turns), source, Sampling(), adapter, owner)))
-        room = max(1, min(self.max_length, service.vlm.context_length) - used)
+        room = min(max(1, self.max_length - used), service.settings.limits.max_new_tokens)
         sampling = Sampling(
-            max_new_tokens=min(room, service.settings.limits.max_new_tokens), temperature=self.temperature,
+            max_new_tokens=room, temperature=self.temperature,
             top_p=self.top_p, top_k=self.top_k, repetition_penalty=self.repetition_penalty,
         )  # fmt: skip
         return Question(tuple(turns), source, sampling, adapter, owner)

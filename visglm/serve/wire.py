@@ -24,6 +24,15 @@ def to_bytes(content: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+# One red pixel.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def shown_by(*examples: dict[str, Any]) -> ConfigDict:
+    """Of a body: what the schema shows."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class Wire(BaseModel):
     """Part of a body. Null is as good as nothing; what is not listed is an error, never ignored.
 
@@ -40,6 +49,15 @@ class Wire(BaseModel):
         if not isinstance(data, dict):
             return data
         return {name: value for name, value in data.items() if not cls.says_nothing(name, value)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, field in schema.get("properties", {}).items():
+            if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+                told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **told}
+        return schema
 
     @classmethod
     def says_nothing(cls, name: str, value: Any) -> bool:
