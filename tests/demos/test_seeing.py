@@ -102,7 +102,8 @@ def test_an_answer_that_grows_is_followed_unless_one_reads_further_up(browser, b
     browser.say("Tell me everything.")
     main = "const main = document.querySelector('[data-testid=stMain]'); "
     until(lambda: browser.script(main + "return main.scrollTop > 20"), "the page to follow")
-    until(lambda: browser.shows(".cursor"), "the newest word in view")
+    # Behind the newest word stands the cursor, and when that was the last one, what can be done with the answer.
+    until(lambda: browser.shows(".cursor") or browser.shows(".st-key-regenerate button"), "the newest word in view")
     browser.script(main + "main.dispatchEvent(new WheelEvent('wheel', {deltaY: -500})); main.scrollTop = 0;")
     length = "return [...document.querySelectorAll('.said')].at(-1).innerText.length"
     before = browser.script(length)
