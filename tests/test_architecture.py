@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "imports"),
     ("config", "untrusted"),
-    ("pictures", "tokenizers", "settings", "sampling", "recipe", "turns"),
+    ("pictures", "tokenizers", "settings", "sampling", "recipe"),
     ("prompt",),
     ("processor", "vision", "text", "reply"),
     ("model", "request"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("quant",),
     ("adapters",),
     ("checkpoint",),
-    ("explain", "generation", "stream", "batch"),
+    ("explain", "engine"),
     ("training",),
     ("chat",),
     ("serve", "selftest", "drop_in"),
@@ -188,7 +188,7 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    extras = ("evaluate", "finetune", "serve", "demo", "quant", "heif", "sat")
+    extras = ("evaluate", "finetune", "serve", "demo", "quant", "heif", "shapes", "sat")
     optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from tests.tiny import GOLDEN_HF
 from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
-from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError, PromptError
+from visglm.errors import CheckpointError, ConfigError, ContextLengthError, EngineError, ImageError, PromptError
 from visglm.prompt import PROMPT_STYLES, postprocess, settled
 from visglm.reply import History
 from visglm.sampling import RULES, Sampling
@@ -154,7 +154,26 @@ def test_urls_are_refused_unless_allowed(vlm):
         open_to_urls.chat("https://example.com/cat.png", "What?")  # allowed, but the tests have no network
 
 
-def test_a_second_question_does_not_look_again(vlm):
+@pytest.fixture
+def forgetful(vlm):
+    """The model without a memory of pictures."""
+    usual, vlm.engine.looker.num_bytes = vlm.engine.looker.num_bytes, 0
+    yield vlm
+    vlm.engine.looker.num_bytes = usual
+
+
+def test_a_picture_is_looked_at_once(vlm):
+    picture = Image.effect_noise((40, 40), 90).convert("RGB")
+    with Counter(vlm) as counter:
+        replies = [vlm.chat(picture, question, max_new_tokens=2) for question in ("What is this?", "这是什么？")]
+        assert torch.equal(vlm.encode(picture.copy()), replies[0].history.image_embeds)
+        assert counter.num_pictures == 1
+        vlm.chat(picture.rotate(90), "What is this?", max_new_tokens=1)
+        assert counter.num_pictures == 2
+
+
+def test_a_second_question_does_not_look_again(forgetful):
+    vlm = forgetful
     with Counter(vlm) as counter:
         first = vlm.chat(disc(), "What is this?", max_new_tokens=4)
         assert counter.num_pictures == 1
@@ -475,10 +494,6 @@ def test_a_text_only_model_refuses_pictures(vlm):
 # ---- streams -----------------------------------------------------------------------------------------------------
 
 
-def streaming_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "visglm-stream"]
-
-
 @pytest.mark.parametrize("prompt", ["What is this?", "描述这张图片。"])
 def test_a_stream_spells_the_reply(vlm, prompt):
     stream = vlm.stream_chat(disc(), prompt)
@@ -487,7 +502,7 @@ def test_a_stream_spells_the_reply(vlm, prompt):
     pieces = list(stream)
     assert "".join(pieces) == stream.reply.text == vlm.chat(disc(), prompt).text
     assert stream.reply.history.turns[-1].answer == stream.reply.text
-    assert not streaming_threads()
+    assert vlm._turns.is_free
 
 
 def test_a_stream_comes_piece_by_piece(vlm):
@@ -503,7 +518,6 @@ def test_leaving_a_stream_stops_the_model(vlm):
     for _ in vlm.stream_chat(disc(), "描述这张图片。", temperature=5.0, seed=0, max_new_tokens=400):
         break
     hook.remove()
-    assert not streaming_threads()
     assert len(steps) < 400
     assert vlm._turns.is_free
     vlm.chat(disc(), "What?", max_new_tokens=1)
@@ -513,7 +527,7 @@ def test_a_closed_stream_has_what_there_was_of_the_answer(vlm):
     stream = vlm.stream_chat(disc(), "描述这张图片。", temperature=5.0, seed=0, max_new_tokens=400)
     begun = next(stream)
     stream.close()
-    assert not streaming_threads()
+    assert vlm._turns.is_free
     assert list(stream) == []
     assert stream.reply.finish_reason == "cancelled"
     assert stream.reply.text.startswith(begun)
@@ -525,7 +539,7 @@ def test_a_closed_stream_has_what_there_was_of_the_answer(vlm):
 def test_a_stream_that_was_closed_before_it_began_has_no_reply(vlm):
     stream = vlm.stream_chat(disc(), "What?")
     stream.close()
-    assert list(stream) == [] and not streaming_threads()
+    assert list(stream) == [] and vlm._turns.is_free
     with pytest.raises(VisGLMError, match="closed before the model began"):
         _ = stream.reply
 
@@ -556,7 +570,7 @@ def test_a_stream_may_be_closed_while_another_thread_reads_it(vlm, delay):
         assert has_piece.wait(60)
     stream.close()
     reader.join(60)
-    assert not reader.is_alive() and not errors and not streaming_threads()
+    assert not reader.is_alive() and not errors
     assert vlm._turns.is_free
 
 
@@ -565,15 +579,15 @@ def test_a_stream_that_waits_for_its_turn_can_be_closed(vlm):
     with vlm._turns.take():
         reader = threading.Thread(target=lambda: list(stream))
         reader.start()
-        while not streaming_threads():
+        while not vlm._turns.num_waiting:
             pass
         stream.close()
         reader.join(60)
-        assert not reader.is_alive() and not streaming_threads()
+        assert not reader.is_alive() and not vlm._turns.num_waiting
 
 
 def test_streams_leave_nothing_behind(vlm):
-    """Read to the end, left early, closed or never begun: no thread, and no tensor more than before."""
+    """Read to the end, left early, closed or never begun: no turn, and no tensor more than before."""
 
     def use_streams() -> None:
         list(vlm.stream_chat(disc(), "What?", max_new_tokens=3))
@@ -593,14 +607,26 @@ def test_streams_leave_nothing_behind(vlm):
     for _ in range(3):
         use_streams()
     assert num_tensors() == before
-    assert not streaming_threads()
+    assert vlm._turns.is_free
 
 
 def test_an_error_while_streaming_reaches_the_reader(vlm, monkeypatch):
-    monkeypatch.setattr(vlm.model, "generate", lambda **arguments: 1 / 0)
+    forward, steps = vlm.model.lm_head.forward, []
+
+    def fail(hidden_states):
+        steps.append(1)
+        return 1 / (3 - len(steps)) and forward(hidden_states)
+
+    monkeypatch.setattr(vlm.model.lm_head, "forward", fail)
+    pieces = []
+    with pytest.raises(EngineError, match="ZeroDivisionError") as error:
+        pieces.extend(vlm.stream_chat(disc(), "What is this?"))
+    assert isinstance(error.value.__cause__, ZeroDivisionError) and len(steps) == 3
+    monkeypatch.setattr(vlm.model, "forward", lambda *arguments, **settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(vlm.stream_chat(disc(), "What?"))
-    assert vlm._turns.is_free
+    monkeypatch.undo()
+    assert vlm._turns.is_free and vlm.chat(None, "Hello", max_new_tokens=1)
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)
@@ -679,8 +705,9 @@ def test_a_batch_answers_as_one_by_one(vlm, requests, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
-def test_a_batch_encodes_its_pictures_together(vlm, requests, batch_size, monkeypatch):
+def test_a_batch_encodes_its_pictures_together(forgetful, requests, batch_size, monkeypatch):
     """Few at a time, no picture twice, and each reply keeps the visual tokens of its own pictures only."""
+    vlm = forgetful
     singles = [vlm.chat(*request, max_new_tokens=1) for request in requests]
     sizes, encode = [], vlm.model.get_image_features
 
@@ -690,7 +717,8 @@ def test_a_batch_encodes_its_pictures_together(vlm, requests, batch_size, monkey
 
     monkeypatch.setattr(vlm.model, "get_image_features", watched)
     replies = vlm.batch(requests, batch_size=batch_size, progress=False, max_new_tokens=1)
-    assert sizes == {2: [1, 2, 2], 8: [5]}[batch_size]
+    # Two of the five are the same: encoded together, they are one.
+    assert sizes == [4] if batch_size == 8 else sum(sizes) == 5 and max(sizes) == 2
     for reply, single in zip(replies, singles, strict=True):
         found, wanted = reply.history.image_embeds, single.history.image_embeds
         assert (found is None) == (wanted is None)
@@ -700,9 +728,10 @@ def test_a_batch_encodes_its_pictures_together(vlm, requests, batch_size, monkey
     assert [reply.timings.encode > 0 for reply in replies] == [bool(reply.images) for reply in replies]
 
 
-def test_many_pictures_of_one_question_are_encoded_few_at_a_time(vlm, monkeypatch):
+def test_many_pictures_of_one_question_are_encoded_few_at_a_time(forgetful, monkeypatch):
+    vlm = forgetful
     sizes, encode = [], vlm.model.get_image_features
-    monkeypatch.setattr("visglm.chat.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr("visglm.engine.pictures.AT_ONCE", 2)
     monkeypatch.setattr(vlm.model, "get_image_features", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
     vlm.chat([disc("red"), disc("blue"), disc("green")], "What is this?", max_new_tokens=1)
     assert sizes == [2, 1]

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from visglm import VisGLM
+from visglm.engine import Turns
 from visglm.errors import BusyError
-from visglm.turns import Turns
 
 QUESTION = "What is this?"
 FAST = {"max_steps": 2, "batch_size": 2, "num_workers": 0, "held_out": 0.0, "num_samples": 0, "report_to": "none"}
@@ -138,6 +138,7 @@ def test_an_answer_waits_until_the_adapter_is_back(picture, adapter):
 def test_a_picture_and_its_answer_are_by_one_state_of_the_model(picture, adapter, monkeypatch):
     """A switch that comes while a picture is looked at waits for the answer about it."""
     vlm = VisGLM.from_pretrained(adapter, device="cpu")
+    vlm.engine.looker.num_bytes = 0
     wanted = vlm.chat(picture, QUESTION, max_new_tokens=8).text
     look, threads = vlm.model.get_image_features, []
 

@@ -16,6 +16,7 @@ from .imports import collector_paused
 if TYPE_CHECKING:
     from .chat import VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
+    from .engine import ReplyStream
     from .errors import VisGLMError
     from .explain import Explanation
     from .model import VisGLMForConditionalGeneration, VisGLMModel
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
     from .reply import History, Reply
-    from .stream import ReplyStream
     from .tokenizers import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ _MODULES = {
     "History": "reply",
     "ImageLimits": "pictures",
     "Reply": "reply",
-    "ReplyStream": "stream",
+    "ReplyStream": "engine",
     "VisGLM": "chat",
     "VisGLMConfig": "config",
     "VisGLMError": "errors",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from . import checkpoint, generation, request
+from . import checkpoint, request
 from .adapters import Adapters
-from .batch import answer_all
+from .engine import Answer, Asker, Engine, ReplyStream, Turns, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
-from .identity import vision_fingerprint
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
@@ -31,14 +29,10 @@ from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
 from .sampling import Sampling
 from .settings import Rule, check_call
-from .stream import ReplyStream
-from .turns import Cancelled, Turns, turns_of
 
 if TYPE_CHECKING:
     from .explain import Explanation
     from .training import Evaluation, FinetuneReport, Stop
-
-PICTURES_AT_ONCE = 8  # of one question that are encoded together; memory grows with them
 
 # What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
 RULES: Mapping[str, Rule] = {
@@ -66,12 +60,13 @@ class VisGLM:
 
     Use `VisGLM.from_pretrained()`. `model`, `processor` and `tokenizer` are the Hugging Face layer below.
 
-    Threads may share a network; they take turns, first come first served. An answer, a batch's next few, a switch of
-    adapters, a merge and saving wait for what is in flight, and an answer is by one state of the model from its first
-    picture to its last token. `finetune` waits likewise; once it runs, whoever else asks is told at once, by
-    `BusyError`, and what it calls itself works. Others wait until `with adapter_disabled()` is left, so that no thread
-    may be waited for in there. Copies and forked processes have turns of their own; forked, torch computes on one
-    thread, as its others stay behind. What works on `model` directly takes no turns.
+    Threads may share a network. Their answers are given together, by one thread, the `engine`'s: each joins between two
+    tokens of the others and is what it would be alone. A switch of adapters, a merge and saving wait for what is in
+    flight, and an answer is by one state of the model from its first picture to its last token. `finetune` waits
+    likewise; once it runs, whoever else asks is told at once, by `BusyError`, and what it calls itself works. Others
+    wait until `with adapter_disabled()` is left, so that no thread may be waited for in there. Copies and forked
+    processes have an engine of their own; forked, torch computes on one thread, as its others stay behind. What works
+    on `model` directly, asks nobody.
 
     Args:
         model: the network.
@@ -100,14 +95,19 @@ class VisGLM:
         self.allow_urls = allow_urls
         if image_limits is not None:
             self.image_limits = image_limits
-        turns = turns_of(model)  # from here on a fork is noticed
+        engine = engine_of(model)  # from here on a fork is noticed
         if model.training:
-            with turns.take(changes=True):
+            with engine.turns.take(changes=True):
                 model.eval()
 
     @property
+    def engine(self) -> Engine:
+        """What answers: how many at a time, and what it remembers of pictures."""
+        return engine_of(self.model)
+
+    @property
     def _turns(self) -> Turns:
-        return turns_of(self.model)
+        return self.engine.turns
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisGLM:
         with self._turns.take():
@@ -265,7 +265,7 @@ class VisGLM:
 
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=output_dir, **settings)  # type: ignore[arg-type]
-        with self._turns.scope("being fine-tuned", changes=True):
+        with self._turns.take("being fine-tuned", changes=True):
             return training.finetune(self.adapters, self.processor, data, arguments, self.batch, stop)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
@@ -287,8 +287,11 @@ class VisGLM:
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
         """Answer as the base model, inside a `with`. Other threads wait until it is left."""
-        with self._turns.scope(changes=True), self.adapters.disabled():
-            yield
+        with self._turns.take(changes=True), self.adapters.disabled():
+            try:
+                yield
+            finally:
+                self._turns.wait_for_answers()  # they are the base model's to their end
 
     def merge(self) -> None:
         """Make the adapter in use part of the weights: the same answers, nothing to add up, `save_pretrained` whole."""
@@ -314,8 +317,17 @@ class VisGLM:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        min_new_tokens: int = 0,
         seed: int | None = None,
+        n: int = 1,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        choices: Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
+        logit_bias: Mapping[int, float] | None = None,
     ) -> Reply:
         """Answer one question.
 
@@ -329,16 +341,29 @@ class VisGLM:
             temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
             top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
             top_k: sample among this many likeliest tokens; 0 for all.
+            min_p: sample among tokens at least this share as likely as the likeliest, 0 to 1; 0 for all.
             repetition_penalty: above 1 makes tokens that occurred before less likely.
+            min_new_tokens: shortest answer, in tokens.
             seed: makes sampling repeatable.
+            n: answers to the same question, by `seed`, `seed + 1` …; the others are the reply's `others`.
+            logprobs: how many of the likeliest tokens are told at each place, in the reply's `alternatives`.
+            stop: texts that end the answer; they are not part of it.
+            choices: the answer is the likeliest of these; the reply's `scores` say how likely each is.
+            json_schema: the answer is JSON of this schema, and what it says the reply's `parsed`.
+            regex: the answer matches this regular expression as a whole.
+            logit_bias: what is added to the logit of a token, by its id; -100 rules it out.
 
         Raises:
             ImageError: a picture was refused or cannot be read.
             ContextLengthError: the conversation does not fit; nothing is ever cut.
             ConfigError: a setting is out of its range.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        return self._answer([self._compose(images, prompt, history, language, sampling)], sampling)[0]
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
+        )  # fmt: skip
+        return self._ask([self._compose(images, prompt, history, language, sampling)], sampling)[0].reply()
 
     def stream_chat(
         self,
@@ -351,17 +376,29 @@ class VisGLM:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        min_new_tokens: int = 0,
         seed: int | None = None,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
+        logit_bias: Mapping[int, float] | None = None,
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
 
         The joined pieces are `.reply.text`. Leaving the loop early, or `close()` from any thread, stops the model.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
+        )  # fmt: skip
         ready = self._compose(images, prompt, history, language, sampling)
         return ReplyStream(
-            lambda watch: self._answer([ready], sampling, watch)[0], self.tokenizer, self.model.config.prompt_style
+            lambda: self._ask([ready], sampling)[0],
+            self._asker.writer(sampling),
         )
 
     def explain(
@@ -396,7 +433,7 @@ class VisGLM:
         if answer is None:
             answer = self.chat(pictures[len(pictures) - num_new :], prompt, past, language=language).text
         turns = (*past.turns, Turn(prompt, answer, num_images=num_new))
-        with self._turn():
+        with self._turns.take():
             return explain(self.model, self.processor, turns, pictures, language=language, picture=picture)
 
     def batch(
@@ -413,15 +450,15 @@ class VisGLM:
 
         Args:
             requests: `(images, prompt)` or `(images, prompt, history)` each, as `chat` takes them.
-            batch_size: questions that share a pass through the model, and pictures that are encoded together.
+            batch_size: questions that are on their way at a time.
             on_error: "raise" stops at the first bad request; "return" puts its error in its place.
             progress: show a progress bar on stderr.
             settings: as the keyword arguments of `chat`. With a seed, too, each answer is that of `chat`.
         """
         sampling = Sampling.of(settings)
         prepare = partial(self._compose, language=language, sampling=sampling)
-        answer = partial(self._answer, sampling=sampling, pictures_at_once=batch_size)
-        return answer_all(requests, prepare, answer, batch_size=batch_size, on_error=on_error, progress=progress)
+        submit = partial(self._ask, sampling=sampling)
+        return answer_all(requests, prepare, submit, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
         self,
@@ -462,60 +499,42 @@ class VisGLM:
             )
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         prompt = request.prepare_blank(text, max_new_tokens or 1, config=self.model.config, tokenizer=self.tokenizer)
-        return replace(self._answer([prompt], sampling)[0], history=History())
+        return replace(self._ask([prompt], sampling)[0].reply(), history=History())
+
+    def encode(self, images: Any) -> Tensor:
+        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
+        self._check_process()
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+        return self._asker.look(pixel_values)
 
     def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+        self._check_process()
         self._turns.refuse_if_busy()
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, limits=self.image_limits,
-            allow_urls=self.allow_urls, fingerprint=self._fingerprint,
+            config=self.model.config, tokenizer=self.tokenizer, image_processor=self.processor.image_processor,
+            limits=self.image_limits, allow_urls=self.allow_urls, fingerprint=self._fingerprint,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:
-        with self._turn():
-            return vision_fingerprint(self.model)
+        with self._turns.read():
+            return self.engine.fingerprint(self.model)
 
-    @torch.inference_mode()
-    def encode(self, images: Any) -> Tensor:
-        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
-        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
-        pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-        with self._turn():
-            return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
+    def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling) -> list[Answer]:
+        return self._asker.submit(prompts, sampling)
 
-    def _answer(
-        self,
-        prompts: Sequence[request.Prompt],
-        sampling: Sampling,
-        watch: generation.Watch | None = None,
-        pictures_at_once: int | None = None,
-    ) -> list[Reply]:
-        """Look and answer in one turn."""
-        watch = watch or generation.Watch()
-        with self._turn(watch.cancelled):
-            if watch.cancelled.is_set():
-                raise Cancelled
-            prompts = request.look(prompts, self.encode, pictures_at_once or PICTURES_AT_ONCE)
-            if any(prompt.image_embeds is not None for prompt in prompts):
-                source = vision_fingerprint(self.model)
-                prompts = [replace(prompt, source=source) for prompt in prompts]
-            return generation.answer(self.model, self.tokenizer, prompts, sampling, watch)
+    @property
+    def _asker(self) -> Asker:
+        return Asker(self.engine, self.model, self.tokenizer)
 
-    @contextmanager
-    def _turn(self, unless: threading.Event | None = None) -> Iterator[None]:
-        """A turn to compute in.
-
-        Raises:
-            BusyError: as `Turns.take`, or in this forked process there is nothing to compute with.
-        """
+    def _check_process(self) -> None:
+        """Raise `BusyError` where this process was forked and there is nothing to compute with in it."""
         if self._turns.was_forked and (self.device.type != "cpu" or uses_onnx(self.model)):
             raise BusyError(
                 "this process was forked, and what the model computes with (a GPU, or ONNX Runtime) does not survive "
                 'that. Start processes with multiprocessing.get_context("spawn"), or load the model in this one.'
             )
-        with self._turns.take(unless=unless):
-            yield
 
 
 def plain_name(value: Any) -> Any:

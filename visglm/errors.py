@@ -47,6 +47,10 @@ class BusyError(VisGLMError, RuntimeError):
     """The model is in use for something long, in another thread."""
 
 
+class EngineError(VisGLMError, RuntimeError):
+    """The model failed while it answered."""
+
+
 class DataError(VisGLMError, ValueError):
     """A row, or a whole file, of training data cannot be used; the message names file and line."""
 

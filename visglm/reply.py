@@ -140,6 +140,12 @@ class Reply:
         finish_reason: "stop" when the model ended the answer, "length" when the limit did, "cancelled" when the
             stream was closed.
         images: the pictures of this turn, RGB.
+        ids: the tokens that were generated, the end token included.
+        logprobs: natural logarithm of the probability that the model gave each, before any setting had a say.
+        alternatives: at each place the likeliest tokens with theirs, as many as `logprobs=` asked for.
+        scores: of `choices=`, each with its share of the probability of them all.
+        parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
+        others: more answers to the same question, where `n=` asked for some.
     """
 
     text: str
@@ -148,6 +154,12 @@ class Reply:
     timings: Timings = field(compare=False)
     finish_reason: str
     images: tuple[Image.Image, ...] = field(default=(), repr=False, hash=False)
+    ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    logprobs: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    alternatives: tuple[tuple[tuple[int, float], ...], ...] = field(default=(), repr=False, compare=False)
+    scores: Mapping[str, float] = field(default_factory=dict, compare=False)
+    parsed: Any = field(default=None, compare=False)
+    others: tuple[Reply, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return self.text

@@ -1,14 +1,13 @@
-"""A question made ready to generate from: checked, its pictures loaded, the conversation rendered; then encoded."""
+"""A question made ready to answer: checked, its pictures loaded and resized, the conversation rendered."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -22,22 +21,24 @@ from .reply import History
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request ready to generate from.
+    """A question ready to answer.
 
     Args:
-        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order; before `look`,
-            those of the history only.
+        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of the history in order.
         images: the pictures of the last turn.
-        source: the fingerprint of what `image_embeds` come from.
+        pixel_values: the same `[num_images, 3, height, width]`, as the network takes them.
+        source: the fingerprint of what `image_embeds` come from; "" where nobody noted it.
+        resize_seconds: from pictures to `pixel_values`.
     """
 
     turns: tuple[Turn, ...]
     rendered: Rendered
-    image_embeds: Tensor | None
-    images: tuple[Image.Image, ...]
-    language: str
-    encode_seconds: float
+    image_embeds: Tensor | None = None
+    images: tuple[Image.Image, ...] = ()
+    pixel_values: Tensor | None = None
+    language: str = "zh"
     source: str = ""
+    resize_seconds: float = 0.0
 
 
 def prepare(
@@ -49,11 +50,12 @@ def prepare(
     max_new_tokens: int,
     config: VisGLMConfig,
     tokenizer: PreTrainedTokenizerBase,
+    image_processor: Any,
     limits: ImageLimits,
     allow_urls: bool,
     fingerprint: Callable[[], str],
 ) -> Prompt:
-    """Load the new pictures, which `look` encodes, and render the conversation.
+    """Load the new pictures and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
@@ -86,7 +88,15 @@ def prepare(
         language=language,
     )
     fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
-    return Prompt(turns, rendered, past.image_embeds, pictures, language, 0.0)
+    started = time.perf_counter()
+    pixel_values = pixels(pictures, image_processor)
+    seconds = time.perf_counter() - started if pictures else 0.0
+    return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds)
+
+
+def pixels(pictures: Sequence[Image.Image], image_processor: Any) -> Tensor | None:
+    """`[num_images, 3, height, width]`, as the network takes them; None without any."""
+    return image_processor(list(pictures), return_tensors="pt")["pixel_values"] if pictures else None
 
 
 def warn_of_pictures(num_images: int, config: VisGLMConfig) -> None:
@@ -129,30 +139,6 @@ def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[
         )
 
 
-def look(prompts: Sequence[Prompt], encode: Callable[[Sequence[Image.Image]], Tensor], at_once: int) -> list[Prompt]:
-    """Encode the new pictures of all prompts together.
-
-    Args:
-        encode: pictures to visual tokens `[num_images, num_query_tokens, hidden_size]`.
-        at_once: how many pictures `encode` is given at a time, at most; memory grows with them.
-    """
-    pictures = [picture for prompt in prompts for picture in prompt.images]
-    if not pictures:
-        return list(prompts)
-    started = time.perf_counter()
-    new = torch.cat([encode(pictures[start : start + at_once]) for start in range(0, len(pictures), at_once)])
-    seconds = time.perf_counter() - started
-    ready = []
-    for prompt, own in zip(prompts, new.split([len(prompt.images) for prompt in prompts]), strict=True):
-        if prompt.images:
-            past = prompt.image_embeds
-            # A copy: the history keeps it, and must not keep those of all others with it.
-            embeds = own.clone() if past is None else torch.cat([past.to(own), own])
-            prompt = replace(prompt, image_embeds=embeds, encode_seconds=seconds)
-        ready.append(prompt)
-    return ready
-
-
 def prepare_blank(
     text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Prompt:
@@ -163,4 +149,4 @@ def prepare_blank(
     """
     rendered = render_blank(text, tokenizer=tokenizer)
     fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
-    return Prompt((Turn(text),), rendered, None, (), "zh", 0.0)
+    return Prompt((Turn(text),), rendered)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
-from .settings import Rule, check
+from .settings import Rule, shorten
 
 LOWEST_TEMPERATURE = 0.01  # below, logits divided by it leave float32, and the answer is the likeliest one anyway
 
@@ -17,9 +18,69 @@ RULES: Mapping[str, Rule] = {
     "temperature": Rule(float, LOWEST_TEMPERATURE, 5.0, or_zero=True, hint="0 takes the likeliest token every time."),
     "top_p": Rule(float, 0.0, 1.0),
     "top_k": Rule(int, 0, 1_000_000),
+    "min_p": Rule(float, 0.0, 1.0),
     "repetition_penalty": Rule(float, 0.1, 10.0),
+    "min_new_tokens": Rule(int, 0, 1_000_000),
     "seed": Rule(int, 0, 2**64 - 1, optional=True),
+    "n": Rule(int, 1, 128),
+    "logprobs": Rule(int, 0, 64),
 }
+MOST_TEXTS, LONGEST_TEXT = 128, 4096  # of a list of texts, and characters of one
+MOST_BIASES = 4096
+LONGEST_SHAPE = 65_536  # characters of a schema or a regular expression
+
+
+def as_texts(name: str, value: Any) -> tuple[str, ...]:
+    """A text, or a list of some."""
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else None
+    if texts is None or len(texts) > MOST_TEXTS or not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"{name} must be a text or a list of up to {MOST_TEXTS}, none empty; got {shorten(value)}.")
+    if any(len(text) > LONGEST_TEXT for text in texts):
+        raise ConfigError(f"a text of {name} has more than {LONGEST_TEXT} characters.")
+    return texts
+
+
+def as_choices(name: str, value: Any) -> tuple[str, ...]:
+    texts = as_texts(name, value)
+    if isinstance(value, str) or len(texts) == 1 or len(set(texts)) < len(texts):
+        raise ConfigError(f"{name} must be a list of two texts or more, all different; got {shorten(value)}.")
+    return texts
+
+
+def as_biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, Mapping | list | tuple):
+        raise ConfigError(f"{name} must map tokens to what is added to their logits; got {shorten(value)}.")
+    pairs = tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+    id_rule, rule = Rule(int, 0, 2**31), Rule(float, -100.0, 100.0)
+    if len(pairs) > MOST_BIASES:
+        raise ConfigError(f"{name} has {len(pairs)} tokens; {MOST_BIASES} are possible.")
+    return tuple((id_rule.take(f"a token of {name}", id_), rule.take(f"{name}[{id_}]", bias)) for id_, bias in pairs)
+
+
+def as_schema(name: str, value: Any) -> str:
+    """As JSON."""
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is no JSON ({error}); got {shorten(value)}.") from None
+    if not isinstance(schema, dict) or len(text) > LONGEST_SHAPE:
+        raise ConfigError(f"{name} must be a JSON object of up to {LONGEST_SHAPE} characters; got {shorten(value)}.")
+    return text
+
+
+def as_expression(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_SHAPE:
+        raise ConfigError(f"{name} must be a text of up to {LONGEST_SHAPE} characters; got {shorten(value)}.")
+    return value
+
+
+# Setting → what makes of a value the one that is kept; the command line does not show these.
+OTHERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "stop": as_texts, "choices": as_choices, "json_schema": as_schema, "regex": as_expression, "logit_bias": as_biases,
+}  # fmt: skip
+SHAPES = ("choices", "json_schema", "regex")
+HIDDEN = {"command_line": False}
 
 
 @dataclass(frozen=True)
@@ -31,19 +92,48 @@ class Sampling:
         temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
         top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
         top_k: sample among this many likeliest tokens; 0 for all.
+        min_p: sample among tokens at least this share as likely as the likeliest, 0 to 1; 0 for all.
         repetition_penalty: above 1 makes tokens that occurred before less likely.
+        min_new_tokens: shortest answer, in tokens.
         seed: makes sampling repeatable, alone or in a batch, whatever else draws numbers; 0 to 2**64 - 1.
+        n: answers to the same question, by `seed`, `seed + 1` …; the others are the reply's `others`.
+        logprobs: how many of the likeliest tokens are told at each place, beside the one that was chosen.
+        stop: texts that end an answer; they are not part of it.
+        choices: the answer is one of these texts, the likeliest; the reply's `scores` say how likely each is.
+        json_schema: the answer is JSON of this schema, a mapping or a text, which the reply's `parsed` holds.
+        regex: the answer matches this regular expression, from its start to its end.
+        logit_bias: what is added to the logit of a token, by its id; -100 rules it out.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
     seed: int | None = None
+    n: int = field(default=1, metadata=HIDDEN)
+    logprobs: int = field(default=0, metadata=HIDDEN)
+    stop: Sequence[str] | str = field(default=(), metadata=HIDDEN)
+    choices: Sequence[str] = field(default=(), metadata=HIDDEN)
+    json_schema: Mapping[str, Any] | str = field(default="", metadata=HIDDEN)
+    regex: str = field(default="", metadata=HIDDEN)
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = field(default=(), metadata=HIDDEN)
 
     def __post_init__(self):
-        check(self, RULES)
+        for name, rule in RULES.items():
+            object.__setattr__(self, name, rule.take(name, getattr(self, name)))
+        for name, make in OTHERS.items():
+            value = getattr(self, name)
+            nothing = type(self).__dataclass_fields__[name].default
+            object.__setattr__(self, name, nothing if value in (None, nothing) else make(name, value))
+        if len(given := [name for name in SHAPES if getattr(self, name)]) > 1:
+            raise ConfigError(f"an answer has one shape; got {' and '.join(given)}.")
+        if self.min_new_tokens and (self.json_schema or self.regex):
+            raise ConfigError("a shape says itself when an answer is complete: leave out min_new_tokens.")
+        if self.choices and (self.n > 1 or self.stop or self.draws):
+            raise ConfigError("choices are scored, not drawn: leave out n, stop and temperature.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Sampling:
@@ -52,8 +142,9 @@ class Sampling:
         Raises:
             ConfigError: there is none of that name, or it is out of its range.
         """
-        if unknown := [name for name in settings if name not in RULES]:
-            raise ConfigError(f"there is no setting {', '.join(map(repr, unknown))}; known: {', '.join(RULES)}.")
+        known = {**RULES, **OTHERS}
+        if unknown := [name for name in settings if name not in known]:
+            raise ConfigError(f"there is no setting {', '.join(map(repr, unknown))}; known: {', '.join(known)}.")
         return cls(**settings)
 
     @property

@@ -187,7 +187,7 @@ def test_torch_keeps_out_of_the_way_of_onnx_runtime_while_it_answers(monkeypatch
             vlm.chat(None, "你好", max_new_tokens=2)
             assert set(seen) == {expected}
             assert torch.get_num_threads() == 3
-        monkeypatch.setattr(packed.model, "generate", lambda **_: 1 / 0)
+        monkeypatch.setattr(packed.model, "forward", lambda **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             packed.chat(None, "你好")
         assert torch.get_num_threads() == 3

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import VisGLMError
 from ..sampling import Sampling
 from .advice import in_flags
-from .flags import add_language, add_model, add_settings, image_limits, load_model, read_settings, show_status
+from .flags import (
+    add_language,
+    add_model,
+    add_settings,
+    image_limits,
+    load_model,
+    read_settings,
+    settings_of,
+    show_status,
+)
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -73,7 +82,7 @@ class Conversation:
 
     def __init__(self, vlm: VisGLM, sampling: Sampling, language: str, pictures: list[Picture]):
         self.vlm = vlm
-        self.settings = {**vars(sampling), "language": language}
+        self.settings = {**settings_of(sampling), "language": language}
         self.waiting = pictures
         self.shown: list[Picture] = []
         self.history: History | None = None

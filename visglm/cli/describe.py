@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ..errors import ConfigError, VisGLMError
 from ..sampling import Sampling
 from .advice import in_flags
-from .flags import add_language, add_model, add_settings, load_model, read_settings, show_status
+from .flags import add_language, add_model, add_settings, load_model, read_settings, settings_of, show_status
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not prompt.strip():
         raise ConfigError(f"--prompt must not be empty; got {prompt!r}. Leave it out for a description.")
     vlm = load_model(arguments)
-    settings = {"batch_size": arguments.batch_size, "language": arguments.language, **vars(sampling)}
+    settings = {"batch_size": arguments.batch_size, "language": arguments.language, **settings_of(sampling)}
     num_failed = 0
     for path, reply in describe(vlm, arguments.images, prompt, settings):
         failed = isinstance(reply, VisGLMError)

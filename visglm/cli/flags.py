@@ -39,7 +39,7 @@ def docs_of(settings: type) -> dict[str, str]:
 def add_settings(parser: argparse.ArgumentParser, settings: type, title: str) -> None:
     """One flag per field of the dataclass `settings`, with its default, and its documentation as help."""
     group, docs = parser.add_argument_group(title), docs_of(settings)
-    for field in fields(settings):
+    for field in shown_fields(settings):
         kind = str(field.type).removesuffix(" | None")
         default = None if field.default is MISSING else field.default
         if kind == "bool":
@@ -56,9 +56,19 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, title: str) ->
         )
 
 
+def shown_fields(settings: type) -> list[Any]:
+    """Those that have a flag."""
+    return [field for field in fields(settings) if field.metadata.get("command_line", True)]
+
+
+def settings_of(settings: Any) -> dict[str, Any]:
+    """The values that flags give, by name."""
+    return {field.name: getattr(settings, field.name) for field in shown_fields(type(settings))}
+
+
 def read_settings(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
     """What `add_settings` declared, as an instance of `settings`; it checks its own ranges."""
-    return settings(**{field.name: getattr(arguments, field.name) for field in fields(settings)})  # type: ignore[arg-type]
+    return settings(**{field.name: getattr(arguments, field.name) for field in shown_fields(settings)})
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

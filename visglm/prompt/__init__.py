@@ -15,10 +15,19 @@ from .render import (
     render_text,
     training_rows,
 )
-from .styles import CHINESE, LANGUAGES, PROMPT_STYLES, PromptStyle, detect_language, postprocess, settled
+from .styles import (
+    CHINESE,
+    LANGUAGES,
+    PROMPT_STYLES,
+    PromptStyle,
+    detect_language,
+    plain_punctuation,
+    postprocess,
+    settled,
+)
 
 __all__ = [
     "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "PromptStyle", "Rendered", "Turn",
-    "detect_language", "fit", "messages_to_turns", "postprocess", "render", "render_blank", "render_raw",
-    "render_text", "settled", "training_rows",
+    "detect_language", "fit", "messages_to_turns", "plain_punctuation", "postprocess", "render", "render_blank",
+    "render_raw", "render_text", "settled", "training_rows",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ LANGUAGES = ("zh", "en")
 
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+NARROW = str.maketrans({wide: narrow for narrow, wide in FULL_WIDTH.items()})
 ASCII_BESIDE_CHINESE = re.compile(rf"(?<={CHINESE})[,!:;?]|[,!:;?](?={CHINESE})")
 
 
@@ -101,18 +102,28 @@ PROMPT_STYLES: Mapping[str, PromptStyle] = {
 }
 
 
-def postprocess(text: str, style: str) -> str:
+def is_full_width(style: str | None) -> bool:
+    """Whether answers of the style have full-width punctuation; without a style they are left as they are."""
+    return style is not None and PROMPT_STYLES[style].full_width
+
+
+def postprocess(text: str, style: str | None) -> str:
     """Tidy a decoded answer as its style says: stripped, and where the vocabulary writes `：` as `:`, put right."""
     text = text.strip()
-    if not PROMPT_STYLES[style].full_width:
+    if not is_full_width(style):
         return text
     return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text)
 
 
-def settled(text: str, style: str) -> str:
+def plain_punctuation(text: str, style: str | None) -> str:
+    """Text of the same length in which punctuation that the style makes full-width is ASCII, to compare texts by."""
+    return text.translate(NARROW) if is_full_width(style) else text
+
+
+def settled(text: str, style: str | None) -> str:
     """The part of `postprocess(text, style)` that stays whatever text comes after: for streams."""
     tidy = postprocess(text, style)
-    return tidy[:-1] if PROMPT_STYLES[style].full_width and tidy[-1:] in FULL_WIDTH else tidy
+    return tidy[:-1] if is_full_width(style) and tidy[-1:] in FULL_WIDTH else tidy
 
 
 def detect_language(text: str) -> str:

@@ -109,3 +109,16 @@ def give_back_memory() -> None:
     weight after the other leaves more of it than there is of packed weights."""
     if (library := c_library()) is not None:
         library.malloc_trim(0)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Free bytes where the model is (and, on a CPU, what can be freed); None where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if device.type == "cpu" and meminfo.is_file():
+        values = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

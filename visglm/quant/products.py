@@ -44,14 +44,21 @@ class Product(ABC):
 
 
 class Int8Product(Product):
-    """torch's own, for few rows. It is fast in bfloat16 only; scales are applied afterwards, in float32."""
+    """torch's own, for one token of each answer. It is fast in bfloat16 only; scales are applied afterwards, in
+    float32.
 
-    most_rows = 8  # where unpacking, which is paid once, begins to win
+    Prompts are computed with unpacked weights, which is paid once. What is rounded must not depend on how many answers
+    are given at a time, so the length decides and not the number of rows.
+    """
+
+    most_rows = 8  # of a matrix that is no batch of sequences, where unpacking begins to win
 
     def __init__(self, linear: Any):
         self.linear = linear
 
     def suits(self, hidden_states: Tensor) -> bool:
+        if hidden_states.dim() > 2:
+            return hidden_states.shape[-2] == 1
         return hidden_states.shape[:-1].numel() <= self.most_rows
 
     def __call__(self, hidden_states: Tensor) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +12,11 @@ from torch import nn
 from ..errors import DataError, TrainingError, VisGLMError
 from ..model import VisGLMForConditionalGeneration
 from ..prompt import IGNORE_INDEX
+from ..quant.memory import available_memory
 from .data import Collator, TrainingData
 from .methods import trainable
+
+__all__ = ["Preflight", "available_memory", "check_memory", "describe", "estimate_memory", "scan", "try_longest"]
 
 NUM_SCANNED = 20_000  # examples whose length is measured; of larger sets an even sample
 ADAM_BYTES = 4 + 8  # gradient and two moments of a float32 parameter
@@ -75,19 +76,6 @@ def estimate_memory(
         "gradients and optimizer": sum(p.numel() for p in trainable(model).values()) * ADAM_BYTES,
         "activations": batch_size * length * per_token,
     }
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Free bytes where the model is (and, on a CPU, what can be freed); None where nobody tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if device.type == "cpu" and meminfo.is_file():
-        values = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        return int(values["MemAvailable"].split()[0]) * 1024
-    if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
 
 
 def check_memory(estimate: Mapping[str, int], available: int | None) -> None:

@@ -1,0 +1,20 @@
+"""The one loop that answers: requests join and leave between tokens, and whoever changes the network asks it.
+
+`Engine` takes requests of ids and tensors; `Asker` makes them of prompts, and replies of what comes back.
+"""
+
+from __future__ import annotations
+
+from .answer import Answer, Asker
+from .choosing import Chooser
+from .core import Engine, engine_of
+from .many import answer_all
+from .stream import ReplyStream
+from .task import Outcome, Request, Ticket, Token
+from .turns import Cancelled, Turns
+from .writing import Writer
+
+__all__ = [
+    "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
+    "Turns", "Writer", "answer_all", "engine_of",
+]  # fmt: skip

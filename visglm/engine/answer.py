@@ -1,0 +1,201 @@
+"""A prompt to what the engine is asked, and what it answers to a reply."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ConfigError, EngineError
+from ..model import VisGLMForConditionalGeneration
+from ..prompt import fit, render
+from ..reply import History, Reply, Timings, Usage
+from ..request import Prompt
+from ..sampling import Sampling
+from .choosing import Chooser, Dictated
+from .core import Engine
+from .shapes import Shape, shape_of, vocabulary_of
+from .task import Outcome, Request, Ticket
+from .writing import Writer
+
+DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
+# What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.
+OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
+
+
+class Asker:
+    """Puts prompts to the engine of a network, and makes replies of its answers."""
+
+    def __init__(self, engine: Engine, network: VisGLMForConditionalGeneration, tokenizer: PreTrainedTokenizerBase):
+        self.engine, self.network, self.tokenizer = engine, network, tokenizer
+        self.style = network.config.prompt_style
+        self.end_ids = end_ids(network.generation_config)
+
+    def submit(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer]:
+        """Ask them together.
+
+        Raises:
+            BusyError: the network is kept busy by something long.
+            ConfigError: a setting does not go with this model.
+        """
+        many = self._choices if sampling.choices else self._draws
+        asked = [many(prompt, sampling) for prompt in prompts]
+        tickets = iter(self.engine.submit(*(request for requests in asked for request in requests)))
+        return [
+            Answer(self, prompt, sampling, [next(tickets) for _ in requests])
+            for prompt, requests in zip(prompts, asked, strict=True)
+        ]
+
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of pictures `[num_images, 3, height, width]`.
+
+        Raises:
+            BusyError: as `submit`.
+        """
+        nothing = Chooser(Sampling(), (), [], self.network.device)
+        [ticket] = self.engine.submit(Request([], 0, nothing, pixel_values=pixel_values))
+        embeds = ticket.result().image_embeds
+        if embeds is None:
+            raise EngineError("the pictures were not looked at: the engine was stopped. Ask again.")
+        return embeds
+
+    def writer(self, sampling: Sampling) -> Writer:
+        """What writes answers down. Those of a shape stay as they are."""
+        return Writer(self.tokenizer, None if shape_of(sampling) else self.style, sampling.stop)
+
+    def _draws(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
+        """As many answers as are wanted, each by a seed of its own."""
+        ids = prompt.rendered.input_ids
+        context = self.network.config.text_config.max_position_embeddings
+        room = sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, context - len(ids))
+        settings = self.network.generation_config
+        also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
+        self._check_biases(sampling)
+        shape, found = self._shape(sampling), []
+        for number in range(sampling.n):
+            seed = None if sampling.seed is None else (sampling.seed + number) % 2**64
+            chooser = Chooser(
+                replace(sampling, seed=seed), self.end_ids, ids, self.network.device, also, shape and shape.begin()
+            )
+            has_ended = self.writer(sampling).push if sampling.stop else None
+            found.append(self._request(prompt, room, chooser, has_ended))
+        return found
+
+    def _choices(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
+        """What each of the choices would have been chosen with."""
+        found = []
+        for choice in sampling.choices:
+            turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=choice))
+            whole = render(
+                turns, tokenizer=self.tokenizer, style=self.style, language=prompt.language,
+                num_query_tokens=self.network.config.num_query_tokens,
+            )  # fmt: skip
+            fit(whole, self.network.config.text_config.max_position_embeddings)
+            answer = whole.input_ids[len(prompt.rendered.input_ids) :]
+            chooser = Dictated(answer, sampling, self.network.device)
+            found.append(self._request(prompt, len(answer), chooser))
+        return found
+
+    def _shape(self, sampling: Sampling) -> Shape | None:
+        if not shape_of(sampling):
+            return None
+        vocabulary = vocabulary_of(self.tokenizer, self.network.config.text_config.vocab_size, self.end_ids)
+        return Shape(vocabulary, sampling)
+
+    def _request(
+        self, prompt: Prompt, room: int, chooser: Chooser, has_ended: Callable[[int], bool] | None = None
+    ) -> Request:
+        return Request(
+            input_ids=prompt.rendered.input_ids, room=room, chooser=chooser, image_embeds=prompt.image_embeds,
+            pixel_values=prompt.pixel_values, source=prompt.source,
+            has_ended=has_ended,
+        )  # fmt: skip
+
+    def _check_biases(self, sampling: Sampling) -> None:
+        size = self.network.config.text_config.vocab_size
+        if unknown := [token for token in dict(sampling.logit_bias) if token >= size]:
+            raise ConfigError(f"logit_bias names the token {unknown[0]}; this vocabulary has {size}, from 0 on.")
+
+
+def end_ids(settings: Any) -> list[int]:
+    """Tokens that end an answer, as a `GenerationConfig` has them."""
+    found = settings.eos_token_id
+    return list(found) if isinstance(found, list | tuple) else [] if found is None else [found]
+
+
+class Answer:
+    """An answer on its way, or several to one question."""
+
+    def __init__(self, asker: Asker, prompt: Prompt, sampling: Sampling, tickets: list[Ticket]):
+        self.tickets = tickets
+        self._prompt, self._sampling = prompt, sampling
+        self._writer = partial(asker.writer, sampling)
+
+    @property
+    def ticket(self) -> Ticket:
+        """The first's."""
+        return self.tickets[0]
+
+    @property
+    def is_done(self) -> bool:
+        return all(ticket.is_done for ticket in self.tickets)
+
+    def reply(self) -> Reply:
+        """Wait for it.
+
+        Raises:
+            Exception: what went wrong with it.
+        """
+        outcomes = [ticket.result() for ticket in self.tickets]
+        if self._sampling.choices:
+            return self._likeliest(outcomes)
+        first, *others = (self._reply(outcome, self._text(outcome)) for outcome in outcomes)
+        return replace(first, others=tuple(others))
+
+    def _text(self, outcome: Outcome) -> str:
+        writer = self._writer()
+        for token in outcome.tokens:
+            writer.push(token.id)
+        return writer.finish()
+
+    def _likeliest(self, outcomes: Sequence[Outcome]) -> Reply:
+        """The choice that the model would write most likely, with every one's share of the probability of them all."""
+        scores = [sum(token.logprob for token in outcome.tokens) for outcome in outcomes]
+        largest = max(scores)
+        shares = [math.exp(score - largest) for score in scores]
+        best = scores.index(largest)
+        reply = self._reply(outcomes[best], self._sampling.choices[best])
+        told = {choice: share / sum(shares) for choice, share in zip(self._sampling.choices, shares, strict=True)}
+        return replace(reply, finish_reason="stop", scores=told)
+
+    def _reply(self, outcome: Outcome, text: str) -> Reply:
+        prompt, tokens = self._prompt, outcome.tokens
+        turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=text))
+        return Reply(
+            text=text,
+            history=History(turns, outcome.image_embeds, prompt.language, outcome.source),
+            usage=Usage(len(prompt.rendered.input_ids), len(tokens)),
+            timings=Timings(
+                outcome.encode_seconds + prompt.resize_seconds, outcome.first_token_seconds, outcome.total_seconds
+            ),
+            finish_reason=outcome.finish_reason,
+            images=prompt.images,
+            ids=tuple(token.id for token in tokens),
+            logprobs=tuple(token.logprob for token in tokens),
+            alternatives=tuple(token.alternatives for token in tokens),
+            parsed=parse(text) if self._sampling.json_schema and outcome.finish_reason == "stop" else None,
+        )
+
+
+def parse(text: str) -> Any:
+    """What JSON says; None where a stop cut it short."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,150 @@
+"""Which token comes next: one row's settings, its own random numbers, and whatever narrows its choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ..sampling import Sampling
+
+# Setting, in the order that they have a say → what it makes of its value. `WARPERS` shape the draw, and have no say
+# where the likeliest token is taken.
+Maker = Callable[[Any], LogitsProcessor]
+LIMITS: Mapping[str, Maker] = {
+    "repetition_penalty": lambda value: RepetitionPenaltyLogitsProcessor(float(value)),
+    "no_repeat_ngram_size": lambda value: NoRepeatNGramLogitsProcessor(value),
+}
+WARPERS: Mapping[str, Maker] = {
+    "temperature": lambda value: TemperatureLogitsWarper(value),
+    "top_k": lambda value: TopKLogitsWarper(value),
+    "top_p": lambda value: TopPLogitsWarper(value),
+    "min_p": lambda value: MinPLogitsWarper(value),
+}
+# What leaves everything as it is.
+NEUTRAL = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+}  # fmt: skip
+
+
+RULED_OUT = -100.0  # as a bias: the token does not come
+
+
+class Chooser:
+    """Chooses the tokens of one answer.
+
+    Args:
+        sampling: the settings.
+        end_ids: tokens that end an answer.
+        prompt: ids of the prompt.
+        device: of the logits.
+        shape: what allows some tokens only, `Growing` of `shapes`.
+        also: settings beyond `Sampling`'s, keys of `LIMITS`, such as a checkpoint brings.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        end_ids: Collection[int],
+        prompt: list[int],
+        device: torch.device,
+        also: Mapping[str, Any] | None = None,
+        shape: Any = None,
+    ):
+        self.ids = list(prompt)
+        self.end_ids = frozenset(end_ids)
+        self.num_alternatives = sampling.logprobs
+        self._device = device
+        values = {**(also or {}), **vars(sampling)}
+        table = {**LIMITS, **WARPERS} if sampling.draws else LIMITS
+        self._processors = [
+            make(values[name]) for name, make in table.items() if values.get(name) not in (None, NEUTRAL[name])
+        ]
+        self._shape = shape
+        if sampling.logit_bias:
+            self._processors.insert(0, Bias(dict(sampling.logit_bias), device))
+        self._num_before_end = max(sampling.min_new_tokens, (also or {}).get("min_new_tokens") or 0)
+        self._generator = new_generator(sampling.seed, device) if sampling.draws else None
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it takes the likeliest token, whatever came before."""
+        return not self._processors and self._generator is None and self._shape is None
+
+    @property
+    def forbidden(self) -> list[int]:
+        """What cannot be the next token: too early for an end."""
+        return sorted(self.end_ids) if self._num_before_end > 0 else []
+
+    def is_end(self, token: int) -> bool:
+        return token in self.end_ids
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token.
+
+        Args:
+            logits: `[vocabulary]`, float32; they stay as they are.
+        """
+        scores = logits[None].clone()
+        ids = torch.tensor([self.ids], device=self._device)
+        if self._shape is not None:
+            self._shape.narrow(scores[0])
+        for processor in self._processors:
+            scores = processor(ids, scores)
+        if self._generator is None:
+            return int(scores[0].argmax())
+        return int(torch.multinomial(scores[0].softmax(-1), 1, generator=self._generator))
+
+    def take(self, token: int) -> None:
+        """What was chosen."""
+        self._num_before_end -= 1
+        if self._shape is not None:
+            self._shape.take(token)
+        if not self.takes_likeliest:
+            self.ids.append(token)
+
+
+class Bias(LogitsProcessor):
+    """Adds to the logits of some tokens."""
+
+    def __init__(self, biases: Mapping[int, float], device: torch.device):
+        values = [-torch.inf if bias <= RULED_OUT else bias for bias in biases.values()]
+        self._ids = torch.tensor(list(biases), device=device)
+        self._values = torch.tensor([values], dtype=torch.float32, device=device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_add(1, self._ids, self._values)
+
+
+class Dictated(Chooser):
+    """Writes what it was given, to see how likely the model takes it to be."""
+
+    def __init__(self, tokens: list[int], sampling: Sampling, device: torch.device):
+        super().__init__(replace(sampling, min_new_tokens=0), (), [], device)
+        self._left = list(reversed(tokens))
+
+    takes_likeliest = False
+
+    def choose(self, logits: Tensor) -> int:
+        return self._left.pop()
+
+
+def new_generator(seed: int | None, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()  # from the operating system
+    else:
+        generator.manual_seed(seed)
+    return generator

@@ -1,0 +1,203 @@
+"""`Engine`: the one thread that owns a network, which answers come from and changes ask for."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import weakref
+from typing import Any
+
+import torch
+
+from ..errors import BusyError, EngineError
+from ..identity import Fingerprint, Unchanged
+from ..model import VisGLMForConditionalGeneration
+from ..quant.memory import available_memory
+from .loop import Loop
+from .pictures import Looker
+from .shelf import Shelf
+from .task import Request, Task, Ticket
+from .turns import Turns
+
+SLOTS = 16  # answers at a time, where memory allows it
+SHARE_OF_MEMORY = 0.5  # of what is free when work begins, for keys and values
+QUEUE = 1024  # requests that wait; whoever has another one waits himself
+LINGER_SECONDS = 1.0  # that the thread waits for more work
+
+
+class Engine:
+    """Answers requests of any thread, as many at a time as there are slots.
+
+    A request joins between two tokens of the others and leaves at its own end; greedy tokens are those it would get
+    alone. The thread starts with the first request and ends a second after the last. It keeps no network alive.
+
+    Args:
+        network: that answers.
+
+    Attributes:
+        slots: answers at a time, at most.
+        num_bytes: what keys and values of several answers may take together; None for half of what is free.
+        looker: remembers pictures; its `num_bytes` says how much.
+        shelf: remembers what a causal model has read; its `num_bytes` says how much.
+        fingerprint: of what looks at pictures.
+        turns: who may use the network now.
+    """
+
+    def __init__(self, network: VisGLMForConditionalGeneration):
+        self._network = weakref.ref(network)
+        self.slots = SLOTS
+        self.num_bytes: int | None = None
+        self.looker = Looker()
+        self.shelf = Shelf()
+        self.fingerprint = Fingerprint()
+        self._text_state, self._num_text_states = Unchanged(), 0
+        self.turns = Turns()
+        self.turns.on_fork(self._forget_thread)
+        self._forget_thread()
+        EVERY.add(self)
+
+    def _forget_thread(self) -> None:
+        """In a forked process: it is not in this one, and those who read what it gave would wait for ever."""
+        lost: list[Task] = list(getattr(self, "_tasks", ()))
+        self._thread: threading.Thread | None = None
+        self._tasks: weakref.WeakSet[Task] = weakref.WeakSet()
+        self._dead: BaseException | None = None
+        for task in lost:
+            if not task.done.is_set():
+                task.done = threading.Event()
+                task.finish(BusyError("this answer is given in the process that this one was forked from. Ask again."))
+
+    # --- what clients call ---
+
+    def submit(self, *requests: Request) -> list[Ticket]:
+        """Have requests answered, those of one call together. Returns at once, unless very many are waiting.
+
+        Raises:
+            BusyError: something long, such as fine-tuning, has the network.
+            EngineError: the engine has stopped for good.
+        """
+        network = self._network()
+        if network is None:
+            raise EngineError("there is no network any more that could answer. Load it again.")
+        tasks = [Task(request, network) for request in requests]
+        turns = self.turns
+        with turns.condition:
+            turns.refuse_if_busy()
+            while turns.num_waiting > QUEUE and self._thread is not None:
+                turns.condition.wait()
+                turns.refuse_if_busy()
+            if self._dead is not None:
+                raise EngineError(
+                    f"the engine of this model stopped: {type(self._dead).__name__}: {self._dead}. Load the model "
+                    "again."
+                ) from self._dead
+            turns.enter(tasks)
+            self._tasks.update(tasks)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="visglm-engine", daemon=True)
+                self._thread.start()
+        return [Ticket(self, task) for task in tasks]
+
+    def cancel(self, task: Task) -> None:
+        """End it after the token in flight; at once, where it still waits."""
+        with self.turns.condition:
+            task.cancelled = True
+            if self.turns.is_waiting(task):
+                self.turns.end(task)
+                task.finish()
+
+    @property
+    def is_this_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._wait_for_work():
+                    self._serve()
+        except BaseException as error:  # a fault in here: no request may wait for an answer that never comes
+            with self.turns.condition:
+                self._dead, self._thread = error, None
+                for task in list(self._tasks):
+                    if not task.done.is_set():
+                        self.turns.end(task)
+                        task.finish(error)
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is any; else the thread is over."""
+        with self.turns.condition:
+            while True:
+                self._tell_refused()
+                if next(self.turns.next_to_share(), None) is not None:
+                    return True
+                waits = self.turns.has_answers_waiting
+                if not self.turns.condition.wait(None if waits else LINGER_SECONDS) and not waits:
+                    if self.turns.has_answers_waiting:
+                        continue
+                    self._thread = None
+                    return False
+
+    def _tell_refused(self) -> None:
+        for turn, error in self.turns.refused():
+            self.turns.end(turn)
+            if isinstance(turn, Task):
+                turn.finish(error)
+
+    def _serve(self) -> None:
+        """Answer until nobody is left."""
+        network = self._network()
+        if network is None:
+            return
+        text = network.model.text
+        shelf = None if text.reads_prefix_both_ways else self.shelf
+        loop = Loop(network, self.turns, self.looker, self.fingerprint, shelf, self.slots, self._memory(network.device))
+        while True:
+            with self.turns.condition:
+                newcomers = loop.choose_newcomers(self.turns.next_to_share())
+                for task in newcomers:
+                    self.turns.begin(task)
+                    task.has_begun = True
+            if not newcomers and not loop.tasks:
+                return
+            if newcomers and shelf is not None:
+                if not self._text_state.check(text):
+                    self._num_text_states += 1
+                shelf.begin((self.turns.num_changes, self._num_text_states))
+            loop.turn(newcomers)
+
+    def _memory(self, device: torch.device) -> int:
+        if self.num_bytes is not None:
+            return self.num_bytes
+        free = available_memory(device)
+        return sys.maxsize if free is None else int(free * SHARE_OF_MEMORY)
+
+    def stop(self) -> None:
+        """Cancel everything and wait for the thread: the interpreter ends."""
+        with self.turns.condition:
+            thread = self._thread
+            for task in list(self._tasks):
+                if not task.done.is_set():
+                    self.cancel(task)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(LINGER_SECONDS)
+
+
+EVERY: weakref.WeakSet[Engine] = weakref.WeakSet()
+OF_NETWORK: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
+
+
+def engine_of(network: VisGLMForConditionalGeneration) -> Engine:
+    """The engine of a network, the same for all who use it. Copies have their own."""
+    found = OF_NETWORK.get(network)
+    return OF_NETWORK.setdefault(network, Engine(network)) if found is None else found
+
+
+def stop_all() -> None:
+    for engine in list(EVERY):
+        engine.stop()
+
+
+atexit.register(stop_all)

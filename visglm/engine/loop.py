@@ -1,0 +1,384 @@
+"""The loop that answers: who was told to stop goes, newcomers are looked at and read, then a token for everybody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..errors import EngineError, PromptError
+from ..identity import Fingerprint
+from ..model import VisGLMForConditionalGeneration
+from ..quant.products import without_contention
+from .cache import SlotCache, cache_bytes
+from .pictures import AT_ONCE, Looker
+from .shelf import Read, Shelf
+from .task import Task, Token
+from .turns import Turns
+
+PROMPT_TOKENS = 512  # of newcomers that are read together, unless one alone has more; nobody gets a token meanwhile
+
+
+class Loop:
+    """What the engine's thread does while there is something to answer.
+
+    The rows of an answer are in one cache, the first token is chosen where its prompt is read, all others one step at a
+    time. What goes wrong with one request stays with it; where a step for all of them fails, each is told so.
+
+    Args:
+        network: the network. turns: told when an answer ends.
+        looker: remembers pictures. fingerprint: of what looks at them.
+        shelf: remembers what a causal model has read; None for one that reads its prompt both ways.
+        slots: most answers at a time. num_bytes: that their keys and values may take, if there is more than one.
+    """
+
+    def __init__(
+        self,
+        network: VisGLMForConditionalGeneration,
+        turns: Turns,
+        looker: Looker,
+        fingerprint: Fingerprint,
+        shelf: Shelf | None,
+        slots: int,
+        num_bytes: int,
+    ):
+        self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
+        self.shelf = shelf
+        self.slots, self.num_bytes = slots, num_bytes
+        self.text: Any = network.model.text
+        self.tasks: list[Task] = []  # one a row
+        self._cache = SlotCache()
+        self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
+        self._has_token_types = False
+        self._quietly = without_contention(self.text)
+        self._silent = network.config.image_token_id  # an image slot is no word
+
+    # --- who comes in ---
+
+    def choose_newcomers(self, waiting: Sequence[Task] | Any) -> list[Task]:
+        """Those of the waiting who may come in now, in order: as many as there are slots, memory and patience for."""
+        chosen: list[Task] = []
+        num_pictures = num_tokens = 0
+        for task in waiting:
+            if not any(other.request.input_ids is task.request.input_ids for other in chosen):  # read once
+                num_pictures += task.request.num_new_pictures
+                num_tokens += len(task.request.input_ids)
+            if chosen and (num_pictures > AT_ONCE or num_tokens > PROMPT_TOKENS):
+                break
+            if not self._has_room(chosen, task):
+                break
+            chosen.append(task)
+        return chosen
+
+    def _has_room(self, chosen: Sequence[Task], task: Task) -> bool:
+        company = [*self.tasks, *chosen]
+        if not company:
+            return True  # nobody is refused for good
+        longest = max(other.request.positions for other in (*company, task))
+        config, size = self.network.config.text_config, self.network.dtype.itemsize
+        return len(company) < self.slots and cache_bytes(config, size, len(company) + 1, longest) <= self.num_bytes
+
+    # --- a turn ---
+
+    def turn(self, newcomers: Sequence[Task]) -> None:
+        """One step for everybody, those who have just come included."""
+        for row in reversed(range(len(self.tasks))):
+            if self.tasks[row].cancelled:
+                self._leave(row)
+        self._read(self._look(newcomers))
+        if self.tasks:
+            try:
+                tokens = self._step()
+            except BaseException as error:
+                self.fail(error)
+            else:
+                self._hand_out(tokens)
+
+    def fail(self, error: BaseException) -> None:
+        """Everybody's answer ends here."""
+        tasks, self.tasks = self.tasks, []
+        self._cache, self._positions = SlotCache(), None
+        for task in tasks:
+            self._end(task, step_error(error))
+
+    def _leave(self, row: int) -> None:
+        """The last row moves to its place."""
+        task, last = self.tasks[row], len(self.tasks) - 1
+        self._shelve(row)
+        if not last:
+            self._cache, self._positions = SlotCache(), None
+        else:
+            self._cache.remove(row)
+        order = [last if place == row else place for place in range(last)]
+        self.tasks = [self.tasks[place] for place in order]
+        if self._positions is not None:
+            places = torch.tensor(order, dtype=torch.long, device=self._positions.device)
+            self._positions = self._positions.index_select(-2, places)
+        self._end(task, task.fault)
+
+    def _shelve(self, row: int) -> None:
+        """Keep what was read for a question that goes on from here."""
+        task = self.tasks[row]
+        if self.shelf is None or not self.shelf.num_bytes or task.fault is not None:
+            return
+        ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
+        # Packed weights round one token differently from many: what an answer left is not what reading it would leave.
+        is_packed = self.network.config.quantization is not None
+        length = len(task.request.input_ids) if is_packed else self._cache.lengths[row]
+        embeds = task.outcome.image_embeds
+        self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length)))
+
+    def _end(self, task: Task, error: BaseException | None = None) -> None:
+        with self.turns.condition:  # both at once: whoever is told finds the network free
+            self.turns.end(task)
+            task.finish(error)
+
+    # --- pictures ---
+
+    def _look(self, newcomers: Sequence[Task]) -> list[Task]:
+        """Encode what is new to the network; those whose request turned out to be good."""
+        tasks = [task for task in newcomers if not self._is_gone(task)]
+        if not any(task.request.pixel_values is not None or task.request.image_embeds is not None for task in tasks):
+            return self._looked(tasks)
+        started = time.perf_counter()
+        try:
+            source = self.fingerprint(self.network)
+            fine = [task for task in tasks if self._fits(task, source)]
+            new = [task for task in fine if task.request.pixel_values is not None]
+            for task, seen in zip(new, self._encode(new, source), strict=True):
+                if isinstance(seen, BaseException):
+                    fine.remove(task)
+                    self._end(task, seen)
+                    continue
+                past = task.request.image_embeds
+                task.outcome.image_embeds = seen if past is None else torch.cat([past.to(seen), seen])
+                task.outcome.encode_seconds = time.perf_counter() - started
+            for task in fine:
+                if task.outcome.image_embeds is None:
+                    task.outcome.image_embeds = task.request.image_embeds
+                task.outcome.source = source if task.outcome.image_embeds is not None else ""
+        except BaseException as error:
+            for task in tasks:
+                if not task.done.is_set():
+                    self._end(task, step_error(error))
+            return []
+        return self._looked(fine)
+
+    def _looked(self, tasks: list[Task]) -> list[Task]:
+        """Whoever wanted no more than that is done."""
+        for task in tasks:
+            if not task.request.input_ids:
+                task.outcome.finish_reason = "stop"
+                self._end(task)
+        return [task for task in tasks if not task.done.is_set()]
+
+    def _is_gone(self, task: Task) -> bool:
+        if task.cancelled:
+            self._end(task)
+        return task.cancelled
+
+    def _fits(self, task: Task, source: str) -> bool:
+        if task.request.source in ("", source):
+            return True
+        self._end(task, PromptError(OTHER_NETWORK))
+        return False
+
+    def _encode(self, tasks: Sequence[Task], source: str) -> list[Any]:
+        """The visual tokens of each task's new pictures, or what went wrong with them."""
+
+        def encode(pixel_values: Tensor) -> Tensor:
+            return self.network.get_image_features(pixel_values).pooler_output
+
+        def look(some: Sequence[Task]) -> list[Tensor]:
+            pictures = [task.request.pixel_values for task in some]
+            looks = f"{source} {self.turns.num_changes}"  # the fingerprint is of a few weights only
+            return self.looker.look([p for p in pictures if p is not None], looks, encode, self.network.device)
+
+        try:
+            return list(look(tasks))
+        except Exception as error:
+            if len(tasks) == 1:
+                return [error]
+        found: list[Any] = []
+        for task in tasks:
+            try:
+                found += look([task])
+            except Exception as error:
+                found.append(error)
+        return found
+
+    # --- prompts ---
+
+    def _read(self, tasks: Sequence[Task]) -> None:
+        """Read prompts and choose first tokens, those that go on from something one by one, all others together."""
+        fresh: list[Task] = []
+        for task in tasks:
+            task.start_clock()
+        for group in same_prompts(tasks):
+            known = None
+            if self.shelf is not None:
+                known = self.shelf.find(group[0].request.input_ids, group[0].outcome.image_embeds, self._silent)
+            if known is None:
+                fresh += group
+            else:
+                self._begin(group, known)
+        self._begin(fresh)
+
+    def _begin(self, tasks: Sequence[Task], known: tuple[Read, int] | None = None) -> None:
+        """Where reading several fails, one by one, to find whose fault it is."""
+        if not tasks:
+            return
+        try:
+            with self._quietly:
+                tokens = self._prefill(tasks, known)
+        except BaseException as error:
+            self._cache.cut(len(self.tasks))
+            if len(tasks) > 1:
+                for task in tasks:
+                    self._begin([task], known)
+            else:
+                self._end(tasks[0], error)
+            return
+        self._hand_out(tokens, first=len(self.tasks) - len(tasks))
+
+    def _prefill(self, tasks: Sequence[Task], known: tuple[Read, int] | None) -> list[Token]:
+        """First tokens of prompts; of `known`, what all of them start with, so many tokens are not read again."""
+        groups = same_prompts(tasks)
+        prompts = [group[0].request.input_ids for group in groups]
+        length, device = max(map(len, prompts)), self.network.device
+        config = self.network.config.text_config
+        pad = config.pad_token_id or 0
+        ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts], device=device)
+        embeds = [
+            group[0].outcome.image_embeds.to(device) for group in groups if group[0].outcome.image_embeds is not None
+        ]
+        derived = self.text.prompt_inputs(config, ids, mask)
+        cache, start = DynamicCache(config=config), 0
+        if known is not None:
+            read, start = known
+            for number, (key, value) in enumerate(read.layers):
+                cache.update(key[None, :, :start], value[None, :, :start], number)
+            num_seen = prompts[0][:start].count(self._silent) if self._silent is not None else 0
+            embeds = [own[num_seen // own.shape[1] :] for own in embeds]
+        left = torch.cat(embeds) if sum(map(len, embeds)) else None
+        logits = self.network(
+            input_ids=ids[:, start:], attention_mask=mask, image_embeds=left,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **{name: values[..., start:] for name, values in derived.items()},
+        ).logits[:, -1]  # fmt: skip
+        places = [number for number, group in enumerate(groups) for _ in group]
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        for place in places:
+            self._cache.add(layers, place, len(prompts[place]))
+        rows = torch.tensor(places, device=device)
+        positions = derived["position_ids"][..., -1:].index_select(-2, rows)
+        positions = positions if self._positions is None else torch.cat([self._positions, positions], dim=-2)
+        newcomers = [task for group in groups for task in group]
+        tokens = self._choose(newcomers, logits[rows])
+        self._has_token_types = "token_type_ids" in derived
+        self._positions, self.tasks = positions, [*self.tasks, *newcomers]
+        return tokens
+
+    # --- tokens ---
+
+    def _step(self) -> list[Token]:
+        """The next token of every row."""
+        device = self.network.device
+        with self._quietly:
+            ids = torch.tensor([[task.outcome.tokens[-1].id] for task in self.tasks], device=device)
+            seen = self._cache.begin_step()[:, None, None]
+            embeds = self.network.get_input_embeddings()(ids)
+            self._positions = self.text.extend_position_ids(self._positions, 1)[..., -1:]
+            hidden_states = self.text(
+                inputs_embeds=embeds,
+                attention_mask=as_mask(seen, self.text.config, embeds.dtype),
+                position_ids=self._positions,
+                token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
+            logits = self.network.lm_head(hidden_states)[:, -1]
+            self._cache.end_step()
+            return self._choose(self.tasks, logits)
+
+    def _choose(self, tasks: Sequence[Task], logits: Tensor) -> list[Token]:
+        """A token for each row of `logits [rows, vocabulary]`."""
+        logits = logits.to(torch.float32, copy=True)
+        if self._silent is not None:
+            logits[:, self._silent] = -torch.inf
+        total = logits.logsumexp(-1, keepdim=True)
+        choosers = [task.request.chooser for task in tasks]
+        for row, chooser in enumerate(choosers):
+            if forbidden := chooser.forbidden:
+                logits[row, forbidden] = -torch.inf
+        likeliest = logits.argmax(-1).tolist()
+        chosen = [task.choose(token, row) for task, token, row in zip(tasks, likeliest, logits, strict=True)]
+        picked = torch.tensor(chosen, device=logits.device)[:, None]
+        logprobs = (logits.gather(1, picked) - total)[:, 0].tolist()
+        return [
+            Token(token, logprob, alternatives(row, norm, chooser.num_alternatives))
+            for token, logprob, row, norm, chooser in zip(chosen, logprobs, logits, total, choosers, strict=True)
+        ]
+
+    def _hand_out(self, tokens: Sequence[Token], first: int = 0) -> None:
+        """Each row from `first` on its token; whose last it was leaves."""
+        over = [row for row, token in enumerate(tokens, start=first) if self.tasks[row].take(token)]
+        for row in reversed(over):
+            self._leave(row)
+
+
+OTHER_NETWORK = (
+    "the history is another network's, or was made before this one learnt or changed its adapter: the weights that "
+    "looked at its pictures are not those of this network. Show it the pictures again."
+)
+
+
+def step_error(error: BaseException) -> EngineError:
+    """Of an answer that was in flight when a step for everybody failed."""
+    found = EngineError(
+        f"the answer broke off, for the model failed at a step of it: {type(error).__name__}: {error}. Ask again."
+    )
+    found.__cause__ = error
+    return found
+
+
+def same_prompts(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks whose prompts, pictures included, are the same: they are read once."""
+    groups: list[list[Task]] = []
+    by_ids: dict[tuple[int, ...], list[list[Task]]] = {}
+    for task in tasks:
+        alike = by_ids.setdefault(tuple(task.request.input_ids), [])
+        mine = next((group for group in alike if same_pictures(group[0], task)), None)
+        if mine is None:
+            mine = []
+            alike.append(mine)
+            groups.append(mine)
+        mine.append(task)
+    return groups
+
+
+def same_pictures(one: Task, other: Task) -> bool:
+    first, second = one.outcome.image_embeds, other.outcome.image_embeds
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and torch.equal(first, second.to(first))
+
+
+def as_mask(seen: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
+    """A bool mask `[rows, 1, 1, positions]` in the form that the attention takes."""
+    if config._attn_implementation == "eager":
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return seen
+
+
+def alternatives(logits: Tensor, total: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens with their log-probabilities."""
+    if not count:
+        return ()
+    values, tokens = logits.topk(min(count, len(logits)))
+    return tuple(zip(tokens.tolist(), (values - total).tolist(), strict=True))

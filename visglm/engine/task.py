@@ -1,0 +1,217 @@
+"""What the engine is asked, and what comes of it: a request, the task that the loop works on, its reader's ticket."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+from .choosing import Chooser
+from .turns import Turn
+
+if TYPE_CHECKING:
+    from .core import Engine
+
+END = None  # behind the last token
+POLL_SECONDS = 0.5  # on Windows Ctrl-C is noticed only between two waits
+
+
+class Token(NamedTuple):
+    """One token of an answer.
+
+    Args:
+        id: of the vocabulary.
+        logprob: natural logarithm of the probability that the model gave it, before any setting had a say.
+        alternatives: the likeliest tokens there with theirs, likeliest first, as many as were asked for.
+    """
+
+    id: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the engine is to answer. It knows ids and tensors, never words.
+
+    Args:
+        input_ids: the prompt, `image_token_id` at every image slot; empty where only the pictures are to be looked at.
+        room: most new tokens.
+        chooser: chooses each of them.
+        image_embeds: `[num_images, num_query_tokens, hidden_size]` of the pictures of earlier turns.
+        pixel_values: `[num_images, 3, height, width]` of the new ones, which come after those.
+        source: fingerprint of what `image_embeds` must come from; "" for whatever.
+        has_ended: told every token, whether the answer ends with it whatever the model would say next.
+        adapter: of the network, by name; None for the one in use.
+    """
+
+    input_ids: list[int]
+    room: int
+    chooser: Chooser
+    image_embeds: Tensor | None = None
+    pixel_values: Tensor | None = None
+    source: str = ""
+    has_ended: Callable[[int], bool] | None = None
+    adapter: str | None = None
+
+    @property
+    def num_new_pictures(self) -> int:
+        return 0 if self.pixel_values is None else len(self.pixel_values)
+
+    @property
+    def positions(self) -> int:
+        """Of the cache, at most."""
+        return len(self.input_ids) + self.room
+
+
+@dataclass
+class Outcome:
+    """What came of a request.
+
+    Args:
+        tokens: the answer. finish_reason: "stop", "length" or "cancelled".
+        image_embeds: of all pictures, if there are any. source: the fingerprint of what looked at them.
+        encode_seconds, first_token_seconds, total_seconds: for the pictures; from then on to the first token, and to
+            the last.
+    """
+
+    tokens: list[Token] = field(default_factory=list)
+    finish_reason: str = "cancelled"
+    image_embeds: Tensor | None = None
+    source: str = ""
+    encode_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+class Task(Turn):
+    """A request on its way. The engine knows tasks only: readers may be dropped while it goes on."""
+
+    def __init__(self, request: Request, network: nn.Module):
+        super().__init__(shared=True)
+        self.request = request
+        self.network: nn.Module | None = network  # stays while there is something to answer, though its owner may go
+        self.outcome = Outcome()
+        self.news: queue.SimpleQueue[Token | None] = queue.SimpleQueue()  # at most an answer's tokens
+        self.done = threading.Event()
+        self.cancelled = self.has_begun = False
+        self.fault: Exception | None = None  # of its own settings
+        self.error: BaseException | None = None
+        self.started = 0.0
+
+    def start_clock(self) -> None:
+        self.started = time.perf_counter()
+
+    def choose(self, likeliest: int, logits: Tensor) -> int:
+        """The next token by the request's own settings. What goes wrong in them is noted, and ends this answer alone.
+
+        Args:
+            logits: `[vocabulary]`, whose largest is at `likeliest`.
+        """
+        chooser = self.request.chooser
+        try:
+            token = likeliest if chooser.takes_likeliest else chooser.choose(logits)
+            chooser.take(token)
+            return token
+        except Exception as error:
+            self.fault = error
+            return likeliest
+
+    def take(self, token: Token) -> bool:
+        """The next token; whether the answer is over."""
+        if self.fault is not None:
+            return True
+        outcome, request = self.outcome, self.request
+        if not outcome.tokens:
+            outcome.first_token_seconds = time.perf_counter() - self.started
+        outcome.tokens.append(token)
+        self.news.put(token)
+        try:
+            if request.chooser.is_end(token.id) or (request.has_ended is not None and request.has_ended(token.id)):
+                outcome.finish_reason = "stop"
+            elif len(outcome.tokens) >= request.room:
+                outcome.finish_reason = "length"
+            else:
+                return False
+        except Exception as error:
+            self.fault = error
+        return True
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """No more comes. Whoever waits is told."""
+        if self.started:
+            self.outcome.total_seconds = time.perf_counter() - self.started
+        self.error, self.network = error, None
+        del self.request  # and the pictures in it
+        self.done.set()
+        self.news.put(END)
+
+
+class Ticket(Iterator[Token]):
+    """The reader's end of a task: iterate over its tokens as they are chosen, or wait for the `result()`.
+
+    A reader that is slow holds up nobody; one that is dropped has cancelled.
+    """
+
+    def __init__(self, engine: Engine, task: Task):
+        self.engine, self._task = engine, task
+        self._has_ended = False
+
+    def __next__(self) -> Token:
+        while not self._has_ended:
+            try:
+                token = self._task.news.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if token is not END:
+                return token
+            self._has_ended = True
+            if self._task.error is not None:
+                raise self._task.error
+        raise StopIteration
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the engine had got to it."""
+        return self._task.has_begun
+
+    @property
+    def is_done(self) -> bool:
+        return self._task.done.is_set()
+
+    def result(self) -> Outcome:
+        """Wait for the end.
+
+        Raises:
+            Exception: what went wrong with this request.
+        """
+        try:
+            while not self._task.done.wait(POLL_SECONDS):
+                pass
+        except BaseException:  # Ctrl-C
+            self.cancel()
+            raise
+        if self._task.error is not None:
+            raise self._task.error
+        return self._task.outcome
+
+    def cancel(self) -> None:
+        """The model stops after the token in flight, which is waited for."""
+        self.engine.cancel(self._task)
+        if not self.engine.is_this_thread:
+            self._task.done.wait()
+
+    def __del__(self) -> None:
+        task: Any = getattr(self, "_task", None)
+        if task is None or task.done.is_set() or sys.is_finalizing():
+            return
+        if self.engine.turns.is_mine:  # the garbage is being collected in the middle of something
+            task.cancelled = True
+        else:
+            self.cancel()
