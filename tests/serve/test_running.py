@@ -8,9 +8,12 @@ import signal
 import socket
 
 import pytest
+import uvicorn
 
-from tests.serve.knocking import KEY, asking, data_url, endless, user
+from tests.serve.knocking import CHAT, KEY, asking, client_of, data_url, endless, service_for, user
 from tests.serve.process import running
+from visglm.serve import create_app
+from visglm.serve.running import Server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals like these are not sent elsewhere")
 
@@ -58,3 +61,13 @@ def test_what_is_not_done_by_the_deadline_is_broken_off(vlm):
         assert json.loads(told.strip().rpartition(b"data: ")[2])["error"]["code"] == "shutting_down"
         assert server.process.wait(60) == 0
         assert "Traceback" not in server.log
+
+
+def test_from_the_signal_on_nothing_new_is_taken(vlm):
+    service = service_for(vlm)
+    server = Server(uvicorn.Config(create_app(service)), service)
+    with client_of(service) as client:
+        assert client.get("/ready").status_code == 200
+        server.handle_exit(signal.SIGTERM, None)
+        assert server.should_exit and client.get("/ready").status_code == 503
+        assert client.post(CHAT, json=asking(user("Hi"))).status_code == 503
