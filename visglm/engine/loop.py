@@ -14,13 +14,11 @@ from ..errors import EngineError, PromptError
 from ..identity import Fingerprint
 from ..model import VisGLMForConditionalGeneration
 from ..quant.products import without_contention
-from .cache import SlotCache, cache_bytes
-from .pictures import AT_ONCE, Looker
+from .cache import SlotCache
+from .pictures import Looker
 from .shelf import Read, Shelf
 from .task import Task, Token
 from .turns import Turns
-
-PROMPT_TOKENS = 512  # of newcomers that are read together, unless one alone has more; nobody gets a token meanwhile
 
 
 class Loop:
@@ -33,7 +31,7 @@ class Loop:
         network: the network. turns: told when an answer ends.
         looker: remembers pictures. fingerprint: of what looks at them.
         shelf: remembers what a causal model has read; None for one that reads its prompt both ways.
-        slots: most answers at a time. num_bytes: that their keys and values may take, if there is more than one.
+        tells_later: who waits for an answer is told its end by `tell`, and not at once.
     """
 
     def __init__(
@@ -43,12 +41,11 @@ class Loop:
         looker: Looker,
         fingerprint: Fingerprint,
         shelf: Shelf | None,
-        slots: int,
-        num_bytes: int,
+        tells_later: bool = False,
     ):
         self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
-        self.shelf = shelf
-        self.slots, self.num_bytes = slots, num_bytes
+        self.shelf, self.tells_later = shelf, tells_later
+        self._over: list[tuple[Task, BaseException | None]] = []  # who is to be told
         self.text: Any = network.model.text
         self.tasks: list[Task] = []  # one a row
         self._cache = SlotCache()
@@ -56,31 +53,6 @@ class Loop:
         self._has_token_types = False
         self._quietly = without_contention(self.text)
         self._silent = network.config.image_token_id  # an image slot is no word
-
-    # --- who comes in ---
-
-    def choose_newcomers(self, waiting: Sequence[Task] | Any) -> list[Task]:
-        """Those of the waiting who may come in now, in order: as many as there are slots, memory and patience for."""
-        chosen: list[Task] = []
-        num_pictures = num_tokens = 0
-        for task in waiting:
-            if not any(other.request.input_ids is task.request.input_ids for other in chosen):  # read once
-                num_pictures += task.request.num_new_pictures
-                num_tokens += len(task.request.input_ids)
-            if chosen and (num_pictures > AT_ONCE or num_tokens > PROMPT_TOKENS):
-                break
-            if not self._has_room(chosen, task):
-                break
-            chosen.append(task)
-        return chosen
-
-    def _has_room(self, chosen: Sequence[Task], task: Task) -> bool:
-        company = [*self.tasks, *chosen]
-        if not company:
-            return True  # nobody is refused for good
-        longest = max(other.request.positions for other in (*company, task))
-        config, size = self.network.config.text_config, self.network.dtype.itemsize
-        return len(company) < self.slots and cache_bytes(config, size, len(company) + 1, longest) <= self.num_bytes
 
     # --- a turn ---
 
@@ -126,16 +98,28 @@ class Loop:
         if self.shelf is None or not self.shelf.num_bytes or task.fault is not None:
             return
         ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
-        # Packed weights round one token differently from many: what an answer left is not what reading it would leave.
-        is_packed = self.network.config.quantization is not None
-        length = len(task.request.input_ids) if is_packed else self._cache.lengths[row]
-        embeds = task.outcome.image_embeds
+        length, embeds = self._cache.lengths[row], task.outcome.image_embeds
         self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length)))
 
     def _end(self, task: Task, error: BaseException | None = None) -> None:
+        task.is_over = True
+        self._over.append((task, error))
+        if not self.tells_later:
+            self.tell()
+
+    def tell(self) -> None:
+        """Those who wait for answers that have ended."""
+        over, self._over = self._over, []
         with self.turns.condition:  # both at once: whoever is told finds the network free
-            self.turns.end(task)
-            task.finish(error)
+            for task, error in over:
+                self.turns.end(task)
+                task.finish(error)
+
+    def refuse(self, newcomers: Sequence[Task], error: BaseException) -> None:
+        """Nobody can be answered."""
+        tasks, self.tasks = [*self.tasks, *(task for task in newcomers if not task.is_over)], []
+        for task in dict.fromkeys(tasks):
+            self._end(task, error)
 
     # --- pictures ---
 
@@ -163,7 +147,7 @@ class Loop:
                 task.outcome.source = source if task.outcome.image_embeds is not None else ""
         except BaseException as error:
             for task in tasks:
-                if not task.done.is_set():
+                if not task.is_over:
                     self._end(task, step_error(error))
             return []
         return self._looked(fine)
@@ -174,7 +158,7 @@ class Loop:
             if not task.request.input_ids:
                 task.outcome.finish_reason = "stop"
                 self._end(task)
-        return [task for task in tasks if not task.done.is_set()]
+        return [task for task in tasks if not task.is_over]
 
     def _is_gone(self, task: Task) -> bool:
         if task.cancelled:

@@ -164,6 +164,11 @@ def without_contention(model: torch.nn.Module) -> AbstractContextManager[None]:
     return ONE_THREAD if uses_onnx(model) else contextlib.nullcontext()
 
 
+def uses_products(model: torch.nn.Module) -> bool:
+    """Whether `model` has fast products, which may round a token otherwise in other company."""
+    return any(getattr(module, "product", None) is not None for module in model.modules())
+
+
 def uses_onnx(model: torch.nn.Module) -> bool:
     """Whether ONNX Runtime computes products of `model`, with threads that a forked process does not have."""
     return any(isinstance(getattr(module, "product", None), OnnxProduct) for module in model.modules())
