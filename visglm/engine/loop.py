@@ -13,8 +13,9 @@ from transformers import DynamicCache
 from ..errors import EngineError, PromptError
 from ..identity import Fingerprint
 from ..model import VisGLMForConditionalGeneration
-from ..quant.products import without_contention
+from ..quant.products import rounds_alike, without_contention
 from .cache import SlotCache
+from .lookup import Lookup
 from .pictures import Looker
 from .shelf import Read, Shelf
 from .task import Task, Token
@@ -52,6 +53,7 @@ class Loop:
         self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
         self._has_token_types = False
         self._quietly = without_contention(self.text)
+        self._can_leap = rounds_alike(self.text)
         self._silent = network.config.image_token_id  # an image slot is no word
 
     # --- a turn ---
@@ -63,12 +65,13 @@ class Loop:
                 self._leave(row)
         self._read(self._look(newcomers))
         if self.tasks:
+            guessed = self._guess()
             try:
-                tokens = self._step()
+                over = self._leap(guessed) if guessed else self._hand_out(self._step())
             except BaseException as error:
                 self.fail(error)
             else:
-                self._hand_out(tokens)
+                self._see_off(over)
 
     def fail(self, error: BaseException) -> None:
         """Everybody's answer ends here."""
@@ -227,7 +230,7 @@ class Loop:
             else:
                 self._end(tasks[0], error)
             return
-        self._hand_out(tokens, first=len(self.tasks) - len(tasks))
+        self._see_off(self._hand_out(tokens, first=len(self.tasks) - len(tasks)))
 
     def _prefill(self, tasks: Sequence[Task], known: tuple[Read, int] | None) -> list[Token]:
         """First tokens of prompts; of `known`, what all of them start with, so many tokens are not read again."""
@@ -272,23 +275,56 @@ class Loop:
 
     def _step(self) -> list[Token]:
         """The next token of every row."""
-        device = self.network.device
         with self._quietly:
-            ids = torch.tensor([[task.outcome.tokens[-1].id] for task in self.tasks], device=device)
-            seen = self._cache.begin_step()[:, None, None]
-            embeds = self.network.get_input_embeddings()(ids)
-            self._positions = self.text.extend_position_ids(self._positions, 1)[..., -1:]
-            hidden_states = self.text(
-                inputs_embeds=embeds,
-                attention_mask=as_mask(seen, self.text.config, embeds.dtype),
-                position_ids=self._positions,
-                token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state
-            logits = self.network.lm_head(hidden_states)[:, -1]
+            logits = self._decode([[task.outcome.tokens[-1].id] for task in self.tasks])[:, -1]
             self._cache.end_step()
             return self._choose(self.tasks, logits)
+
+    def _decode(self, tokens: list[list[int]]) -> Tensor:
+        """Logits `[rows, count, vocabulary]` after tokens that go on from what the cache has."""
+        ids = torch.tensor(tokens, device=self.network.device)
+        seen = self._cache.begin_step(ids.shape[1])[:, None]
+        embeds = self.network.get_input_embeddings()(ids)
+        self._positions = self.text.extend_position_ids(self._positions, ids.shape[1])[..., -ids.shape[1] :]
+        hidden_states = self.text(
+            inputs_embeds=embeds,
+            attention_mask=as_mask(seen, self.text.config, embeds.dtype),
+            position_ids=self._positions,
+            token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.network.lm_head(hidden_states)
+
+    # --- several tokens of one row, where they were foreseen ---
+
+    def _guess(self) -> list[int]:
+        """What the only answer in flight might say next; nothing where there are others, whose step it would slow."""
+        if len(self.tasks) > 1 or not self._can_leap:
+            return []
+        task = self.tasks[0]
+        if task.lookup is None:
+            task.lookup = Lookup(task.request.input_ids, self._silent)
+        tokens = task.outcome.tokens
+        task.lookup.catch_up([token.id for token in tokens[task.lookup.num_taken :]])
+        return task.lookup.guess(task.request.room - len(tokens) - 1)
+
+    def _leap(self, guessed: list[int]) -> list[int]:
+        """The next tokens of the only row: one more than were guessed right, each chosen as it would be alone; the row,
+        if it is over."""
+        task, is_over, kept = self.tasks[0], False, 0
+        with self._quietly:
+            logits = self._decode([[task.outcome.tokens[-1].id, *guessed]])[0]
+            for place, likely in enumerate([*guessed, None]):
+                [token] = self._choose([task], logits[place : place + 1])
+                is_over, kept = task.take(token), place + 1
+                if is_over or token.id != likely:
+                    break
+            self._cache.end_step(kept)
+        assert self._positions is not None and task.lookup is not None
+        self._positions = self._positions[..., kept - 1 : kept]
+        task.lookup.learn(len(guessed), kept - 1)
+        return [0] if is_over else []
 
     def _choose(self, tasks: Sequence[Task], logits: Tensor) -> list[Token]:
         """A token for each row of `logits [rows, vocabulary]`."""
@@ -309,9 +345,11 @@ class Loop:
             for token, logprob, row, norm, chooser in zip(chosen, logprobs, logits, total, choosers, strict=True)
         ]
 
-    def _hand_out(self, tokens: Sequence[Token], first: int = 0) -> None:
-        """Each row from `first` on its token; whose last it was leaves."""
-        over = [row for row, token in enumerate(tokens, start=first) if self.tasks[row].take(token)]
+    def _hand_out(self, tokens: Sequence[Token], first: int = 0) -> list[int]:
+        """Each row from `first` on its token; those whose last it was."""
+        return [row for row, token in enumerate(tokens, start=first) if self.tasks[row].take(token)]
+
+    def _see_off(self, over: Sequence[int]) -> None:
         for row in reversed(over):
             self._leave(row)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from .choosing import Chooser
+from .lookup import Lookup
 from .turns import Turn
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Task(Turn):
         self.done = threading.Event()
         self.cancelled = self.has_begun = False
         self.is_over = False  # for the loop; whoever waits may be told later
+        self.lookup: Lookup | None = None
         self.fault: Exception | None = None  # of its own settings
         self.error: BaseException | None = None
         self.started = 0.0
@@ -155,6 +157,7 @@ class Task(Turn):
         if self.started:
             self.outcome.total_seconds = time.perf_counter() - self.started
         self.error, self.network = error, None
+        self.lookup = None
         del self.request  # and the pictures in it
         self.done.set()
         self.news.put(END)
