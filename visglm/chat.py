@@ -51,6 +51,7 @@ RULES: Mapping[str, Rule] = {
     "allow_urls": Rule(bool),
     "image_limits": Rule(ImageLimits, optional=True),
 }
+ADAPTER = {"adapter": Rule(str, optional=True)}
 # What a conversation may look like to go on from.
 Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
 
@@ -313,6 +314,7 @@ class VisGLM:
         history: Past = None,
         *,
         language: str = "auto",
+        adapter: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -337,6 +339,7 @@ class VisGLM:
             prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
+            adapter: that answers, by name, whichever is in use; "" for the base alone, None for the one in use.
             max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
             temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
             top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
@@ -363,7 +366,8 @@ class VisGLM:
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
         )  # fmt: skip
-        return self._ask([self._compose(images, prompt, history, language, sampling)], sampling)[0].reply()
+        ready = self._compose(images, prompt, history, language, sampling, adapter)
+        return self._ask([ready], sampling, adapter)[0].reply()
 
     def stream_chat(
         self,
@@ -372,6 +376,7 @@ class VisGLM:
         history: Past = None,
         *,
         language: str = "auto",
+        adapter: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -395,9 +400,9 @@ class VisGLM:
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
         )  # fmt: skip
-        ready = self._compose(images, prompt, history, language, sampling)
+        ready = self._compose(images, prompt, history, language, sampling, adapter)
         return ReplyStream(
-            lambda: self._ask([ready], sampling)[0],
+            lambda: self._ask([ready], sampling, adapter)[0],
             self._asker.writer(sampling),
         )
 
@@ -444,6 +449,7 @@ class VisGLM:
         on_error: str = "raise",
         progress: bool = True,
         language: str = "auto",
+        adapter: str | None = None,
         **settings: Any,
     ) -> list[Reply | VisGLMError]:
         """Answer many questions; greedy answers are those of one-by-one calls.
@@ -456,8 +462,8 @@ class VisGLM:
             settings: as the keyword arguments of `chat`. With a seed, too, each answer is that of `chat`.
         """
         sampling = Sampling.of(settings)
-        prepare = partial(self._compose, language=language, sampling=sampling)
-        submit = partial(self._ask, sampling=sampling)
+        prepare = partial(self._compose, language=language, sampling=sampling, adapter=adapter)
+        submit = partial(self._ask, sampling=sampling, adapter=adapter)
         return answer_all(requests, prepare, submit, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
@@ -508,25 +514,29 @@ class VisGLM:
         pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
         return self._asker.look(pixel_values)
 
-    def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+    def _compose(
+        self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None
+    ) -> request.Prompt:
         self._check_process()
         self._turns.refuse_if_busy()
+        check_call(ADAPTER, adapter=adapter)
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
             config=self.model.config, tokenizer=self.tokenizer, image_processor=self.processor.image_processor,
-            limits=self.image_limits, allow_urls=self.allow_urls, fingerprint=self._fingerprint,
+            limits=self.image_limits, allow_urls=self.allow_urls,
+            fingerprint=self._fingerprint if adapter is None else None,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:
         with self._turns.read():
             return self.engine.fingerprint(self.model)
 
-    def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling) -> list[Answer]:
-        return self._asker.submit(prompts, sampling)
+    def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling, adapter: str | None = None) -> list[Answer]:
+        return self._asker.submit(prompts, sampling, adapter=adapter)
 
     @property
     def _asker(self) -> Asker:
-        return Asker(self.engine, self.model, self.tokenizer)
+        return Asker(self.engine, self.model, self.tokenizer, self.adapters)
 
     def _check_process(self) -> None:
         """Raise `BusyError` where this process was forked and there is nothing to compute with in it."""

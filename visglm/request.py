@@ -53,13 +53,14 @@ def prepare(
     image_processor: Any,
     limits: ImageLimits,
     allow_urls: bool,
-    fingerprint: Callable[[], str],
+    fingerprint: Callable[[], str] | None,
 ) -> Prompt:
     """Load the new pictures and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
-        fingerprint: tells what the network looks with; asked only about a history with pictures.
+        fingerprint: tells what the network looks with; asked only about a history with pictures. None where it will
+            look with something else by then, and whoever answers has to ask.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -111,7 +112,7 @@ def warn_of_pictures(num_images: int, config: VisGLMConfig) -> None:
         )
 
 
-def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[], str]) -> None:
+def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[], str] | None) -> None:
     """Raise `PromptError` unless the visual tokens of a history are such as this network makes.
 
     Words are the same to every network, so that a history without pictures may go from one to another.
@@ -132,7 +133,7 @@ def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[
             f"the history is another network's: its pictures are {embeds.shape[1]} visual tokens of width "
             f"{embeds.shape[2]}, this network's {expected[0]} of width {expected[1]}. Show this one the pictures again."
         )
-    if history.source and history.source != fingerprint():
+    if history.source and fingerprint is not None and history.source != fingerprint():
         raise PromptError(
             "the history is another network's, or was made before this one learnt or changed its adapter: the weights "
             "that looked at its pictures are not those of this network. Show it the pictures again."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .answer import Answer, Asker
 from .choosing import Chooser
-from .core import Engine, engine_of
+from .core import Engine, engine_of, slots_for
 from .many import answer_all
 from .stream import ReplyStream
 from .task import Outcome, Request, Ticket, Token
@@ -16,5 +16,5 @@ from .writing import Writer
 
 __all__ = [
     "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
-    "Turns", "Writer", "answer_all", "engine_of",
+    "Turns", "Writer", "answer_all", "engine_of", "slots_for",
 ]  # fmt: skip
