@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow test-gpu test-sat test-oldest constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow test-gpu test-sat test-clients test-oldest constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -64,6 +64,10 @@ test-gpu: $(DEV)  ## run the tests that need a CUDA device
 test-sat: $(DEV)  ## install SwissArmyTransformer and compare with it
 	@.ci/install .venv '.[$(EXTRAS),sat]' constraints.txt
 	@VISGLM_NEEDS_SAT=1 $(VENV_PYTHON) -m pytest tests/checkpoint/test_sat.py
+
+test-clients: $(DEV)  ## install clients of others and ask a server with them
+	@.ci/install .venv '.[$(EXTRAS),clients]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/serve/clients -m clients --timeout 600
 
 # Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
 test-oldest: PYTHON := python3.10 python3.11 python3.12

@@ -49,6 +49,8 @@ STRANGERS = {
     ("model", "prompt"),
     ("model", "processor"),
 }
+# Parts that stand on an extra as a whole: whoever imports them does so where it was chosen.
+ON_EXTRAS = {"serve": "serve"}
 # What stands outside the package and uses it as its readers would.
 OUTSIDE = ("demos", "finetune", "examples", "benchmarks")
 # Distributions that are imported under another name.
@@ -193,7 +195,8 @@ def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     for source in sources:
         for item in source.imports:
             package = item.module.split(".")[0]
-            if package in core or (package in optional and item.deferred):
+            own = read_requirements(ON_EXTRAS[source.unit]) if source.unit in ON_EXTRAS else set()
+            if package in core or package in own or (package in optional and item.deferred):
                 continue
             if package in optional:
                 problem = "is optional: import it inside the function that needs it, through require()"
@@ -257,6 +260,8 @@ def test_rule_holds(rule: Callable[..., Iterator[str]], read: Callable[[], list[
         (undeclared_imports, "visglm/chat.py", "import torchvision.io", "not listed"),
         (undeclared_imports, "visglm/chat.py", "def f():\n    import torchvision.io", "not listed"),
         (undeclared_imports, "visglm/adapters/parts.py", "import peft", "optional"),
+        (undeclared_imports, "visglm/serve/chat.py", "import peft", "optional"),
+        (undeclared_imports, "visglm/cli/serve.py", "import fastapi", "optional"),
         (undeclared_imports, "visglm/checkpoint/sat.py", "try:\n    import sat\nfinally: pass", "optional"),
         (private_uses, "examples/a.py", "from visglm.prompt import _escape", "private"),
         (private_uses, "demos/a.py", "import visglm\nvisglm.VisGLM._load()", "private"),
@@ -278,6 +283,7 @@ def test_rule_finds(rule: Callable[..., Iterator[str]], path: str, text: str, fo
         (undeclared_imports, "visglm/pictures/load.py", "import os.path, PIL.Image\nfrom . import errors"),
         (undeclared_imports, "visglm/adapters/parts.py", "def f():\n    import peft"),
         (undeclared_imports, "visglm/adapters/parts.py", "if TYPE_CHECKING:\n    import peft"),
+        (undeclared_imports, "visglm/serve/chat.py", "import fastapi, pydantic"),
         (private_uses, "examples/a.py", "from visglm import VisGLM, errors\nfrom visglm.pictures import SOURCES"),
         (private_uses, "finetune/visglm-tiny/a.py", "from visglm.text.chatglm import ChatGLMModel\nself._x = 1"),
         (asserts_and_prints, "visglm/cli/chat.py", "print(1)"),

@@ -73,14 +73,42 @@ def prepare(
     past = History.of(history)
     check_source(past, config, fingerprint)
     pictures = load_images(images, limits=limits, allow_urls=allow_urls)
-    if pictures and config.vision_config is None:
-        raise PromptError(
-            f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
-        )
+    check_eyes(len(pictures), config)
     turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language
+    rendered = lay_out(turns, language=language, max_new_tokens=max_new_tokens, config=config, tokenizer=tokenizer)
+    started = time.perf_counter()
+    pixel_values = pixels(pictures, image_processor)
+    seconds = time.perf_counter() - started if pictures else 0.0
+    return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds)
+
+
+def check_eyes(num_pictures: int, config: VisGLMConfig) -> None:
+    """Raise `PromptError` for pictures where the model has no eyes."""
+    if num_pictures and config.vision_config is None:
+        raise PromptError(
+            f"{num_pictures} pictures came with the question, but this is a text-only model. Leave them out."
+        )
+
+
+def lay_out(
+    turns: Sequence[Turn],
+    *,
+    language: str = "auto",
+    max_new_tokens: int,
+    config: VisGLMConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Rendered:
+    """A conversation in ids, ready for its next answer.
+
+    Args:
+        max_new_tokens: room that the context must leave for the answer.
+
+    Raises:
+        PromptError: it cannot be rendered. ContextLengthError: it does not fit.
+    """
     rendered = render(
         turns,
         tokenizer=tokenizer,
@@ -88,11 +116,7 @@ def prepare(
         num_query_tokens=config.num_query_tokens,
         language=language,
     )
-    fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
-    started = time.perf_counter()
-    pixel_values = pixels(pictures, image_processor)
-    seconds = time.perf_counter() - started if pictures else 0.0
-    return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds)
+    return fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
 
 
 def pixels(pictures: Sequence[Image.Image], image_processor: Any) -> Tensor | None:

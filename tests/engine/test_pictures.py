@@ -21,7 +21,7 @@ class Eyes:
 
 
 def look(looker, groups, eyes, source="a"):
-    return looker.look(groups, source, eyes, torch.device("cpu"))
+    return looker.look(groups, [source] * len(groups), eyes, torch.device("cpu"))
 
 
 def test_what_is_the_same_is_looked_at_once():

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "finetune": "teach a model your own pictures and captions",
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
+    "serve": "answer over HTTP, for every client that speaks OpenAI's protocol",
     "app": "open the page in the browser",
     "merge": "make one model of an adapter and its base",
     "convert": "turn a checkpoint of another format into visglm's, or back",

@@ -71,8 +71,8 @@ def read_settings(arguments: argparse.Namespace, settings: type[Settings]) -> Se
     return settings(**{field.name: getattr(arguments, field.name) for field in shown_fields(settings)})
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model to load, and where."""
+def add_model(parser: argparse.ArgumentParser, *, fetches: bool = True) -> None:
+    """Which model to load, and where; with `fetches`, whether it takes pictures from addresses."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="PATH", help="folder or hub id (default: the embedded visglm-tiny)")
     group.add_argument("--tokenizer", metavar="PATH", help="folder of the tokenizer, for checkpoints without one")
@@ -84,9 +84,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of the weights (default: auto: what suits model and device)",
     )
-    group.add_argument(
-        "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
-    )
+    if fetches:
+        group.add_argument(
+            "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
+        )
+    else:
+        parser.set_defaults(allow_urls=False)
     add_max_pixels(group)
 
 

@@ -44,11 +44,20 @@ class Asker:
         self.style = network.config.prompt_style
         self.end_ids = end_ids(network.generation_config)
 
-    def submit(self, prompts: Sequence[Prompt], sampling: Sampling, *, adapter: str | None = None) -> list[Answer]:
+    def submit(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        adapter: str | None = None,
+        owner: str = "",
+        on_news: Callable[[], None] | None = None,
+    ) -> list[Answer]:
         """Ask them together.
 
         Args:
             adapter: that answers, whichever is in use; "" for the base alone, None for the one in use then.
+            owner, on_news: see `Request`.
 
         Raises:
             BusyError: the network is kept busy by something long.
@@ -57,11 +66,11 @@ class Asker:
         if adapter:
             names = () if self.adapters is None else self.adapters.names
             check_adapter(adapter, names)
+        common: dict[str, Any] = {
+            "adapter": adapter, "adapters": self.adapters, "owner": owner, "on_news": on_news
+        }  # fmt: skip
         many = self._choices if sampling.choices else self._draws
-        asked = [
-            [replace(request, adapter=adapter, adapters=self.adapters) for request in many(prompt, sampling)]
-            for prompt in prompts
-        ]
+        asked = [[replace(request, **common) for request in many(prompt, sampling)] for prompt in prompts]
         tickets = iter(self.engine.submit(*(request for requests in asked for request in requests)))
         return [
             Answer(self, prompt, sampling, [next(tickets) for _ in requests])

@@ -113,6 +113,11 @@ class Engine:
                 task.finish()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it has stopped for good, by a fault of its own."""
+        return self._dead is not None
+
+    @property
     def is_this_thread(self) -> bool:
         return threading.current_thread() is self._thread
 

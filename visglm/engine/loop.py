@@ -102,7 +102,7 @@ class Loop:
             return
         ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
         length, embeds = self._cache.lengths[row], task.outcome.image_embeds
-        self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length)))
+        self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length), task.request.owner))
 
     def _end(self, task: Task, error: BaseException | None = None) -> None:
         task.is_over = True
@@ -183,7 +183,8 @@ class Loop:
         def look(some: Sequence[Task]) -> list[Tensor]:
             pictures = [task.request.pixel_values for task in some]
             looks = f"{source} {self.turns.num_changes}"  # the fingerprint is of a few weights only
-            return self.looker.look([p for p in pictures if p is not None], looks, encode, self.network.device)
+            sources = [f"{looks} {task.request.owner}" for task in some]
+            return self.looker.look([p for p in pictures if p is not None], sources, encode, self.network.device)
 
         try:
             return list(look(tasks))
@@ -208,7 +209,10 @@ class Loop:
         for group in same_prompts(tasks):
             known = None
             if self.shelf is not None:
-                known = self.shelf.find(group[0].request.input_ids, group[0].outcome.image_embeds, self._silent)
+                first = group[0]
+                known = self.shelf.find(
+                    first.request.input_ids, first.outcome.image_embeds, self._silent, first.request.owner
+                )
             if known is None:
                 fresh += group
             else:
@@ -370,11 +374,11 @@ def step_error(error: BaseException) -> EngineError:
 
 
 def same_prompts(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Tasks whose prompts, pictures included, are the same: they are read once."""
+    """Tasks of one owner whose prompts, pictures included, are the same: they are read once."""
     groups: list[list[Task]] = []
-    by_ids: dict[tuple[int, ...], list[list[Task]]] = {}
+    by_ids: dict[tuple[str | int, ...], list[list[Task]]] = {}
     for task in tasks:
-        alike = by_ids.setdefault(tuple(task.request.input_ids), [])
+        alike = by_ids.setdefault((task.request.owner, *task.request.input_ids), [])
         mine = next((group for group in alike if same_pictures(group[0], task)), None)
         if mine is None:
             mine = []

@@ -13,7 +13,7 @@ from torch import Tensor
 AT_ONCE = 16  # pictures that are encoded together; memory grows with them, and nobody gets a token meanwhile
 MEMORY = 64 * 2**20  # bytes of visual tokens that are remembered: 250 pictures of VisualGLM-6B
 
-Key = tuple[str, bytes]  # what looks, and what it looks at
+Key = tuple[str, bytes]  # what looks and for whom, and what it looks at
 
 
 def content_hash(pixel_values: Tensor) -> bytes:
@@ -49,16 +49,23 @@ class Looker:
             self._forget_oldest()
 
     def look(
-        self, pictures: Sequence[Tensor], source: str, encode: Callable[[Tensor], Tensor], device: torch.device
+        self,
+        pictures: Sequence[Tensor],
+        sources: Sequence[str],
+        encode: Callable[[Tensor], Tensor],
+        device: torch.device,
     ) -> list[Tensor]:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of each group of pictures.
 
         Args:
             pictures: groups `[num_images, 3, height, width]`.
-            source: fingerprint of what looks.
+            sources: of each group, the fingerprint of what looks and for whom.
             encode: pixels to visual tokens, at most `AT_ONCE` pictures a time.
         """
-        keys = [[(source, content_hash(picture)) for picture in group] for group in pictures]
+        keys = [
+            [(source, content_hash(picture)) for picture in group]
+            for source, group in zip(sources, pictures, strict=True)
+        ]
         found: dict[Key, Tensor] = {}
         unknown: dict[Key, Tensor] = {}
         for group, own in zip(pictures, keys, strict=True):

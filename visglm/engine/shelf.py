@@ -27,11 +27,13 @@ class Read:
     Args:
         ids: the tokens. image_embeds: `[num_images, tokens, hidden_size]` of the pictures in them, if any.
         layers: per layer keys and values `[key heads, len(ids), head_dim]`.
+        owner: whose it is; nobody else's prompt goes on from it.
     """
 
     ids: list[int]
     image_embeds: Tensor | None
     layers: Layers
+    owner: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -74,13 +76,16 @@ class Shelf:
         if state != self._state:
             self._kept, self._state = [], state
 
-    def find(self, ids: Sequence[int], image_embeds: Tensor | None, slot: int | None) -> tuple[Read, int] | None:
+    def find(
+        self, ids: Sequence[int], image_embeds: Tensor | None, slot: int | None, owner: str = ""
+    ) -> tuple[Read, int] | None:
         """What has the longest beginning in common with a prompt, and its length.
 
         Args:
-            slot: the token of image slots.
+            slot: the token of image slots. owner: of the prompt.
         """
-        best = max(((kept.common(ids, image_embeds, slot), kept) for kept in self._kept), default=None, key=first)
+        mine = [kept for kept in self._kept if kept.owner == owner]
+        best = max(((kept.common(ids, image_embeds, slot), kept) for kept in mine), default=None, key=first)
         if best is None or best[0] < SHORTEST:
             return None
         self._kept.remove(best[1])
@@ -91,7 +96,7 @@ class Shelf:
         """Remember it, in place of what it goes on from."""
         if read.num_bytes > self.num_bytes or len(read.ids) < SHORTEST:
             return
-        self._kept = [kept for kept in self._kept if kept.ids != read.ids[: len(kept.ids)]]
+        self._kept = [kept for kept in self._kept if (kept.owner, kept.ids) != (read.owner, read.ids[: len(kept.ids)])]
         self._kept.append(read)
         while sum(kept.num_bytes for kept in self._kept) > self.num_bytes:
             del self._kept[0]

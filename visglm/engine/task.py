@@ -53,6 +53,8 @@ class Request:
         has_ended: told every token, whether the answer ends with it whatever the model would say next.
         adapter: by name, one of `adapters`; "" for their base alone, None for the network as it is.
         adapters: those of the network.
+        owner: whose it is: what one owner's requests leave in memory (pictures, conversations) serves no other's.
+        on_news: called by whatever thread has just brought a token or the end; it must not wait, nor fail.
     """
 
     input_ids: list[int]
@@ -64,6 +66,8 @@ class Request:
     has_ended: Callable[[int], bool] | None = None
     adapter: str | None = None
     adapters: Adapters | None = None
+    owner: str = ""
+    on_news: Callable[[], None] | None = None
 
     @property
     def num_new_pictures(self) -> int:
@@ -141,6 +145,8 @@ class Task(Turn):
             outcome.first_token_seconds = time.perf_counter() - self.started
         outcome.tokens.append(token)
         self.news.put(token)
+        if request.on_news is not None:
+            request.on_news()
         try:
             if request.chooser.is_end(token.id) or (request.has_ended is not None and request.has_ended(token.id)):
                 outcome.finish_reason = "stop"
@@ -158,9 +164,12 @@ class Task(Turn):
             self.outcome.total_seconds = time.perf_counter() - self.started
         self.error, self.network = error, None
         self.lookup = None
+        on_news = self.request.on_news
         del self.request  # and the pictures in it
         self.done.set()
         self.news.put(END)
+        if on_news is not None:
+            on_news()
 
 
 class Ticket(Iterator[Token]):
@@ -185,6 +194,31 @@ class Ticket(Iterator[Token]):
             if self._task.error is not None:
                 raise self._task.error
         raise StopIteration
+
+    def read(self) -> list[Token]:
+        """What has come since the last time, without waiting; `has_ended` says whether more may come.
+
+        Raises:
+            Exception: what went wrong with this request, once everything before was read.
+        """
+        found: list[Token] = []
+        while not self._has_ended:
+            try:
+                token = self._task.news.get_nowait()
+            except queue.Empty:
+                break
+            if token is not END:
+                found.append(token)
+                continue
+            self._has_ended = True
+            if self._task.error is not None:
+                raise self._task.error
+        return found
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether everything was read."""
+        return self._has_ended
 
     @property
     def has_begun(self) -> bool:
@@ -211,15 +245,15 @@ class Ticket(Iterator[Token]):
             raise self._task.error
         return self._task.outcome
 
-    def cancel(self) -> None:
-        """The model stops after the token in flight, which is waited for."""
+    def cancel(self, wait: bool = True) -> None:
+        """The model stops after the token in flight, which is waited for unless `wait` is false."""
         self.engine.cancel(self._task)
-        if not self.engine.is_this_thread:
+        if wait and not self.engine.is_this_thread:
             self._task.done.wait()
 
     def __del__(self) -> None:
         task: Any = getattr(self, "_task", None)
-        if task is None or task.done.is_set() or sys.is_finalizing():
+        if task is None or task.done.is_set() or task.cancelled or sys.is_finalizing():
             return
         if self.engine.turns.is_mine:  # the garbage is being collected in the middle of something
             task.cancelled = True

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -37,7 +37,7 @@ NOT_PUBLIC = (
 )
 
 
-def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes:
+def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int, hosts: Collection[str] | None = None) -> bytes:
     """Download one file.
 
     Args:
@@ -45,6 +45,7 @@ def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes
         max_bytes: largest size of the body, in bytes; more is refused while reading.
         timeout: longest time for everything but looking up the host name, in seconds.
         max_redirects: how many redirects are followed.
+        hosts: names, in lower case, of the only hosts that are asked, redirects included; None for every public one.
 
     Raises:
         ImageError: the URL was refused, or the download failed; the message says which, not the URL.
@@ -52,7 +53,10 @@ def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int) -> bytes
     deadline = time.monotonic() + timeout
     try:
         for _ in range(max_redirects + 1):
-            body, location = _get(check_url(url), max_bytes, deadline)
+            parts = check_url(url)
+            if hosts is not None and parts.hostname not in hosts:
+                raise ImageError("its host is not among those that pictures may be fetched from.")
+            body, location = _get(parts, max_bytes, deadline)
             if time.monotonic() >= deadline:
                 raise TimeoutError  # the connection was cut, so that the body merely seems to end here
             if location is None:
