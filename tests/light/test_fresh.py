@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -44,15 +45,16 @@ def test_a_picture_is_talked_about_where_torch_is_not(tmp_path, vlm):
     subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", wheel], check=True, cwd=tmp_path)
     seconds = time.perf_counter() - started
 
-    run = subprocess.run([python, "-c", ASK], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run([python, "-I", "-c", ASK], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     answer, loaded, told = run.stdout.splitlines()
     assert answer == vlm.chat(EXAMPLES / "cat.png", "描述这张图片。").text
     assert loaded == "[]"
     words = [environment / "bin/visglm-light", EXAMPLES / "cat.png", "-q", "描述这张图片。"]
-    command = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=alone)
     assert command.stdout.strip() == answer, command.stderr
-    missing = subprocess.run([python, "-c", "import visglm; visglm.VisGLM"], capture_output=True, text=True)
+    missing = subprocess.run([python, "-I", "-c", "import visglm; visglm.VisGLM"], capture_output=True, text=True)
     assert "from visglm.light import VisGLM" in missing.stderr
 
     installed = megabytes(next((environment / "lib").glob("python*/site-packages")))

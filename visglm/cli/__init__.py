@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
     "app": "open the page in the browser",
+    "web": "serve the page that answers in the browser alone",
     "merge": "make one model of an adapter and its base",
     "convert": "turn a checkpoint of another format into visglm's, or back",
     "quantize": "write a checkpoint in 8 or 4 bits",

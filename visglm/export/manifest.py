@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..checkpoint import Source, write_json
 from ..processor import VisGLMProcessor
+from ..prompt import PROMPT_STYLES, Control, PromptStyle, Segments
 from ..text import BACKBONES
 from ..text.prefix import attentions
 from ..tokenizers import ChatGLM2Tokenizer
@@ -38,6 +39,7 @@ def describe(source: Source, processor: VisGLMProcessor, weights: Weights, folde
         "format": FORMAT,
         "visglm": version("visglm"),
         "prompt_style": config.prompt_style,
+        "prompt": style_fields(PROMPT_STYLES[config.prompt_style]),
         "num_query_tokens": config.num_query_tokens,
         "image_token_id": config.image_token_id,
         "max_pictures": config.max_pictures,
@@ -69,6 +71,28 @@ def prefix_names(source: Source, weights: Weights) -> list[str]:
         return []
     text = bare_network(source.config).model.text
     return [f"model.text.{name}.prefix" for name, _ in attentions(text)]
+
+
+def style_fields(style: PromptStyle) -> dict[str, Any]:
+    """A prompt style for whoever has no Python: texts, `{"token": [names]}`, and marks as `{"mark": name}`."""
+
+    def written(part: Any) -> Any:
+        if isinstance(part, str):
+            return part
+        return {"token": list(part.names)} if isinstance(part, Control) else {"mark": part.name.lower()}
+
+    def template(segments: Segments | None) -> list[Any] | None:
+        return None if segments is None else [written(part) for part in segments]
+
+    return {
+        "questions": {language: template(segments) for language, segments in style.questions.items()},
+        "lone_question": template(style.lone_question),
+        "past_answer": template(style.past_answer),
+        "start": template(style.start),
+        "generation": template(style.generation),
+        "first_round": style.first_round,
+        "full_width": style.full_width,
+    }
 
 
 def positions(text: Any) -> dict[str, Any]:
