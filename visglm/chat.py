@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import checkpoint, request
 from .adapters import Adapters
-from .engine import Answer, Asker, Engine, ReplyStream, Turns, answer_all, engine_of
+from .engine import Answer, Asker, Engine, Turns, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
@@ -29,6 +29,7 @@ from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
 from .sampling import Sampling
 from .settings import Rule, check_call
+from .stream import ReplyStream
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -485,6 +486,26 @@ class VisGLM:
             progress=progress, allow_outside=allow_outside,
         )  # fmt: skip
 
+    def export(self, folder: str | Path, quantize: str | None = None) -> None:
+        """Write what answers now as a folder that `visglm.light.VisGLM` plays without torch.
+
+        What fine-tuning changed in weights becomes part of them; a P-Tuning prefix stays beside them.
+
+        Args:
+            folder: to write; it appears whole or not at all.
+            quantize: "int4" or "int8" for the text model; None as it is.
+
+        Raises:
+            ConfigError: there is no such scheme, or the adapter has no form without torch.
+            CheckpointError: the folder cannot be written.
+            MissingDependencyError: the extra "export" is not installed.
+        """
+        from .export import export
+
+        with tempfile.TemporaryDirectory() as saved:
+            self.save_pretrained(saved)
+            export(checkpoint.open_source(saved), folder, quantize)
+
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.
 
@@ -511,8 +532,11 @@ class VisGLM:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
-        pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-        return self._asker.look(pixel_values)
+        return self._asker.look(self._pixels(pictures))
+
+    def _pixels(self, pictures: Sequence[Any]) -> Tensor:
+        """`[num_images, 3, height, width]`, as the network takes them."""
+        return self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
 
     def _compose(
         self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None
@@ -522,7 +546,7 @@ class VisGLM:
         check_call(ADAPTER, adapter=adapter)
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, image_processor=self.processor.image_processor,
+            config=self.model.config, tokenizer=self.tokenizer, to_pixels=self._pixels,
             limits=self.image_limits, allow_urls=self.allow_urls,
             fingerprint=self._fingerprint if adapter is None else None,
         )  # fmt: skip

@@ -7,14 +7,18 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from .errors import PromptError, shown
 from .prompt import Turn, messages_to_turns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Embeds = Tensor | np.ndarray  # without torch, NumPy's
 
 EXPECTED = 'Expected a reply\'s history, (question, answer) pairs, or messages {"role": …, "content": …}.'
 
@@ -31,7 +35,7 @@ class History:
     """
 
     turns: tuple[Turn, ...] = ()
-    image_embeds: Tensor | None = None
+    image_embeds: Embeds | None = None
     language: str = "auto"
     source: str = ""
 
@@ -103,10 +107,17 @@ def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]
     return tuple(turns)
 
 
-def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
+def same_tensor(one: Embeds | None, other: Embeds | None) -> bool:
     if one is None or other is None:
         return one is other
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
+    parts: list[Any] = [one, other]
+    first, second = (part.cpu() if hasattr(part, "cpu") else part for part in parts)
+    return (
+        type(first) is type(second)
+        and first.shape == second.shape
+        and first.dtype == second.dtype
+        and bool((first == second).all())
+    )
 
 
 @dataclass(frozen=True)

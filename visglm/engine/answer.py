@@ -19,11 +19,11 @@ from ..prompt import fit, render
 from ..reply import History, Reply, Timings, Usage
 from ..request import Prompt
 from ..sampling import Sampling
+from ..shapes import Shape, shape_of, vocabulary_of
+from ..writing import Writer
 from .choosing import Chooser, Dictated
 from .core import Engine
-from .shapes import Shape, shape_of, vocabulary_of
 from .task import Outcome, Request, Ticket
-from .writing import Writer
 
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 # What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError, PromptError
 from .styles import PROMPT_STYLES, SOP, Control, Mark, Segments, detect_language
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100  # labels with this value do not count in the loss
 IMAGE_START, IMAGE_END = "<img>", "</img>"

@@ -69,6 +69,11 @@ def block_sequence_ids(token_type_ids: Tensor, past_length: int) -> Tensor:
     return F.pad(torch.where(token_type_ids == PREFIX, 0, -1), (past_length, 0), value=-1)
 
 
+def cached_length(cache: Cache | None) -> int:
+    """Positions that are computed already."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
 def rotate(hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate `[…, batch, heads, length, head_dim]`, each half of the head by its own position plane.
 
@@ -214,7 +219,7 @@ class ChatGLMModel(PreTrainedModel):
         config, inputs_embeds, attention_mask, past_key_values, position_ids=None, token_type_ids=None, **kwargs
     ):
         """transformers' own drops the prefix for static caches; this one keeps it (as PaliGemma's does)."""
-        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        past_length = cached_length(past_key_values)
         return create_masks_for_generate(
             config=config.get_text_config(),
             inputs_embeds=inputs_embeds,
@@ -251,9 +256,8 @@ class ChatGLMModel(PreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise PromptError("give exactly one of input_ids and inputs_embeds.")
-        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         if token_type_ids is None or position_ids is None:
-            if input_ids is None or past_length:
+            if input_ids is None or cached_length(past_key_values):
                 raise PromptError(
                     "token_type_ids and position_ids are needed here: embeddings or the tail of a sequence do not say "
                     "where the prefix ends. Pass input_ids of the whole prompt, or both tensors."
@@ -267,14 +271,16 @@ class ChatGLMModel(PreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        # Positions stay out of this call: repeated ones would be read as packed sequences.
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            block_sequence_ids=block_sequence_ids(token_type_ids, past_length),
-        )
+        mask = attention_mask
+        if mask is None or mask.dim() != 4:  # a ready one says all there is to say, and lengths may be symbols then
+            # Positions stay out of this call: repeated ones would be read as packed sequences.
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                block_sequence_ids=block_sequence_ids(token_type_ids, cached_length(past_key_values)),
+            )
         position_embeddings = rotary_embedding(self.config, position_ids, inputs_embeds.dtype)
         hidden_states = inputs_embeds
         for layer in self.layers:
