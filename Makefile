@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow test-gpu test-sat test-clients test-oldest light test-light constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -57,6 +57,9 @@ screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (
 
 test-slow: $(DEV)  ## run the tests that take minutes or much memory
 	@$(VENV_PYTHON) -m pytest -m "slow or full_size" --timeout 1800
+
+gpu-check: $(DEV)  ## look at a GPU: right numbers first, then tokens, pictures and steps a second
+	@$(VENV_PYTHON) benchmarks/gpu_check.py
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device
 	@$(VENV_PYTHON) -m pytest -m gpu
