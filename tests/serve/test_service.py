@@ -91,7 +91,7 @@ def test_who_comes_when_the_queue_is_full_is_told_to_come_again(vlm, monkeypatch
 def test_every_answer_of_a_request_counts(vlm):
     service = service_for(vlm, limits={"max_waiting": 0, "max_answers": 16})
     assert service.admission.most == 16
-    with service.admission.enter(5), client_of(service) as client:
+    with service.admission.take(5), client_of(service) as client:
         assert client.post(CHAT, json=asking(user("Hi"), n=12, max_tokens=1)).status_code == 429
         assert client.post(CHAT, json=asking(user("Hi"), n=11, max_tokens=1)).status_code == 200
     assert is_idle(service)
@@ -166,6 +166,59 @@ def test_who_leaves_while_he_waits_was_never_begun(vlm):
     finally:
         vlm.engine.slots = slots
     assert is_idle(service)
+
+
+def test_who_reads_nothing_of_his_stream_is_given_up(vlm, monkeypatch):
+    service = service_for(vlm)
+    monkeypatch.setattr("visglm.serve.asking.STUCK_SECONDS", 0.2)
+    body = json.dumps(endless(vlm, 30, stream=True)).encode()
+
+    async def check() -> None:
+        sent = []
+
+        async def receive():
+            if not sent:
+                sent.append(1)
+                return {"type": "http.request", "body": body, "more_body": False}
+            await asyncio.Event().wait()
+
+        async def send(message):
+            await asyncio.Event().wait()  # the buffers are full
+
+        headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "headers": headers,
+                 "query_string": b"", "scheme": "http"}  # fmt: skip
+        await create_app(service)(scope, receive, send)
+
+    asyncio.run(check())
+    until(lambda: is_idle(service))
+
+
+def test_what_was_let_in_before_the_end_is_answered(vlm, monkeypatch):
+    """The signal comes while its picture is decoded."""
+    service = service_for(vlm)
+    check = service.check
+
+    def close(question):
+        service.admission.is_closing = True
+        check(question)
+
+    monkeypatch.setattr(service, "check", close)
+    with client_of(service) as client:
+        assert client.post(CHAT, json=asking(user("Hi"), max_tokens=2)).status_code == 200
+        assert client.post(CHAT, json=asking(user("Hi"), max_tokens=2)).status_code == 503
+
+
+def test_megabytes_of_text_are_refused_without_making_tokens_of_them(vlm, monkeypatch):
+    monkeypatch.setattr(type(vlm.tokenizer), "encode", lambda *arguments, **options: pytest.fail("it was"))
+    text = "word " * 1_000_000
+    with client_of(service_for(vlm)) as client:
+        for path, body in (
+            (CHAT, asking(user(text))), ("/tokenize", {"prompt": text}), ("/", {"text": text, "history": []}),
+            ("/tokenize", {"messages": [user(text)]}),
+        ):  # fmt: skip
+            answer = client.post(path, json=body)
+            assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded", path
 
 
 def test_a_server_that_ends_takes_nothing_new(vlm):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from .service import Piece, Question, Service
 from .wire import to_bytes
 
 LOG = logging.getLogger("visglm.serve")
+STUCK_SECONDS = 60.0  # that a client may read nothing; it holds a place that others wait for
 Result = TypeVar("Result")
 # Of a route that streams where it is asked to.
 STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -49,13 +50,15 @@ def visit_of(request: Request) -> Visit:
     return request.scope["visglm"]
 
 
-async def while_there(receive: Any, act: Coroutine[Any, Any, Result] | Awaitable[Result]) -> Result:
-    """What `act` gives, unless the client goes before.
+async def while_there(
+    receive: Any, act: Coroutine[Any, Any, Result] | Awaitable[Result], is_stuck: Callable[[], bool] | None = None
+) -> Result:
+    """What `act` gives, unless the client goes before, or is stuck.
 
     Raises:
         Gone: it went; `act` was cancelled.
     """
-    work, watch = asyncio.ensure_future(act), asyncio.ensure_future(until_gone(receive))
+    work, watch = asyncio.ensure_future(act), asyncio.ensure_future(until_gone(receive, is_stuck))
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
@@ -67,9 +70,17 @@ async def while_there(receive: Any, act: Coroutine[Any, Any, Result] | Awaitable
         await asyncio.gather(work, watch, return_exceptions=True)
 
 
-async def until_gone(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def until_gone(receive: Any, is_stuck: Callable[[], bool] | None = None) -> None:
+    async def until_told() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    told = asyncio.ensure_future(until_told())
+    try:
+        while not told.done() and not (is_stuck is not None and is_stuck()):
+            await asyncio.wait({told}, timeout=None if is_stuck is None else STUCK_SECONDS / 4)
+    finally:
+        told.cancel()
 
 
 async def ask(request: Request, question: Question) -> tuple[Reply, Explanation | None]:
@@ -136,14 +147,21 @@ class EventStream(Response):
         self._events, self._stack = events, stack
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        clock, sending_since = asyncio.get_running_loop().time, [float("inf")]
+
+        async def write_one(message: dict[str, Any]) -> None:
+            sending_since[0] = clock()
+            await send(message)
+            sending_since[0] = float("inf")
+
         async def write() -> None:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await write_one({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for name, content in self._events:
-                await send({"type": "http.response.body", "body": frame(name, content), "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await write_one({"type": "http.response.body", "body": frame(name, content), "more_body": True})
+            await write_one({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:
-            await while_there(receive, write())
+            await while_there(receive, write(), lambda: clock() - sending_since[0] > STUCK_SECONDS)
         except (Gone, OSError):
             pass
         finally:

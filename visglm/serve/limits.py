@@ -60,7 +60,7 @@ class Admission:
         self.most, self.inside, self.is_closing = most, 0, False
 
     @contextmanager
-    def enter(self, count: int = 1) -> Iterator[None]:
+    def enter(self) -> Iterator[None]:
         """Be there, inside the `with`.
 
         Raises:
@@ -68,6 +68,16 @@ class Admission:
         """
         if self.is_closing:
             raise Refusal(503, "The server is about to end. Ask another one.", "shutting_down")
+        with self.take(1):
+            yield
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[None]:
+        """So many places more, for who is there already, inside the `with`.
+
+        Raises:
+            Refusal: there is no room.
+        """
         if self.inside + count > self.most:
             raise Refusal(
                 429, "Too many requests are waiting. Ask again in a moment.", "queue_full",

@@ -32,6 +32,7 @@ from .pictures import check_source, decode, download, is_data
 from .settings import Settings
 
 DECODERS, HELPERS, FETCHERS = 2, 2, 8  # threads: a large picture takes 200 MB each while it is decoded
+LONGEST_TOKEN = 128  # characters: those of blanks are the longest of these vocabularies
 Result = TypeVar("Result")
 
 
@@ -137,9 +138,18 @@ class Service:
         ):
             if got > most:
                 raise Refusal(400, f"{got} are too many {what}; at most {most} are allowed here.", "too_many", param)
+        self.check_length(sum(len(turn.question) + len(turn.answer or "") for turn in question.turns))
         for source in question.sources:
             check_source(source, self.settings.picture_hosts)
         check_eyes(len(question.sources), self.vlm.model.config)
+
+    def check_length(self, num_characters: int) -> None:
+        """Raise `Refusal` for a text that no vocabulary fits into the context, without making tokens of megabytes."""
+        if num_characters > LONGEST_TOKEN * self.vlm.context_length:
+            raise Refusal(
+                400, f"{num_characters:,} characters are more than {self.vlm.context_length:,} tokens can hold.",
+                "context_length_exceeded", "messages",
+            )  # fmt: skip
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Asked]:
@@ -150,7 +160,7 @@ class Service:
         """
         self.check(question)
         extra = max(question.sampling.n, len(question.sampling.choices)) - 1
-        with self.admission.enter(extra):
+        with self.admission.take(extra):
             found = await asyncio.gather(*(self._fetch(source) for source in question.sources))
             question, prompt = await self.run("decode", self._prepare, question, found)
             asked = Asked(self, question, prompt)

@@ -41,6 +41,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 
 def ids_of(service: Service, body: TokenizeRequest, owner: str) -> list[int]:
     if body.messages is None:
+        service.check_length(len(body.prompt or ""))
         text = (body.prompt or "").encode("utf-8", "replace").decode()
         tokenizer: Any = service.vlm.tokenizer
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

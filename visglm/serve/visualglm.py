@@ -46,7 +46,9 @@ class LegacyRequest(Wire):
         if source:
             turns[0] = Turn(turns[0].question, turns[0].answer, num_images=1)
         adapter = service.names.adapter(None)
-        used = len(service.count(Question(tuple(turns), source, Sampling(), adapter, owner)))
+        plain = Question(tuple(turns), source, Sampling(), adapter, owner)
+        service.check(plain)
+        used = len(service.count(plain))
         room = min(max(1, self.max_length - used), service.settings.limits.max_new_tokens)
         sampling = Sampling(
             max_new_tokens=room, temperature=self.temperature,
