@@ -14,7 +14,7 @@ from tests.light.talks import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 ASK = f"""
-import resource, sys, time
+import sys, time
 started = time.perf_counter()
 from visglm.light import VisGLM
 imported = time.perf_counter()
@@ -23,7 +23,7 @@ loaded = time.perf_counter()
 print(vlm.chat({str(EXAMPLES / "cat.png")!r}, "描述这张图片。"))
 answered = time.perf_counter()
 print([name for name in ("torch", "transformers", "timm", "onnx") if name in sys.modules])
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+memory = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1e3
 print(f"imports {{imported - started:.2f}} s, start {{loaded - imported:.2f}} s, first answer "
       f"{{answered - loaded:.2f}} s, at most {{memory:.0f}} MB of memory")
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -192,11 +193,20 @@ def open_graph(manifest: Manifest, name: str) -> Any:
     runtime = require("light", "onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
+    # By itself it takes all cores that there are, even where this process has one of them. And threads that wait by
+    # spinning keep others from the cores.
+    options.intra_op_num_threads = usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has a dozen types for graphs that make no sense
         problem = f"file {path.name}: no graph that can be used ({str(error).splitlines()[0][:200]})"
         raise CheckpointError(manifest.folder, [problem], NEXT_STEP) from error
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_shapes(manifest: Manifest, name: str, session: Any, wanted: dict[str, list[int | None] | None]) -> None:
