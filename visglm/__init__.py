@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .engine import ReplyStream
     from .errors import VisGLMError
     from .explain import Explanation
+    from .library import Library
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .pictures import ImageLimits, load_image
     from .pictures.preprocess import VisGLMImageProcessor
@@ -36,6 +37,7 @@ _MODULES = {
     "Explanation": "explain",
     "History": "reply",
     "ImageLimits": "pictures",
+    "Library": "library",
     "Reply": "reply",
     "ReplyStream": "engine",
     "VisGLM": "chat",
@@ -56,6 +58,7 @@ __all__ = [
     "Explanation",
     "History",
     "ImageLimits",
+    "Library",
     "Reply",
     "ReplyStream",
     "VisGLM",

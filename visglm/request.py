@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import VisGLMConfig
 from .errors import PicturesWarning, PromptError
 from .pictures import ImageLimits, load_images
-from .prompt import Rendered, Turn, fit, render, render_blank
+from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History
 
 
@@ -54,12 +54,14 @@ def prepare(
     limits: ImageLimits,
     allow_urls: bool,
     fingerprint: Callable[[], str],
+    references: tuple[Reference, ...] = (),
 ) -> Prompt:
     """Load the new pictures and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
         fingerprint: tells what the network looks with; asked only about a history with pictures.
+        references: texts that the answer shall go by.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -76,7 +78,7 @@ def prepare(
         raise PromptError(
             f"{len(pictures)} pictures came with the question, but this is a text-only model. Leave them out."
         )
-    turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
+    turns = (*past.turns, Turn(question, None, len(pictures), references))
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language

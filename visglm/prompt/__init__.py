@@ -6,6 +6,7 @@ from .messages import messages_to_turns
 from .render import (
     IGNORE_INDEX,
     IMAGE_PLACEHOLDER,
+    Reference,
     Rendered,
     Turn,
     fit,
@@ -27,7 +28,8 @@ from .styles import (
 )
 
 __all__ = [
-    "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "PromptStyle", "Rendered", "Turn",
+    "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "PromptStyle", "Reference",
+    "Rendered", "Turn",
     "detect_language", "fit", "messages_to_turns", "plain_punctuation", "postprocess", "render", "render_blank",
     "render_raw", "render_text", "settled", "training_rows",
 ]  # fmt: skip
