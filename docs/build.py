@@ -36,8 +36,8 @@ INCLUDED = {
 # What the pages look like: file of the repository → file of the site.
 ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
-    *("index.md", "asking.md", "page.md", "teaching.md", "checkpoints.md", "quantization.md", "huggingface.md"),
-    *("commands.md", "errors.md", "tiny.md", "measurements.md"),
+    *("index.md", "asking.md", "page.md", "library.md", "teaching.md", "checkpoints.md", "quantization.md"),
+    *("huggingface.md", "commands.md", "errors.md", "tiny.md", "measurements.md"),
 )
 LANGUAGES: dict[str, dict[str, str]] = {
     "en": {
@@ -56,7 +56,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 # Modules whose classes and functions are public beside the names of `visglm` itself.
-MODULES = ("errors", "recipe", "sampling", "training")
+MODULES = ("errors", "library", "recipe", "sampling", "training")
 
 # Public constants → what they are for.
 CONSTANTS = {"visglm.PRESETS": "Configurations by name, for `VisGLMConfig(**PRESETS[name])`."}

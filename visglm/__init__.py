@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .pictures import ImageLimits, load_image
     from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
-    from .reply import History, Reply
+    from .reply import Citation, History, Reply
     from .tokenizers import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizers",
+    "Citation": "reply",
     "Explanation": "explain",
     "History": "reply",
     "ImageLimits": "pictures",
@@ -55,6 +56,7 @@ __all__ = [
     "PRESETS",
     "ChatGLMConfig",
     "ChatGLMTokenizer",
+    "Citation",
     "Explanation",
     "History",
     "ImageLimits",

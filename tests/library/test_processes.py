@@ -72,13 +72,17 @@ def test_a_writer_that_is_killed_loses_nothing_and_holds_nobody_up(tmp_path):
 
 
 def test_two_writers_lose_nothing(tmp_path):
-    where, one, two = tmp_path / "notes.library", tmp_path / "one", tmp_path / "two"
-    fill(one, 40, "alpha")
-    fill(two, 40, "beta")
-    writers = [start(where, one), start(where, two), start(where, one)]  # two of them even of the same files
-    for writer in writers:
-        assert writer.stdout.read() == "ready\ndone\n" and writer.wait() == 0
-    library = Library.open(where, create=False, vectors=False)
-    check_whole(library, one, "alpha", 40)
-    check_whole(library, two, "beta", 40)
-    assert library.stats().parts == 80
+    """This process and another one, of other files and of the same."""
+    where, folders = tmp_path / "notes.library", tmp_path / "files"
+    folders.mkdir()
+    fill(folders / "one", 60, "alpha")
+    fill(folders / "two", 60, "beta")
+    library = Library.open(where, vectors=False)
+    other = start(where, folders)
+    assert other.stdout.readline() == "ready\n"
+    for number in range(60):
+        library.add(folders / "one" / f"{59 - number}.txt", progress=False)
+    assert other.stdout.read() == "done\n" and other.wait() == 0
+    check_whole(library, folders / "one", "alpha", 60)
+    check_whole(library, folders / "two", "beta", 60)
+    assert library.stats().parts == 120

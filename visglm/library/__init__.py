@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .answer import ANSWER_TOKENS, READING_CONTEXT, answer
+from .answers import ANSWER_TOKENS, LEAST_CONFIDENCE, READING_CONTEXT, answer, confidences
 from .collection import Changes, Entry, Library, Stats
 from .pieces import LibraryLimits, Piece
 from .readers import READERS
 from .search import Found
 
 __all__ = [
-    "ANSWER_TOKENS", "READERS", "READING_CONTEXT", "Changes", "Entry", "Found", "Library", "LibraryLimits", "Piece",
-    "Stats", "answer",
+    "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "Changes", "Entry", "Found", "Library",
+    "LibraryLimits", "Piece", "Stats", "answer", "confidences",
 ]  # fmt: skip

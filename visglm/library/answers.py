@@ -145,6 +145,13 @@ def confident(question: str, hits: Sequence[Found], has_image: bool = False) -> 
     return [one for one in found if one.sure >= LEAST_CONFIDENCE]
 
 
+def confidences(question: str, hits: Sequence[Found]) -> list[float]:
+    """How sure it is, 0 to 1, that each of what was found is about the question; below `LEAST_CONFIDENCE` it is not
+    cited."""
+    weights = rarity(words_of(question, is_question=True), [context(hit) for hit in hits])
+    return [confidence(weights, hit) for hit in hits]
+
+
 def choose(question: str, sure: Sequence[Confident], limit: int) -> list[Extract]:
     """The best sentences of what was found, and pictures."""
     extracts = []
