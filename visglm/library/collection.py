@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat as modes
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -85,6 +85,7 @@ class Stats:
 
 
 # In signatures of a class whose `list` is a method.
+Numbers: TypeAlias = list[float]
 Names: TypeAlias = list[str]
 Files: TypeAlias = list[Path]
 Finds: TypeAlias = list[Found]
@@ -279,12 +280,13 @@ class Library:
             self._eyes = embedded_eyes()
         return self._eyes
 
-    def neighbours(self, found: Found) -> Finds:
-        """The parts before and behind a text, as far as they are of the same section of the same file."""
-        from .search import found as as_found
-
-        rows = self._store.neighbours(found.source, [found.part - 1, found.part + 1])
-        return [as_found(row, 0.0) for row in rows if row["heading"] == found.heading]
+    def meaning(self, question: str, texts: Sequence[str]) -> Numbers:
+        """The cosine between a question and each of some texts, in whatever language; [] where there are no vectors."""
+        vector = self._embedder.query(question)
+        if vector is None or not texts:
+            return []
+        found = self._embedder.passages(texts)
+        return [float(vector @ other) for other in found if other is not None]
 
     # --- reading ---
 

@@ -106,11 +106,14 @@ class Store:
         self._index_words()
 
     def _index_words(self) -> None:
-        """By words as ICU parts them, which knows Chinese ones and needs no dictionary beside it."""
+        """By words as ICU parts them, which knows Chinese ones and needs no dictionary beside it; English ones without
+        their endings."""
         index = require("library", "lancedb.index")
         self.table.create_index(
             "words", replace=True,
-            config=index.FTS(base_tokenizer="icu", stem=False, remove_stop_words=False, lower_case=True),
+            config=index.FTS(
+                base_tokenizer="icu", stem=True, language="English", remove_stop_words=False, lower_case=True
+            ),
         )  # fmt: skip
 
     def _read_notes(self) -> dict[str, Any]:
@@ -189,12 +192,6 @@ class Store:
             query = query.nprobes(32).refine_factor(4)
         query = query.where(f"({where}) AND {column} IS NOT NULL", prefilter=True)
         return query.select([*COLUMNS, "_distance"]).limit(limit).to_list()
-
-    def neighbours(self, source: str, parts: Sequence[int]) -> list[dict[str, Any]]:
-        """Parts of a document by number."""
-        numbers = ", ".join(str(part) for part in parts) or "-2"
-        where = f"source = {quoted(source)} AND part IN ({numbers}) AND kind = 'text'"
-        return self.table.search().where(where).select(list(COLUMNS)).limit(len(parts)).to_list()
 
     def count(self, where: str | None = None) -> int:
         """Rows that fulfil a condition."""
