@@ -35,7 +35,7 @@ LAYERS = (
     ("adapters",),
     ("checkpoint",),
     ("explain", "engine", "export"),
-    ("training",),
+    ("training", "library"),
     ("chat",),
     ("serve", "selftest", "drop_in"),
     ("cli",),
@@ -61,7 +61,13 @@ ON_EXTRAS = {"serve": "serve"}
 # What stands outside the package and uses it as its readers would.
 OUTSIDE = ("demos", "finetune", "examples", "benchmarks")
 # Distributions that are imported under another name.
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "SwissArmyTransformer": "sat"}
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "python-docx": "docx",
+    "python-pptx": "pptx",
+    "pyyaml": "yaml",
+    "SwissArmyTransformer": "sat",
+}
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    extras = ("evaluate", "finetune", "serve", "demo", "quant", "export", "heif", "shapes", "sat")
+    extras = (*("evaluate", "finetune", "serve", "demo", "quant", "export", "heif", "shapes", "library", "ocr", "sat"),)
     optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:

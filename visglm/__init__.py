@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
     from .explain import Explanation
+    from .library import Library
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .pictures import ImageLimits, load_image
     from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
-    from .reply import History, Reply
+    from .reply import Citation, History, Reply
     from .stream import ReplyStream
     from .tokenizers import ChatGLMTokenizer
 
@@ -35,9 +36,11 @@ _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizers",
+    "Citation": "reply",
     "Explanation": "explain",
     "History": "reply",
     "ImageLimits": "pictures",
+    "Library": "library",
     "Reply": "reply",
     "ReplyStream": "stream",
     "VisGLM": "chat",
@@ -55,9 +58,11 @@ __all__ = [
     "PRESETS",
     "ChatGLMConfig",
     "ChatGLMTokenizer",
+    "Citation",
     "Explanation",
     "History",
     "ImageLimits",
+    "Library",
     "Reply",
     "ReplyStream",
     "VisGLM",

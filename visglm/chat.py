@@ -22,7 +22,7 @@ from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
-from .prompt import Turn
+from .prompt import Reference, Turn
 from .quant import count_weights
 from .quant.products import uses_onnx
 from .recipe import FinetuneArguments, check_names
@@ -33,6 +33,7 @@ from .stream import ReplyStream
 
 if TYPE_CHECKING:
     from .explain import Explanation
+    from .library import Library
     from .training import Evaluation, FinetuneReport, Stop
 
 # What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
@@ -506,6 +507,63 @@ class VisGLM:
             self.save_pretrained(saved)
             export(checkpoint.open_source(saved), folder, quantize)
 
+    def ask(
+        self,
+        question: str,
+        *,
+        library: Library | str | Path,
+        images: Any = None,
+        history: Past = None,
+        limit: int = 3,
+        language: str = "auto",
+        extract: bool | None = None,
+        files: str | Iterable[str] | None = None,
+        kinds: str | Iterable[str] | None = None,
+        after: Any = None,
+        before: Any = None,
+        **settings: Any,
+    ) -> Reply:
+        """Answer from documents and pictures, and say where the answer comes from: `reply.citations`.
+
+        A model that reads writes its answer from as many references as its context holds; what none of them says is
+        marked. One that cannot, such as visglm-tiny, answers by extracts, word for word. Where the library has nothing
+        about it, the reply says so, has no citations, and no model was asked.
+
+        Args:
+            question: what to answer.
+            library: a `visglm.Library`, or where one lies.
+            images: a picture to look for, besides the words.
+            history: the turns before; a model that reads is shown them.
+            limit: sources of an answer, at most.
+            language: of the answer's frame; "auto": the question's.
+            extract: True for extracts, False to have the model write; None: as it can.
+            files, kinds, after, before: what may be cited, as in `Library.search`.
+            settings: as the keyword arguments of `chat`, for a model that writes.
+
+        Raises:
+            LibraryError: there is no library.
+            PromptError: the question is empty.
+            ContextLengthError: not even one reference fits into the context.
+        """
+        from . import library as shelves
+
+        sampling = Sampling.of(settings)
+        opened = shelves.Library.open(library, create=False) if isinstance(library, str | Path) else library
+        if extract is None:
+            extract = self.context_length < shelves.READING_CONTEXT
+
+        def write(asked: str, references: tuple[Reference, ...]) -> Reply:
+            room = sampling.max_new_tokens or shelves.ANSWER_TOKENS
+            ready = self._compose(
+                None, asked, history, language, replace(sampling, max_new_tokens=room), references=references
+            )
+            return self._ask([ready], replace(sampling, max_new_tokens=room))[0].reply()
+
+        return shelves.answer(
+            question, opened, image=images, past=History.of(history), language=language, limit=limit,
+            write=None if extract else write, files=files, kinds=kinds, after=after, before=before,
+        )  # fmt: skip
+
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.
 
@@ -539,8 +597,9 @@ class VisGLM:
         return self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
 
     def _compose(
-        self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None
-    ) -> request.Prompt:
+        self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None,
+        references: tuple[Reference, ...] = (),
+    ) -> request.Prompt:  # fmt: skip
         self._check_process()
         self._turns.refuse_if_busy()
         check_call(ADAPTER, adapter=adapter)
@@ -548,7 +607,7 @@ class VisGLM:
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
             config=self.model.config, tokenizer=self.tokenizer, to_pixels=self._pixels,
             limits=self.image_limits, allow_urls=self.allow_urls,
-            fingerprint=self._fingerprint if adapter is None else None,
+            fingerprint=self._fingerprint if adapter is None else None, references=references,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:

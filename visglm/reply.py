@@ -142,6 +142,34 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Citation:
+    """Where a part of an answer comes from.
+
+    Args:
+        number: by which the answer names it, such as [1].
+        source: the file, or the address of a page.
+        quote: what stands there, verbatim; of a picture what the model says that it shows.
+        page: from 1 on; None where there are none.
+        box: left, top, right, bottom of the quote's lines, in shares of the page from its upper left corner.
+        score: how well it answers, 0 to 1.
+        kind: "text" or "picture".
+        heading: of the section.
+        start, end: of the quote in the text of the document, in characters.
+    """
+
+    number: int
+    source: str
+    quote: str
+    page: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    score: float = 0.0
+    kind: str = "text"
+    heading: str = ""
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
 class Reply:
     """An answer. `str(reply)` is its text. Two are equal when they say the same of the same, however long it took.
 
@@ -157,6 +185,7 @@ class Reply:
         scores: of `choices=`, each with its share of the probability of them all.
         parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
+        citations: of `ask`, where the answer comes from; empty where nothing was found.
     """
 
     text: str
@@ -171,6 +200,7 @@ class Reply:
     scores: Mapping[str, float] = field(default_factory=dict, compare=False)
     parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
+    citations: tuple[Citation, ...] = ()
 
     def __str__(self) -> str:
         return self.text

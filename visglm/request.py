@@ -12,7 +12,7 @@ from PIL import Image
 
 from .errors import PicturesWarning, PromptError
 from .pictures import ImageLimits, load_images
-from .prompt import Rendered, Turn, fit, render, render_blank
+from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History
 
 
@@ -51,6 +51,7 @@ def prepare(
     limits: ImageLimits,
     allow_urls: bool,
     fingerprint: Callable[[], str] | None,
+    references: tuple[Reference, ...] = (),
 ) -> Prompt:
     """Load the new pictures and render the conversation.
 
@@ -60,6 +61,7 @@ def prepare(
         to_pixels: pictures to `[num_images, 3, height, width]`, as the network takes them.
         fingerprint: tells what the network looks with; asked only about a history with pictures. None where it will
             look with something else by then, and whoever answers has to ask.
+        references: texts that the answer shall go by.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -73,7 +75,7 @@ def prepare(
     check_source(past, config, fingerprint)
     pictures = load_images(images, limits=limits, allow_urls=allow_urls)
     check_eyes(len(pictures), config)
-    turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
+    turns = (*past.turns, Turn(question, None, len(pictures), references))
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language

@@ -6,6 +6,7 @@ from .messages import messages_to_turns
 from .render import (
     IGNORE_INDEX,
     IMAGE_PLACEHOLDER,
+    Reference,
     Rendered,
     Turn,
     fit,
@@ -30,6 +31,6 @@ from .styles import (
 
 __all__ = [
     "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "Control", "PromptStyle",
-    "Rendered", "Segments", "Turn", "detect_language", "fit", "messages_to_turns", "plain_punctuation", "postprocess",
-    "render", "render_blank", "render_raw", "render_text", "settled", "training_rows",
+    "Reference", "Rendered", "Segments", "Turn", "detect_language", "fit", "messages_to_turns", "plain_punctuation",
+    "postprocess", "render", "render_blank", "render_raw", "render_text", "settled", "training_rows",
 ]  # fmt: skip
