@@ -56,7 +56,7 @@ STRANGERS = {
     ("model", "prompt"),
     ("model", "processor"),
 }
-# Parts that stand on an extra as a whole: whoever imports them does so where it was chosen.
+# Parts that stand on an extra as a whole: its packages may be imported at their tops.
 ON_EXTRAS = {"serve": "serve"}
 # What stands outside the package and uses it as its readers would.
 OUTSIDE = ("demos", "finetune", "examples", "benchmarks")

@@ -1,7 +1,7 @@
 """A model over HTTP, for every client that speaks OpenAI's protocol: the FastAPI application over the engine.
 
-All that is behind these names stands on the extra `serve`. They are loaded when they are used: the command line wants
-`Limits` alone, before anything heavy.
+All that is behind these names stands on the extra `serve`. They are loaded when they are used: the command line shows
+`Limits` in its help, before anything heavy.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ..explain import Explanation
 from ..reply import Reply
 from .door import Visit, where
-from .errors import Refusal, refusal_of
+from .errors import Refusal, broken_off, refusal_of
 from .service import Piece, Question, Service
 from .wire import to_bytes
 
@@ -129,7 +129,7 @@ async def stream(request: Request, question: Question, teller: Teller) -> Respon
             for event in teller.fail(refusal_of(error)):
                 yield event
 
-    return EventStream(events(), stack)
+    return EventStream(events(), stack, lambda: teller.fail(broken_off()))
 
 
 def note(request: Request, reply: Reply) -> None:
@@ -139,12 +139,17 @@ def note(request: Request, reply: Reply) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events; `stack` is closed at their end, however that comes."""
+    """Server-sent events.
 
-    def __init__(self, events: AsyncIterator[Event], stack: AsyncExitStack):
+    Args:
+        events: as they come. stack: closed at their end, however that comes.
+        give_up: what is told where the server ends before they do.
+    """
+
+    def __init__(self, events: AsyncIterator[Event], stack: AsyncExitStack, give_up: Callable[[], Iterable[Event]]):
         super().__init__(media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._stack = events, stack
+        self._events, self._stack, self._give_up = events, stack, give_up
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         clock, sending_since = asyncio.get_running_loop().time, [float("inf")]
@@ -164,6 +169,11 @@ class EventStream(Response):
             await while_there(receive, write(), lambda: clock() - sending_since[0] > STUCK_SECONDS)
         except (Gone, OSError):
             pass
+        except asyncio.CancelledError:  # the deadline: whoever reads is told before the connection ends
+            for name, content in self._give_up():
+                await send({"type": "http.response.body", "body": frame(name, content), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            raise
         finally:
             await self._stack.aclose()
 

@@ -63,6 +63,11 @@ class Refusal(Exception):
         return {"type": "error", "error": error | {"type": theirs}} if is_anthropic else {"error": error}
 
 
+def broken_off() -> Refusal:
+    """An answer that the end of the server ends."""
+    return Refusal(503, "The answer was broken off: the server ends.", "shutting_down")
+
+
 # What went wrong → status, code and field; the first that fits. What happens inside is told in a fixed sentence.
 KINDS: Sequence[tuple[type[Exception], int, str | None, str | None]] = (
     (ImageError, 400, "invalid_image", "messages"),

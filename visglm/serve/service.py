@@ -24,7 +24,7 @@ from ..reply import Reply
 from ..request import Prompt, check_eyes, lay_out
 from ..sampling import Sampling
 from ..tokenizers import token_bytes
-from .errors import Refusal
+from .errors import Refusal, broken_off
 from .limits import Admission
 from .metrics import Metrics
 from .names import Names
@@ -301,7 +301,7 @@ class Asked:
                 if ticket.has_ended:
                     reason = ticket.result().finish_reason
                     if reason == "cancelled":
-                        raise Refusal(503, "The answer was broken off: the server is about to end.", "shutting_down")
+                        raise broken_off()
                     yield shown[index].end(index, tokens, reason)
                 elif tokens and (piece := shown[index].more(index, tokens)):
                     yield piece
@@ -324,7 +324,7 @@ class Asked:
             bell.event.clear()
         reply = answer.reply()
         if reply.finish_reason == "cancelled":
-            raise Refusal(503, "The answer was broken off: the server is about to end.", "shutting_down")
+            raise broken_off()
         self._service.metrics.count(reply)
         return reply
 
