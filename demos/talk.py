@@ -219,7 +219,8 @@ def stream_into(
     """Show the answer in `place`, an `st.empty()`, as it comes, and keep it in `exchange`.
 
     Any click on the page ends this run at the next thing that is drawn, with an exception that passes through here:
-    the model is stopped then, and what was said so far stays, marked as stopped.
+    the model is stopped then, and what was seen so far stays, marked as stopped. The run of the click does not wait for
+    that: it draws what `exchange` holds by then.
     """
     state = st.session_state
     exchange.status, exchange.model = STOPPED, choice.label
@@ -235,13 +236,14 @@ def stream_into(
         while answering.is_alive() and not visitor_left():
             answering.wait()
             # Drawn every time, for only where something is drawn does Streamlit notice a click.
-            if answering.text:
-                place.html(as_html(answering.text, cursor=True))
+            if text := answering.text:
+                place.html(as_html(text, cursor=True))
+                exchange.answer = text
             else:
                 place.html(f'<div class="said waiting">{html.escape(say("looking"))}<span class="cursor"></span></div>')
     finally:
         answering.stopped.set()
-        exchange.answer = answering.text
+    exchange.answer = answering.text
     if answering.reply is not None:
         exchange.take(answering.reply)
     elif isinstance(answering.error, ContextLengthError):

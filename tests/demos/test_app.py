@@ -294,6 +294,34 @@ def test_stopped_mid_answer_the_model_is_free(open_page, model, monkeypatch):
     assert say("stopped") in shown(page)
 
 
+def test_what_is_seen_of_an_answer_is_kept_at_once(open_page, monkeypatch):
+    """A click draws the page in a run of its own, beside the one that still waits for the next piece."""
+    import talk
+
+    kept = []
+
+    class Watched(Answering):
+        is_drawn = False
+
+        def read(self, stream):
+            self.text, self.seen = next(stream), threading.Event()
+            self.news.set()
+            assert self.seen.wait(60)
+            stream.close()
+
+        def wait(self):
+            if self.is_drawn:
+                kept.append(st.session_state.exchanges[0].answer)
+                self.seen.set()
+            super().wait()
+            self.is_drawn = bool(self.text)  # next, before the page waits again
+
+    monkeypatch.setattr(talk, "Answering", Watched)
+    page = open_page(short=False)
+    ask(page, "Describe everything.", ("disc.png", encode(disc())))
+    assert kept and kept[0] == page.session_state.exchanges[0].answer != ""
+
+
 def test_a_failure_speaks_the_language_of_the_page(open_page, model):
     page = ask(open_page(), "cat " * model.context_length)
     assert notices(page) == [say("too_long")]

@@ -93,7 +93,7 @@ def test_every_answer_comes_into_view(browser, tmp_path):
     show(browser, tmp_path)
     for question in ("What is this?", "Where is it?", "How many objects are there?", "What colour is it?"):
         browser.ask(question)
-        until(lambda: browser.shows(".said"), f"the answer to {question!r} to be in view", 5)
+        until(lambda: browser.shows(".said"), f"the answer to {question!r} to be in view")
         assert browser.shows(".st-key-regenerate button")
 
 
@@ -102,7 +102,8 @@ def test_an_answer_that_grows_is_followed_unless_one_reads_further_up(browser, b
     browser.say("Tell me everything.")
     main = "const main = document.querySelector('[data-testid=stMain]'); "
     until(lambda: browser.script(main + "return main.scrollTop > 20"), "the page to follow")
-    until(lambda: browser.shows(".cursor"), "the newest word in view")
+    # Behind the newest word stands the cursor, and when that was the last one, what can be done with the answer.
+    until(lambda: browser.shows(".cursor") or browser.shows(".st-key-regenerate button"), "the newest word in view")
     browser.script(main + "main.dispatchEvent(new WheelEvent('wheel', {deltaY: -500})); main.scrollTop = 0;")
     length = "return [...document.querySelectorAll('.said')].at(-1).innerText.length"
     before = browser.script(length)
@@ -119,9 +120,9 @@ def test_another_view_begins_at_its_top(browser, tmp_path):
         browser.ask(question)
     for view in ("Compare", "Teach"):
         browser.choose("view", view)
-        until(lambda: browser.shows(".lead"), f"the first words of {view}", 5)
+        until(lambda: browser.shows(".lead"), f"the first words of {view}")
         browser.choose("view", "Talk")
-        until(lambda: browser.shows(".st-key-regenerate button"), "the end of the talk", 5)
+        until(lambda: browser.shows(".st-key-regenerate button"), "the end of the talk")
 
 
 def test_there_is_no_empty_space_under_an_answer(browser, tmp_path):
@@ -134,7 +135,7 @@ def test_there_is_no_empty_space_under_an_answer(browser, tmp_path):
 def test_another_language_of_the_page_reaches_every_label(browser):
     assert browser.find(".st-key-quantize_main input").get_attribute("value") == en("none")
     browser.choose("language", "中文")
-    until(lambda: browser.find(".st-key-quantize_main input").get_attribute("value") == zh("none"), "the label", 5)
+    until(lambda: browser.find(".st-key-quantize_main input").get_attribute("value") == zh("none"), "the label")
     browser.choose("quantize_main", "int8")
     browser.choose("language", "English")
     assert browser.find(".st-key-quantize_main input").get_attribute("value") == "int8"
@@ -157,7 +158,7 @@ def test_a_refused_file_says_why_and_the_question_stays(browser, tmp_path, name)
     box.send_keys("What is this?")
     browser.settle()
     box.send_keys(Keys.ENTER)
-    until(lambda: browser.sees(name) and browser.sees(en("reason_format")), "the reason to be seen", 10)
+    until(lambda: browser.sees(name) and browser.sees(en("reason_format")), "the reason to be seen")
     browser.settle()
     assert browser.find("[data-testid=stChatInputTextArea]").get_attribute("value") == "What is this?"
     assert not browser.all(".said"), "the question was not sent without its picture"
@@ -168,7 +169,7 @@ def test_a_refused_file_says_why_and_the_question_stays(browser, tmp_path, name)
 def test_a_refused_upload_says_why_beside_it(browser, tmp_path):
     (tmp_path / "photo.heic").write_bytes(REFUSED["photo.heic"])
     browser.upload(tmp_path / "photo.heic")
-    until(lambda: browser.sees(en("reason_format")), "the reason", 10)
+    until(lambda: browser.sees(en("reason_format")), "the reason")
     place = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
     distance = browser.script(place, ".notice") - browser.script(
         place, "[data-testid=stMain] [data-testid=stFileUploader]"
@@ -180,7 +181,7 @@ def test_a_picture_is_pasted_anywhere(browser):
     browser.script("document.activeElement.blur()")
     picture = base64.b64encode(encode(disc("blue"))).decode()
     browser.script(PASTE, browser.find("body"), picture, "pasted.png")
-    until(lambda: browser.sees("pasted.png"), "the pasted picture to wait at the box", 10)
+    until(lambda: browser.sees("pasted.png"), "the pasted picture to wait at the box")
     browser.ask("What is this?")
     assert browser.all("[class*=st-key-shown_] img")
 
@@ -197,7 +198,7 @@ def test_it_stops_before_the_first_word(browser, address, babbler):  # noqa: F81
         until(lambda: browser.shows(".st-key-stop button"), "a way to stop it")
         assert browser.all(".said.waiting") and other.all(".cursor")
         browser.click(".st-key-stop button")
-        until(lambda: browser.sees(en("stopped")), "the page to say that it was stopped", 5)
+        until(lambda: browser.sees(en("stopped")), "the page to say that it was stopped")
         assert not browser.all(".cursor") and other.all(".cursor"), "the other's answer goes on"
         other.click(".st-key-stop button")
         until(lambda: other.sees(en("stopped")), "the other one to be stopped")
@@ -259,14 +260,14 @@ def test_a_click_shows_the_picture_in_full_size(browser, tmp_path):
     browser.script("arguments[0].scrollIntoView({block: 'center'})", picture)
     assert picture.rect["width"] <= 240
     ActionChains(browser.driver).click(picture).perform()
-    until(lambda: browser.shows("dialog img"), "the picture in full size", 5)
+    until(lambda: browser.shows("dialog img"), "the picture in full size")
     large = browser.find("dialog img")
     assert large.rect["width"] > 700 and browser.script("return arguments[0].naturalWidth", large) == 1000
     ActionChains(browser.driver).send_keys(Keys.ESCAPE).perform()
-    until(lambda: not browser.shows("dialog img"), "it to close", 5)
+    until(lambda: not browser.shows("dialog img"), "it to close")
     browser.script("document.querySelector('[class*=st-key-shown_] img').focus()")
     ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
-    until(lambda: browser.shows("dialog img"), "the keyboard to open it, too", 5)
+    until(lambda: browser.shows("dialog img"), "the keyboard to open it, too")
     ActionChains(browser.driver).send_keys(Keys.ESCAPE).perform()
 
 
@@ -279,7 +280,7 @@ def test_copying_says_so(browser, has_clipboard):
         browser.script("Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})")
     button = until(lambda: browser.script(COPY_BUTTON), "the button")
     ActionChains(browser.driver).click(button).perform()
-    until(lambda: en("copied") in button.text, "the button to say that it has copied", 5)
+    until(lambda: en("copied") in button.text, "the button to say that it has copied")
     browser.find("[data-testid=stChatInputTextArea]").send_keys(Keys.CONTROL, "v")
     assert browser.find("[data-testid=stChatInputTextArea]").get_attribute("value") == answer
 
