@@ -1,4 +1,4 @@
-"""The player without torch beside torch's engine: start, memory, pictures, tokens a second, and the same answers.
+"""The player without torch beside torch's engine: start, memory, tokens a second, and whether they say the same.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/light.py
     python benchmarks/light.py --folder EXPORTED --prompts 1000

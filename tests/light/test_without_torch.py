@@ -37,6 +37,13 @@ def test_the_command_answers(light):
     assert "on ONNX Runtime, loaded in" in result.stderr
 
 
+def test_threads_that_somebody_set_up_for_all_sessions_are_used():
+    """As visglm's own products of packed weights do, in the same process."""
+    code = "import onnxruntime; onnxruntime.set_global_thread_pool_sizes(1, 1)\n"
+    result = run(code + "from visglm.light import VisGLM; print(VisGLM.from_pretrained().chat(None, '你好'))")
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
+
+
 def test_both_commands_say_the_same(capsys):
     words = [str(EXAMPLES / "cat.png"), "-q", "What is it?", "--max-new-tokens", "4"]
     assert light_main(words) == 0 and main(["chat", "--light", *words]) == 0

@@ -197,11 +197,19 @@ def open_graph(manifest: Manifest, name: str) -> Any:
     # spinning keep others from the cores.
     options.intra_op_num_threads = usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library has a dozen types for graphs that make no sense
-        problem = f"file {path.name}: no graph that can be used ({str(error).splitlines()[0][:200]})"
-        raise CheckpointError(manifest.folder, [problem], NEXT_STEP) from error
+    problem: Exception | None = None
+    # Where somebody in this process has set up threads for all sessions, as packed weights of torch's do, it refuses to
+    # make a session's own, and there is no way to ask beforehand.
+    for has_own_threads in (True, False):
+        options.use_per_session_threads = has_own_threads
+        try:
+            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library has a dozen types for graphs that make no sense
+            problem = problem or error
+    line = str(problem).splitlines()[0][:200]
+    raise CheckpointError(
+        manifest.folder, [f"file {path.name}: no graph that can be used ({line})"], NEXT_STEP
+    ) from problem
 
 
 def usable_cores() -> int:
