@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from .answer import Answer, Asker
-from .choosing import Chooser
+from .choosing import Chooser, Dictated
 from .core import Engine, engine_of, slots_for
 from .many import answer_all
 from .stream import ReplyStream
@@ -15,6 +15,6 @@ from .turns import Cancelled, Turns
 from .writing import Writer
 
 __all__ = [
-    "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
+    "Answer", "Asker", "Cancelled", "Chooser", "Dictated", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
     "Turns", "Writer", "answer_all", "engine_of", "slots_for",
 ]  # fmt: skip
