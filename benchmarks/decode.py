@@ -23,10 +23,8 @@ import torch
 
 from visglm import VisGLM, checkpoint
 from visglm.config import PRESETS
-from visglm.engine import Chooser, Request
-from visglm.engine.choosing import Dictated
-from visglm.quant import QuantizedLinear
-from visglm.quant.products import without_contention
+from visglm.engine import Chooser, Dictated, Request
+from visglm.quant import QuantizedLinear, without_contention
 from visglm.sampling import Sampling
 
 FULL = 28  # layers

@@ -24,7 +24,7 @@ SAMPLING = Sampling(max_new_tokens=4)
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {method: tmp_path_factory.mktemp(method) / "run" for method in METHODS}
     for method, folder in found.items():
-        teach(golden(), folder, method, learning_rate=5e-2, max_steps=6)
+        teach(golden(), folder, method, learning_rate=1e-1, max_steps=3)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..stream import ReplyStream
 from ..writing import Writer
 from .answer import Answer, Asker
-from .choosing import Chooser
+from .choosing import Chooser, Dictated
 from .core import Engine, engine_of, slots_for
 from .lanes import worn
 from .many import answer_all
@@ -16,6 +16,6 @@ from .task import Outcome, Request, Ticket, Token
 from .turns import Cancelled, Turns
 
 __all__ = [
-    "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
-    "Turns", "Writer", "answer_all", "engine_of", "slots_for", "worn",
+    "Answer", "Asker", "Cancelled", "Chooser", "Dictated", "Engine", "Outcome", "ReplyStream", "Request", "Ticket",
+    "Token", "Turns", "Writer", "answer_all", "engine_of", "slots_for", "worn",
 ]  # fmt: skip

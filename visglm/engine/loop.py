@@ -65,9 +65,10 @@ class Loop:
                 self._leave(row)
         self._read(self._look(newcomers))
         if self.tasks:
-            guessed = self._guess()
+            lookup = self._look_up()
+            guessed = lookup.guess(self.tasks[0].room_left) if lookup is not None else []
             try:
-                over = self._leap(guessed) if guessed else self._hand_out(self._step())
+                over = self._leap(lookup, guessed) if lookup and guessed else self._hand_out(self._step())
             except BaseException as error:
                 self.fail(error)
             else:
@@ -280,54 +281,53 @@ class Loop:
     def _step(self) -> list[Token]:
         """The next token of every row."""
         with self._quietly:
-            logits = self._decode([[task.outcome.tokens[-1].id] for task in self.tasks])[:, -1]
+            logits, self._positions = self._decode([[task.outcome.tokens[-1].id] for task in self.tasks])
             self._cache.end_step()
-            return self._choose(self.tasks, logits)
+            return self._choose(self.tasks, logits[:, -1])
 
-    def _decode(self, tokens: list[list[int]]) -> Tensor:
-        """Logits `[rows, count, vocabulary]` after tokens that go on from what the cache has."""
+    def _decode(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Logits `[rows, count, vocabulary]` after tokens that go on from what the cache has, and their positions."""
         ids = torch.tensor(tokens, device=self.network.device)
         seen = self._cache.begin_step(ids.shape[1])[:, None]
         embeds = self.network.get_input_embeddings()(ids)
-        self._positions = self.text.extend_position_ids(self._positions, ids.shape[1])[..., -ids.shape[1] :]
+        positions = self.text.extend_position_ids(self._positions, ids.shape[1])[..., -ids.shape[1] :]
         hidden_states = self.text(
             inputs_embeds=embeds,
             attention_mask=as_mask(seen, self.text.config, embeds.dtype),
-            position_ids=self._positions,
+            position_ids=positions,
             token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
-        return self.network.lm_head(hidden_states)
+        return self.network.lm_head(hidden_states), positions
 
     # --- several tokens of one row, where they were foreseen ---
 
-    def _guess(self) -> list[int]:
-        """What the only answer in flight might say next; nothing where there are others, whose step it would slow."""
+    def _look_up(self) -> Lookup | None:
+        """What guesses the tokens of the only answer in flight; None where there are others, whom it would slow."""
         if len(self.tasks) > 1 or not self._can_leap:
-            return []
+            return None
         task = self.tasks[0]
         if task.lookup is None:
             task.lookup = Lookup(task.request.input_ids, self._silent)
         tokens = task.outcome.tokens
         task.lookup.catch_up([token.id for token in tokens[task.lookup.num_taken :]])
-        return task.lookup.guess(task.request.room - len(tokens) - 1)
+        return task.lookup
 
-    def _leap(self, guessed: list[int]) -> list[int]:
+    def _leap(self, lookup: Lookup, guessed: list[int]) -> list[int]:
         """The next tokens of the only row: one more than were guessed right, each chosen as it would be alone; the row,
         if it is over."""
         task, is_over, kept = self.tasks[0], False, 0
         with self._quietly:
-            logits = self._decode([[task.outcome.tokens[-1].id, *guessed]])[0]
+            logits, positions = self._decode([[task.outcome.tokens[-1].id, *guessed]])
             for place, likely in enumerate([*guessed, None]):
-                [token] = self._choose([task], logits[place : place + 1])
+                [token] = self._choose([task], logits[0, place : place + 1])
                 is_over, kept = task.take(token), place + 1
                 if is_over or token.id != likely:
                     break
             self._cache.end_step(kept)
-        assert self._positions is not None and task.lookup is not None
-        self._positions = self._positions[..., kept - 1 : kept]
-        task.lookup.learn(len(guessed), kept - 1)
+        self._positions = positions[..., kept - 1 : kept]
+        lookup.learn(len(guessed), kept - 1)
         return [0] if is_over else []
 
     def _choose(self, tasks: Sequence[Task], logits: Tensor) -> list[Token]:

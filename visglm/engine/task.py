@@ -118,6 +118,11 @@ class Task(Turn):
         self.error: BaseException | None = None
         self.started = 0.0
 
+    @property
+    def room_left(self) -> int:
+        """Tokens that may be guessed: one less than may come, for one comes in any case."""
+        return self.request.room - len(self.outcome.tokens) - 1
+
     def start_clock(self) -> None:
         self.started = time.perf_counter()
 
