@@ -129,6 +129,11 @@ def test_a_redirect_leads_to_no_other_host(vlm, web, names, loopback_is_public, 
     assert web.requests == ["/moved"]
 
 
+def test_a_host_that_was_not_allowed_is_refused_before_a_thread_is_taken(vlm, monkeypatch):
+    monkeypatch.setattr("visglm.serve.service.download", lambda *arguments: pytest.fail("it was begun"))
+    refused(ask(vlm, "https://other.example/cat.png", hosts=("pictures.example",)), "this is none")
+
+
 def test_a_download_is_bounded(vlm, web, names, loopback_is_public):
     known, _ = names
     known["pictures.example"] = ["127.0.0.1"]
