@@ -184,9 +184,9 @@ def context(hit: Found) -> str:
 
 
 # Measured by benchmarks/library.py on questions that have an answer and such that have none: see RESULTS.md.
-LEAST_CONFIDENCE = 0.35
+LEAST_CONFIDENCE = 0.5
 # Cosines of multilingual-e5-small between a question and what is not, or surely is, about it; lower across languages.
-FAR_NEAR = {False: (0.80, 0.90), True: (0.75, 0.85)}
+FAR_NEAR = {False: (0.80, 0.90), True: (0.73, 0.83)}
 
 
 def confidence(question: str, weights: dict[str, float], hit: Found, has_image: bool = False) -> float:
