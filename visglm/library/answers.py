@@ -223,13 +223,14 @@ def is_foreign(question: str, hit: Found) -> bool:
 
 
 def by_meaning(question: str, one: Confident, meaning: Meaning) -> list[Extract]:
-    """The sentences of a part in another language, by what they mean."""
+    """The sentence of a part in another language that means most like the question."""
     places = list(sentences(one.found.text))
     likeness = meaning(question, [one.found.text[start:end] for start, end in places])
-    return [
-        Extract(one.found, start, end, near(cosine, True) * one.sure**0.5 * FOREIGN)
-        for (start, end), cosine in zip(places, likeness, strict=False)
-    ]
+    if not likeness:
+        return []
+    best = max(likeness)
+    start, end = places[likeness.index(best)]
+    return [Extract(one.found, start, end, near(best, True) * one.sure**0.5 * FOREIGN)]
 
 
 def near(cosine: float, foreign: bool) -> float:
