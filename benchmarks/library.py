@@ -157,10 +157,10 @@ class Words:
         self.chance = random.Random(0)
         letters = "abcdefghijklmnopqrstuvwxyz"
         self.words = ["".join(self.chance.choices(letters, k=2 + number // 4000)) for number in range(40_000)]
-        self.weights = [1 / (rank + 10) for rank in range(len(self.words))]
+        self.sums = list(itertools.accumulate(1 / (rank + 10) for rank in range(len(self.words))))
 
     def some(self, count: int) -> str:
-        return " ".join(self.chance.choices(self.words, self.weights, k=count))
+        return " ".join(self.chance.choices(self.words, cum_weights=self.sums, k=count))
 
     def paragraph(self) -> str:
         return ". ".join(self.some(12).capitalize() for _ in range(8)) + "."

@@ -90,6 +90,7 @@ def test_a_picture_asks(vlm, library):
     "question, text",
     [
         ("Who is the president of Atlantis?", "Nothing was found about this."),
+        ("When was the emperor of the museum crowned?", "Nothing was found about this."),
         ("谁发明了飞机？", "资料中没有找到相关内容。"),
     ],
 )
@@ -160,9 +161,8 @@ def test_what_a_model_writes_is_held_against_its_references(library):
 
 def test_as_many_references_as_fit(library):
     asked: list = []
-    reply = answer("kettle warranty lid blue", library, write=writer("The lid is blue.", asked, room=1))
-    assert [len(references) for references in asked][-1] == 1 < len(asked[0])
-    assert reply.citations
+    answer("kettle", library, write=writer("The lid is blue.", asked, room=1))
+    assert [len(references) for references in asked] == [2, 1]
     with pytest.raises(ContextLengthError):
         answer("kettle warranty", library, write=writer("x", [], room=0))
 

@@ -20,7 +20,7 @@ STOP = frozenset(
         """a about all am an and any are as at be been but by can could did do does for from had has have how i if in
         into is it its may me my no not of on one or our shall she should so some such than that the their them there
         these they this those to was we were what when where which who whom whose why will with would you your picture
-        pictures photo image show shows shown""",
+        many much long old far often pictures photo image show shows shown""",
     )
 )
 LATIN = re.compile(r"[a-z0-9]+(?:[-_.'’][a-z0-9]+)*")
