@@ -15,6 +15,6 @@ from .turns import Cancelled, Turns
 from .writing import Writer
 
 __all__ = [
-    "Answer", "Asker", "Cancelled", "Chooser", "Dictated", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
-    "Turns", "Writer", "answer_all", "engine_of", "slots_for",
+    "Answer", "Asker", "Cancelled", "Chooser", "Dictated", "Engine", "Outcome", "ReplyStream", "Request", "Ticket",
+    "Token", "Turns", "Writer", "answer_all", "engine_of", "slots_for",
 ]  # fmt: skip
