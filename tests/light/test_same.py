@@ -154,5 +154,6 @@ def test_calls_take_what_torchs_take(vlm):
     import inspect
 
     for name in ("chat", "stream_chat", "fill"):
-        one, other = (inspect.signature(getattr(kind, name)) for kind in (type(vlm), LightVisGLM))
-        assert [str(part) for part in one.parameters.values()] == [str(part) for part in other.parameters.values()]
+        one, other = (inspect.signature(getattr(kind, name)).parameters for kind in (type(vlm), LightVisGLM))
+        wanted = [str(part) for part in one.values() if part.name != "adapter"]  # an exported model's is in its weights
+        assert [str(part) for part in other.values()] == wanted
