@@ -127,7 +127,8 @@ def test_golden_logits_of_what_was_fine_tuned(tmp_path, kind, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme, most", [("int4", 2), ("int8", 6)])
 def test_packed_weights_answer_as_torch_does_in_the_same_bits(tmp_path, scheme, most):
-    """Products round what they are given to 8 bits (torch's in int8 to bfloat16), so that a last bit may tip a near tie:
+    """Products round what they are given to 8 bits (torch's in int8 to bfloat16): a last bit may tip a near tie.
+
     1 and 3 of 200 were seen."""
     from tests.light.talks import compare
 
