@@ -203,7 +203,8 @@ def open_graph(manifest: Manifest, name: str) -> Any:
     for has_own_threads in (True, False):
         options.use_per_session_threads = has_own_threads
         try:
-            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # Without its own way back, which prints on stdout.
+            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # the library has a dozen types for graphs that make no sense
             problem = problem or error
     line = str(problem).splitlines()[0][:200]
