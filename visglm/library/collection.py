@@ -122,7 +122,7 @@ class Library:
 
         Args:
             path: its folder, such as `notes.library`; the ending may be left out. Or an address such as
-                `s3://bucket/notes.library`.
+                `s3://bucket/notes.library`, which is LanceDB's own matter and was not tried.
             create: make it where there is none.
             vlm: a `VisGLM` that looks at the pictures; by default the embedded visglm-tiny, which is loaded when the
                 first picture comes.
