@@ -163,7 +163,7 @@ class Words:
         return " ".join(self.chance.choices(self.words, cum_weights=self.sums, k=count))
 
     def paragraph(self) -> str:
-        return ". ".join(self.some(12).capitalize() for _ in range(8)) + "."
+        return ". ".join(self.some(12).capitalize() for _ in range(12)) + "."
 
     def question(self) -> str:
         return self.some(6)

@@ -537,7 +537,10 @@ class VisGLM:
             limit: sources of an answer, at most.
             language: of the answer's frame; "auto": the question's.
             extract: True for extracts, False to have the model write; None: as it can.
-            files, kinds, after, before: what may be cited, as in `Library.search`.
+            files: what may be cited, as in `Library.search`.
+            kinds: there, too.
+            after: there, too.
+            before: there, too.
             settings: as the keyword arguments of `chat`, for a model that writes.
 
         Raises:

@@ -154,7 +154,8 @@ class Citation:
         score: how well it answers, 0 to 1.
         kind: "text" or "picture".
         heading: of the section.
-        start, end: of the quote in the text of the document, in characters.
+        start: of the quote in the text of the document, in characters.
+        end: of it.
     """
 
     number: int

@@ -33,7 +33,9 @@ class Entry:
     """A document of a library.
 
     Args:
-        source: the file. kind: the reader. num_parts: that it was parted into.
+        source: the file.
+        kind: the reader.
+        num_parts: that it was parted into.
         problem: why nothing of it can be found; "" when all is well.
         modified: when the file was, in seconds of the epoch.
     """
@@ -50,7 +52,8 @@ class Changes:
     """What an `add` or `sync` did, file by file.
 
     Args:
-        moved: where they are now; moved_from: where they were.
+        moved: where they are now.
+        moved_from: where they were.
         skipped: file → why it was.
         ignored: files in folders of a kind that nobody reads.
     """
@@ -119,7 +122,7 @@ class Library:
 
         Args:
             path: its folder, such as `notes.library`; the ending may be left out. Or an address such as
-                `s3://bucket/notes.library`.
+                `s3://bucket/notes.library`, which is LanceDB's own matter and was not tried.
             create: make it where there is none.
             vlm: a `VisGLM` that looks at the pictures; by default the embedded visglm-tiny, which is loaded when the
                 first picture comes.
@@ -255,8 +258,10 @@ class Library:
             limit: how many, at most.
             image: a picture that goes with words.
             files: patterns such as `*.pdf`, of the end of a path.
-            kinds: "text", "picture". languages: "zh", "en"; pictures are of none.
-            after, before: when the file was modified; a datetime, or seconds of the epoch.
+            kinds: "text", "picture".
+            languages: "zh", "en"; pictures are of none.
+            after: when the file was modified, at the earliest; a datetime, or seconds of the epoch.
+            before: the same, and not later.
 
         Raises:
             ConfigError: an argument is out of range.

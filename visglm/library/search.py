@@ -26,10 +26,14 @@ class Found:
     """A part of a document that was found, or a picture.
 
     Args:
-        source: the file. page, box, heading: where in it; the box in shares of the page, from its upper left corner.
+        source: the file.
+        page: from 1 on; None where there are none.
+        box: around it, in shares of the page from its upper left corner.
+        heading: of the section.
         kind: "text" or "picture".
         text: as it stands there; of a picture what the model says that it shows.
-        start, end: in the text of the document.
+        start: in the text of the document, in characters.
+        end: there, too.
         score: of the ranks; compare it within one search only.
         likeness: the cosine between question and part, or between two pictures; None where it was not among the
             nearest.
