@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow test-gpu test-sat test-clients test-oldest constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -58,6 +58,9 @@ screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (
 test-slow: $(DEV)  ## run the tests that take minutes or much memory
 	@$(VENV_PYTHON) -m pytest -m "slow or full_size" --timeout 1800
 
+gpu-check: $(DEV)  ## look at a GPU: right numbers first, then tokens, pictures and steps a second
+	@$(VENV_PYTHON) benchmarks/gpu_check.py
+
 test-gpu: $(DEV)  ## run the tests that need a CUDA device
 	@$(VENV_PYTHON) -m pytest -m gpu
 
@@ -76,6 +79,13 @@ test-oldest:  ## run the test suite on the lower bounds in setup.cfg
 	@sed -nE 's/^    ([A-Za-z0-9_.-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > build/lower-bounds.txt
 	@.ci/install .venv-oldest '.[$(EXTRAS)]' build/lower-bounds.txt
 	@.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+
+# visglm-light: the same tree without what needs torch, as a distribution of its own.
+light: $(DEV)  ## build the wheel of visglm-light, which answers without torch, in build/light
+	@$(VENV_PYTHON) .ci/light.py build/light
+
+test-light: $(DEV)  ## install visglm-light into an environment of its own, and ask it about a picture
+	@$(VENV_PYTHON) -m pytest tests/light tests/export -m "fresh or not fresh" --timeout 1800 -s
 
 constraints: $(DEV)  ## bring constraints.txt up to date with setup.cfg, keeping every version that still fits
 	@$(VENV_PYTHON) -m pip install --quiet uv

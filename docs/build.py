@@ -36,7 +36,8 @@ INCLUDED = {
 # What the pages look like: file of the repository → file of the site.
 ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
-    *("index.md", "asking.md", "page.md", "serving.md", "teaching.md", "checkpoints.md", "quantization.md"),
+    *("index.md", "asking.md", "page.md", "library.md", "serving.md", "teaching.md", "checkpoints.md"),
+    *("quantization.md", "light.md"),
     *("huggingface.md", "commands.md", "errors.md", "tiny.md", "measurements.md"),
 )
 LANGUAGES: dict[str, dict[str, str]] = {
@@ -56,7 +57,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 # Modules whose classes and functions are public beside the names of `visglm` itself.
-MODULES = ("errors", "recipe", "sampling", "training")
+MODULES = ("errors", "library", "recipe", "sampling", "training")
 
 # Public constants → what they are for.
 CONSTANTS = {"visglm.PRESETS": "Configurations by name, for `VisGLMConfig(**PRESETS[name])`."}

@@ -26,15 +26,16 @@ LAYERS = (
     ("config", "untrusted"),
     ("pictures", "tokenizers", "settings", "sampling", "recipe"),
     ("prompt",),
-    ("processor", "vision", "text", "reply"),
-    ("model", "request"),
+    ("processor", "vision", "text", "reply", "shapes", "writing"),
+    ("model", "request", "stream"),
+    ("light",),
     ("identity",),
     ("auto",),
     ("quant",),
     ("adapters",),
     ("checkpoint",),
-    ("explain", "engine"),
-    ("training",),
+    ("explain", "engine", "export"),
+    ("training", "library"),
     ("chat",),
     ("serve", "selftest", "drop_in"),
     ("cli",),
@@ -42,7 +43,13 @@ LAYERS = (
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 # The model knows ids, never text; pictures and words meet in the model only.
+# What `light` stands on, and nothing else: all of it works where torch is not installed.
+UNDER_LIGHT = (
+    *("errors", "pictures", "prompt", "reply", "request", "sampling", "settings", "shapes", "stream", "tokenizers"),
+    *("untrusted", "writing"),
+)
 STRANGERS = {
+    *(("light", unit) for unit in LAYER if unit not in (*UNDER_LIGHT, "light")),
     ("vision", "text"),
     ("text", "vision"),
     ("model", "tokenizers"),
@@ -54,7 +61,13 @@ ON_EXTRAS = {"serve": "serve"}
 # What stands outside the package and uses it as its readers would.
 OUTSIDE = ("demos", "finetune", "examples", "benchmarks")
 # Distributions that are imported under another name.
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "SwissArmyTransformer": "sat"}
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "python-docx": "docx",
+    "python-pptx": "pptx",
+    "pyyaml": "yaml",
+    "SwissArmyTransformer": "sat",
+}
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    extras = ("evaluate", "finetune", "serve", "demo", "quant", "heif", "shapes", "sat")
+    extras = (*("evaluate", "finetune", "serve", "demo", "quant", "export", "heif", "shapes", "library", "ocr", "sat"),)
     optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:

@@ -6,24 +6,27 @@ Importing it makes transformers' Auto classes know its models, nothing else; nam
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import MissingDependencyError
 from .imports import collector_paused
 
 if TYPE_CHECKING:
     from .chat import VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
-    from .engine import ReplyStream
     from .errors import VisGLMError
     from .explain import Explanation
+    from .library import Library
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .pictures import ImageLimits, load_image
     from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
-    from .reply import History, Reply
+    from .reply import Citation, History, Reply
+    from .stream import ReplyStream
     from .tokenizers import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -33,11 +36,13 @@ _MODULES = {
     "PRESETS": "config",
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizers",
+    "Citation": "reply",
     "Explanation": "explain",
     "History": "reply",
     "ImageLimits": "pictures",
+    "Library": "library",
     "Reply": "reply",
-    "ReplyStream": "engine",
+    "ReplyStream": "stream",
     "VisGLM": "chat",
     "VisGLMConfig": "config",
     "VisGLMError": "errors",
@@ -53,9 +58,11 @@ __all__ = [
     "PRESETS",
     "ChatGLMConfig",
     "ChatGLMTokenizer",
+    "Citation",
     "Explanation",
     "History",
     "ImageLimits",
+    "Library",
     "Reply",
     "ReplyStream",
     "VisGLM",
@@ -73,8 +80,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'visglm' has no attribute {name!r}")
-    with collector_paused():
-        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    try:
+        with collector_paused():
+            module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if _has_network():
+            raise
+        raise MissingDependencyError(
+            f"visglm.{name} needs torch, and this is visglm-light, which answers without: from visglm.light import "
+            "VisGLM. For all of visglm: pip uninstall visglm-light, then pip install visglm"
+        ) from error
     return getattr(module, name)
 
 
@@ -85,7 +100,12 @@ def __dir__() -> list[str]:
 def _is_command_line() -> bool:
     """Whether this process is `visglm …` or `python -m visglm …`, whose help must not wait for torch."""
     program = sys.orig_argv[1:3]
-    return program == ["-m", "visglm"] or bool(program and Path(program[0]).stem == "visglm")
+    return program == ["-m", "visglm"] or bool(program and Path(program[0]).stem in ("visglm", "visglm-light"))
+
+
+def _has_network() -> bool:
+    """Whether this is all of visglm. The distribution `visglm-light` has what works without torch."""
+    return importlib.util.find_spec(f"{__name__}.auto") is not None
 
 
 def _prepare_notebook() -> None:
@@ -96,7 +116,7 @@ def _prepare_notebook() -> None:
         importlib.import_module("tqdm.auto")
 
 
-if not _is_command_line():
+if not _is_command_line() and _has_network():
     with collector_paused():
         _prepare_notebook()
         from . import auto, drop_in  # noqa: F401 (imported for what they register)

@@ -17,21 +17,23 @@ from transformers import PreTrainedTokenizerBase
 
 from . import checkpoint, request
 from .adapters import Adapters
-from .engine import Answer, Asker, Engine, ReplyStream, Turns, answer_all, engine_of
+from .engine import Answer, Asker, Engine, Turns, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
 from .model import VisGLMForConditionalGeneration
 from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
-from .prompt import Turn
+from .prompt import Reference, Turn
 from .quant import count_weights
 from .quant.products import uses_onnx
 from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
 from .sampling import Sampling
 from .settings import Rule, check_call
+from .stream import ReplyStream
 
 if TYPE_CHECKING:
     from .explain import Explanation
+    from .library import Library
     from .training import Evaluation, FinetuneReport, Stop
 
 # What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
@@ -51,6 +53,7 @@ RULES: Mapping[str, Rule] = {
     "allow_urls": Rule(bool),
     "image_limits": Rule(ImageLimits, optional=True),
 }
+ADAPTER = {"adapter": Rule(str, optional=True)}
 # What a conversation may look like to go on from.
 Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
 
@@ -313,6 +316,7 @@ class VisGLM:
         history: Past = None,
         *,
         language: str = "auto",
+        adapter: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -337,6 +341,7 @@ class VisGLM:
             prompt: the question. Plain text: nothing in it is read as a control token or opened as a file.
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
+            adapter: that answers, by name, whichever is in use; "" for the base alone, None for the one in use.
             max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
             temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
             top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
@@ -363,7 +368,8 @@ class VisGLM:
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
         )  # fmt: skip
-        return self._ask([self._compose(images, prompt, history, language, sampling)], sampling)[0].reply()
+        ready = self._compose(images, prompt, history, language, sampling, adapter)
+        return self._ask([ready], sampling, adapter)[0].reply()
 
     def stream_chat(
         self,
@@ -372,6 +378,7 @@ class VisGLM:
         history: Past = None,
         *,
         language: str = "auto",
+        adapter: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -395,9 +402,9 @@ class VisGLM:
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
         )  # fmt: skip
-        ready = self._compose(images, prompt, history, language, sampling)
+        ready = self._compose(images, prompt, history, language, sampling, adapter)
         return ReplyStream(
-            lambda: self._ask([ready], sampling)[0],
+            lambda: self._ask([ready], sampling, adapter)[0],
             self._asker.writer(sampling),
         )
 
@@ -444,6 +451,7 @@ class VisGLM:
         on_error: str = "raise",
         progress: bool = True,
         language: str = "auto",
+        adapter: str | None = None,
         **settings: Any,
     ) -> list[Reply | VisGLMError]:
         """Answer many questions; greedy answers are those of one-by-one calls.
@@ -456,8 +464,8 @@ class VisGLM:
             settings: as the keyword arguments of `chat`. With a seed, too, each answer is that of `chat`.
         """
         sampling = Sampling.of(settings)
-        prepare = partial(self._compose, language=language, sampling=sampling)
-        submit = partial(self._ask, sampling=sampling)
+        prepare = partial(self._compose, language=language, sampling=sampling, adapter=adapter)
+        submit = partial(self._ask, sampling=sampling, adapter=adapter)
         return answer_all(requests, prepare, submit, batch_size=batch_size, on_error=on_error, progress=progress)
 
     def evaluate(
@@ -477,6 +485,86 @@ class VisGLM:
         return evaluate(
             data, self.batch, question=question, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
             progress=progress, allow_outside=allow_outside,
+        )  # fmt: skip
+
+    def export(self, folder: str | Path, quantize: str | None = None) -> None:
+        """Write what answers now as a folder that `visglm.light.VisGLM` plays without torch.
+
+        What fine-tuning changed in weights becomes part of them; a P-Tuning prefix stays beside them.
+
+        Args:
+            folder: to write; it appears whole or not at all.
+            quantize: "int4" or "int8" for the text model; None as it is.
+
+        Raises:
+            ConfigError: there is no such scheme, or the adapter has no form without torch.
+            CheckpointError: the folder cannot be written.
+            MissingDependencyError: the extra "export" is not installed.
+        """
+        from .export import export
+
+        with tempfile.TemporaryDirectory() as saved:
+            self.save_pretrained(saved)
+            export(checkpoint.open_source(saved), folder, quantize)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        library: Library | str | Path,
+        images: Any = None,
+        history: Past = None,
+        limit: int = 3,
+        language: str = "auto",
+        extract: bool | None = None,
+        files: str | Iterable[str] | None = None,
+        kinds: str | Iterable[str] | None = None,
+        after: Any = None,
+        before: Any = None,
+        **settings: Any,
+    ) -> Reply:
+        """Answer from documents and pictures, and say where the answer comes from: `reply.citations`.
+
+        A model that reads writes its answer from as many references as its context holds; what none of them says is
+        marked. One that cannot, such as visglm-tiny, answers by extracts, word for word. Where the library has nothing
+        about it, the reply says so, has no citations, and no model was asked.
+
+        Args:
+            question: what to answer.
+            library: a `visglm.Library`, or where one lies.
+            images: a picture to look for, besides the words.
+            history: the turns before; a model that reads is shown them.
+            limit: sources of an answer, at most.
+            language: of the answer's frame; "auto": the question's.
+            extract: True for extracts, False to have the model write; None: as it can.
+            files: what may be cited, as in `Library.search`.
+            kinds: there, too.
+            after: there, too.
+            before: there, too.
+            settings: as the keyword arguments of `chat`, for a model that writes.
+
+        Raises:
+            LibraryError: there is no library.
+            PromptError: the question is empty.
+            ContextLengthError: not even one reference fits into the context.
+        """
+        from . import library as shelves
+
+        sampling = Sampling.of(settings)
+        opened = shelves.Library.open(library, create=False) if isinstance(library, str | Path) else library
+        if extract is None:
+            extract = self.context_length < shelves.READING_CONTEXT
+
+        def write(asked: str, references: tuple[Reference, ...]) -> Reply:
+            room = sampling.max_new_tokens or shelves.ANSWER_TOKENS
+            ready = self._compose(
+                None, asked, history, language, replace(sampling, max_new_tokens=room), references=references
+            )
+            return self._ask([ready], replace(sampling, max_new_tokens=room))[0].reply()
+
+        return shelves.answer(
+            question, opened, image=images, past=History.of(history), language=language, limit=limit,
+            write=None if extract else write, files=files, kinds=kinds, after=after, before=before,
         )  # fmt: skip
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
@@ -505,28 +593,36 @@ class VisGLM:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
-        pixel_values = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-        return self._asker.look(pixel_values)
+        return self._asker.look(self._pixels(pictures))
 
-    def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+    def _pixels(self, pictures: Sequence[Any]) -> Tensor:
+        """`[num_images, 3, height, width]`, as the network takes them."""
+        return self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+
+    def _compose(
+        self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None,
+        references: tuple[Reference, ...] = (),
+    ) -> request.Prompt:  # fmt: skip
         self._check_process()
         self._turns.refuse_if_busy()
+        check_call(ADAPTER, adapter=adapter)
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, image_processor=self.processor.image_processor,
-            limits=self.image_limits, allow_urls=self.allow_urls, fingerprint=self._fingerprint,
+            config=self.model.config, tokenizer=self.tokenizer, to_pixels=self._pixels,
+            limits=self.image_limits, allow_urls=self.allow_urls,
+            fingerprint=self._fingerprint if adapter is None else None, references=references,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:
         with self._turns.read():
             return self.engine.fingerprint(self.model)
 
-    def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling) -> list[Answer]:
-        return self._asker.submit(prompts, sampling)
+    def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling, adapter: str | None = None) -> list[Answer]:
+        return self._asker.submit(prompts, sampling, adapter=adapter)
 
     @property
     def _asker(self) -> Asker:
-        return Asker(self.engine, self.model, self.tokenizer)
+        return Asker(self.engine, self.model, self.tokenizer, self.adapters)
 
     def _check_process(self) -> None:
         """Raise `BusyError` where this process was forked and there is nothing to compute with in it."""

@@ -39,6 +39,18 @@ class PicturesWarning(UserWarning):
     """A conversation has more pictures than the model was taught with."""
 
 
+class LibraryError(VisGLMError, ValueError):
+    """A library cannot be opened, or what was asked of it cannot be done."""
+
+
+class DocumentError(LibraryError):
+    """A document was refused or cannot be read."""
+
+
+class LibraryWarning(UserWarning):
+    """A library does less than it could, for want of an optional package."""
+
+
 class ConfigError(VisGLMError, ValueError):
     """A setting is unknown, out of range or contradicts another one."""
 

@@ -7,14 +7,18 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from .errors import PromptError, shown
 from .prompt import Turn, messages_to_turns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Embeds = Tensor | np.ndarray  # without torch, NumPy's
 
 EXPECTED = 'Expected a reply\'s history, (question, answer) pairs, or messages {"role": …, "content": …}.'
 
@@ -31,7 +35,7 @@ class History:
     """
 
     turns: tuple[Turn, ...] = ()
-    image_embeds: Tensor | None = None
+    image_embeds: Embeds | None = None
     language: str = "auto"
     source: str = ""
 
@@ -103,10 +107,17 @@ def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]
     return tuple(turns)
 
 
-def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
+def same_tensor(one: Embeds | None, other: Embeds | None) -> bool:
     if one is None or other is None:
         return one is other
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
+    parts: list[Any] = [one, other]
+    first, second = (part.cpu() if hasattr(part, "cpu") else part for part in parts)
+    return (
+        type(first) is type(second)
+        and first.shape == second.shape
+        and first.dtype == second.dtype
+        and bool((first == second).all())
+    )
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,35 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Citation:
+    """Where a part of an answer comes from.
+
+    Args:
+        number: by which the answer names it, such as [1].
+        source: the file, or the address of a page.
+        quote: what stands there, verbatim; of a picture what the model says that it shows.
+        page: from 1 on; None where there are none.
+        box: left, top, right, bottom of the quote's lines, in shares of the page from its upper left corner.
+        score: how well it answers, 0 to 1.
+        kind: "text" or "picture".
+        heading: of the section.
+        start: of the quote in the text of the document, in characters.
+        end: of it.
+    """
+
+    number: int
+    source: str
+    quote: str
+    page: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    score: float = 0.0
+    kind: str = "text"
+    heading: str = ""
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
 class Reply:
     """An answer. `str(reply)` is its text. Two are equal when they say the same of the same, however long it took.
 
@@ -146,6 +186,7 @@ class Reply:
         scores: of `choices=`, each with its share of the probability of them all.
         parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
+        citations: of `ask`, where the answer comes from; empty where nothing was found.
     """
 
     text: str
@@ -160,6 +201,7 @@ class Reply:
     scores: Mapping[str, float] = field(default_factory=dict, compare=False)
     parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
+    citations: tuple[Citation, ...] = ()
 
     def __str__(self) -> str:
         return self.text

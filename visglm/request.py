@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from .config import VisGLMConfig
 from .errors import PicturesWarning, PromptError
 from .pictures import ImageLimits, load_images
-from .prompt import Rendered, Turn, fit, render, render_blank
+from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History
 
 
@@ -33,9 +30,9 @@ class Prompt:
 
     turns: tuple[Turn, ...]
     rendered: Rendered
-    image_embeds: Tensor | None = None
+    image_embeds: Any = None
     images: tuple[Image.Image, ...] = ()
-    pixel_values: Tensor | None = None
+    pixel_values: Any = None
     language: str = "zh"
     source: str = ""
     resize_seconds: float = 0.0
@@ -48,18 +45,23 @@ def prepare(
     *,
     language: str,
     max_new_tokens: int,
-    config: VisGLMConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    image_processor: Any,
+    config: Any,
+    tokenizer: Any,
+    to_pixels: Callable[[Sequence[Image.Image]], Any],
     limits: ImageLimits,
     allow_urls: bool,
-    fingerprint: Callable[[], str],
+    fingerprint: Callable[[], str] | None,
+    references: tuple[Reference, ...] = (),
 ) -> Prompt:
     """Load the new pictures and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
-        fingerprint: tells what the network looks with; asked only about a history with pictures.
+        config: a `VisGLMConfig`, or what says the same of a model without torch.
+        to_pixels: pictures to `[num_images, 3, height, width]`, as the network takes them.
+        fingerprint: tells what the network looks with; asked only about a history with pictures. None where it will
+            look with something else by then, and whoever answers has to ask.
+        references: texts that the answer shall go by.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -73,18 +75,18 @@ def prepare(
     check_source(past, config, fingerprint)
     pictures = load_images(images, limits=limits, allow_urls=allow_urls)
     check_eyes(len(pictures), config)
-    turns = (*past.turns, Turn(question, None, num_images=len(pictures)))
+    turns = (*past.turns, Turn(question, None, len(pictures), references))
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language
     rendered = lay_out(turns, language=language, max_new_tokens=max_new_tokens, config=config, tokenizer=tokenizer)
     started = time.perf_counter()
-    pixel_values = pixels(pictures, image_processor)
+    pixel_values = to_pixels(pictures) if pictures else None
     seconds = time.perf_counter() - started if pictures else 0.0
     return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds)
 
 
-def check_eyes(num_pictures: int, config: VisGLMConfig) -> None:
+def check_eyes(num_pictures: int, config: Any) -> None:
     """Raise `PromptError` for pictures where the model has no eyes."""
     if num_pictures and config.vision_config is None:
         raise PromptError(
@@ -97,8 +99,8 @@ def lay_out(
     *,
     language: str = "auto",
     max_new_tokens: int,
-    config: VisGLMConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    config: Any,
+    tokenizer: Any,
 ) -> Rendered:
     """A conversation in ids, ready for its next answer.
 
@@ -118,12 +120,7 @@ def lay_out(
     return fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
 
 
-def pixels(pictures: Sequence[Image.Image], image_processor: Any) -> Tensor | None:
-    """`[num_images, 3, height, width]`, as the network takes them; None without any."""
-    return image_processor(list(pictures), return_tensors="pt")["pixel_values"] if pictures else None
-
-
-def warn_of_pictures(num_images: int, config: VisGLMConfig) -> None:
+def warn_of_pictures(num_images: int, config: Any) -> None:
     """Say so where a conversation has more pictures than the model was taught with: it answers, and mixes them up."""
     if config.max_pictures is not None and num_images > config.max_pictures:
         were = "one picture" if config.max_pictures == 1 else f"{config.max_pictures} pictures"
@@ -135,7 +132,7 @@ def warn_of_pictures(num_images: int, config: VisGLMConfig) -> None:
         )
 
 
-def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[], str]) -> None:
+def check_source(history: History, config: Any, fingerprint: Callable[[], str] | None) -> None:
     """Raise `PromptError` unless the visual tokens of a history are such as this network makes.
 
     Words are the same to every network, so that a history without pictures may go from one to another.
@@ -145,7 +142,7 @@ def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[
         return
     if config.vision_config is None:
         raise PromptError(f"the history holds {history.num_images} pictures, but this is a text-only model.")
-    if embeds is None or embeds.dim() != 3 or len(embeds) != history.num_images:
+    if embeds is None or embeds.ndim != 3 or len(embeds) != history.num_images:
         found = "none" if embeds is None else list(embeds.shape)
         raise PromptError(
             f"the history has {history.num_images} pictures, and its image_embeds are {found}. Expected "
@@ -156,16 +153,14 @@ def check_source(history: History, config: VisGLMConfig, fingerprint: Callable[[
             f"the history is another network's: its pictures are {embeds.shape[1]} visual tokens of width "
             f"{embeds.shape[2]}, this network's {expected[0]} of width {expected[1]}. Show this one the pictures again."
         )
-    if history.source and history.source != fingerprint():
+    if history.source and fingerprint is not None and history.source != fingerprint():
         raise PromptError(
             "the history is another network's, or was made before this one learnt or changed its adapter: the weights "
             "that looked at its pictures are not those of this network. Show it the pictures again."
         )
 
 
-def prepare_blank(
-    text: str, max_new_tokens: int, *, config: VisGLMConfig, tokenizer: PreTrainedTokenizerBase
-) -> Prompt:
+def prepare_blank(text: str, max_new_tokens: int, *, config: Any, tokenizer: Any) -> Prompt:
     """A text with one blank in it, to be filled.
 
     Raises:

@@ -55,7 +55,8 @@ tiny-again:  ## the last two stages twice more, on larger pictures
 		$(TINY_RUN)/train.py $$folders $$again --steps $$4 || exit; \
 	done
 
-tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test and curves up to date
+tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test, curves and graphs up to date
+	@$(TINY_RUN)/light.py
 	@$(TINY_RUN)/record.py
 	@$(TINY_RUN)/curves.py
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
-from visglm import checkpoint
+from visglm import VisGLM, checkpoint
 from visglm.checkpoint import EMBEDDED_MODEL, RandomSource, choose_quantization, estimate
 from visglm.checkpoint.estimate import part_of
 from visglm.cli import main
+from visglm.engine.cache import SlotCache
 from visglm.quant import QuantizedEmbedding
+from visglm.text.cache_size import cache_bytes
 
 CPU = torch.device("cpu")
 
@@ -40,6 +44,47 @@ def test_resident_is_what_the_loaded_weights_take(tmp_path, scheme, dtype):
     files = (tmp_path / "model").glob("*.safetensors")
     assert sum(found.disk.values()) == pytest.approx(sum(file.stat().st_size for file in files), rel=0.1)
     assert found.load_peak >= sum(found.resident.values())
+
+
+@pytest.mark.parametrize(("answers", "gigabytes"), [(1, 0.940), (3, 3.758), (16, 15.032)])
+def test_answers_at_a_time_have_their_keys_and_values(capsys, answers, gigabytes):
+    """28 layers, 4096 numbers of each, twice, 2,048 positions, two bytes: 0.94 GB, and room for powers of two."""
+    arguments = ["estimate", "visualglm-6b", "--device", "cpu", "--dtype", "bfloat16", "--answers", str(answers)]
+    assert main(arguments) == 0
+    lines = {line[:12].strip(): line[12:].split() for line in capsys.readouterr().out.splitlines()}
+    assert float(lines["cache"][2]) == pytest.approx(gigabytes, abs=2e-3)
+
+
+@pytest.mark.parametrize(("free", "fit"), [(2**34, 4), (2**36, 16), (2**30, 1)])
+def test_how_many_fit_is_what_the_engine_lets_in(capsys, monkeypatch, free, fit):
+    monkeypatch.setattr("visglm.engine.core.available_memory", lambda device: free)
+    assert main(["estimate", "visualglm-6b", "--quantize", "int4", "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"answers of 2048 tokens that fit at a time, with the memory free now: {fit}"
+    )
+
+
+def test_no_answers_at_a_time_is_refused(capsys):
+    assert main(["estimate", "visglm-tiny", "--answers", "0"]) != 0
+    assert "answers must be between 1 and 1024" in capsys.readouterr().err
+
+
+def test_the_cache_takes_what_was_estimated():
+    """Filled by real answers, of as many rows and positions."""
+    vlm = VisGLM.from_pretrained(device="cpu")
+    config, sizes = vlm.model.config.text_config, []
+    hook = vlm.model.lm_head.register_forward_pre_hook(lambda *arguments: sizes.append(held()))
+
+    def held() -> int:
+        caches = (thing for thing in gc.get_objects() if isinstance(thing, SlotCache))
+        return max((cache.num_bytes for cache in caches), default=0)
+
+    replies = vlm.batch(
+        [(None, f"{n}?") for n in range(5)], batch_size=5, progress=False, max_new_tokens=140, min_new_tokens=140
+    )
+    hook.remove()
+    longest = max(reply.usage.total_tokens for reply in replies)
+    assert max(sizes) == cache_bytes(config, 4, 5, longest)
 
 
 def test_the_published_size_in_int4(capsys):

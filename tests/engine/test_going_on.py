@@ -9,6 +9,7 @@ from tests.engine.networks import BACKBONES, CHANGES, alone, check_same, ids_of,
 from visglm.engine import engine_of
 
 CAUSAL = ("chatglm2", "glm4")
+ROUNDED = ("int8", "int4")  # by fast products: one token otherwise than many, so that nothing is reused
 
 
 class Counter:
@@ -43,8 +44,10 @@ def test_a_conversation_is_read_once(name, change):
         counter = Counter(network)
         [outcome] = run(engine, [one])
         check_same(network, one, wanted, ids_of(outcome), is_part=False)
-        if turn:
+        if turn and change not in ROUNDED:
             assert sum(counter.lengths) < 40 < len(ids)
+        if change in ROUNDED:
+            assert sum(counter.lengths) == len(ids)
         ids = [*ids, *ids_of(outcome)[:-1], *words(turn, 14)]
 
 

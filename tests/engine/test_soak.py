@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -19,6 +21,13 @@ from visglm.errors import ConfigError, ContextLengthError, ImageError, PromptErr
 NUM_THREADS = 8
 QUESTIONS = ("What is this?", "这是什么？", "Describe it.", "How many are there?")
 COLOURS = ("red", "blue", "green")
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["猫", "dog"]}, "count": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["name", "count"],
+    "additionalProperties": False,
+}
+EXPRESSION = r"(red|blue), [0-9]{1,2} of them"
 NOISE = 2e-4  # of logits: what is closer may change places with the number of rows
 
 
@@ -34,6 +43,9 @@ class Soak:
     def __init__(self, vlm: VisGLM):
         self.vlm = vlm
         self.pictures = [disc(colour) for colour in COLOURS]
+        buffer = io.BytesIO()
+        self.pictures[0].save(buffer, "PNG")
+        self.broken = buffer.getvalue()
         self.counts: Counter[str] = Counter()
         self.problems: list[BaseException] = []
         self.wanted: dict[tuple, Reply] = {}
@@ -121,6 +133,35 @@ class Soak:
         found = self.vlm.chat(self.pictures[0], QUESTIONS[0], choices=self.choices).scores
         assert list(found.values()) == pytest.approx(list(self.scores.values()), abs=1e-4)
 
+    def shape(self, dice: random.Random) -> None:
+        """JSON and expressions, of any chance, valid or cut short."""
+        settings = dice.choice(({}, {"temperature": 3.0, "seed": dice.randrange(99)}))
+        room = dice.choice((4, 60))
+        if dice.random() < 0.5:
+            found = self.vlm.chat(None, QUESTIONS[0], json_schema=SCHEMA, max_new_tokens=room, **settings)
+            if found.finish_reason == "stop":
+                assert found.parsed["name"] in ("猫", "dog") and found.parsed["count"] in range(10)
+            else:
+                assert found.parsed is None
+        else:
+            found = self.vlm.chat(None, QUESTIONS[0], regex=EXPRESSION, max_new_tokens=room, **settings)
+            assert re.fullmatch(EXPRESSION, found.text) or found.finish_reason == "length"
+
+    def tell(self, dice: random.Random) -> None:
+        """Log-probabilities and alternatives, a stop and a bias, which change no other's."""
+        picture, question, _, wanted = self.pick(dice)
+        index = len(COLOURS) if picture is None else COLOURS.index(self.colour(picture))
+        wanted = self.wanted[index, question, None]
+        found = self.vlm.chat(picture, question, logprobs=3, max_new_tokens=10)
+        self.same(found, wanted)
+        assert all(len(three) == 3 and three[0][1] >= three[2][1] for three in found.alternatives)
+        assert list(found.logprobs) == pytest.approx(list(wanted.logprobs), abs=1e-3) or found.ids != wanted.ids
+        without = self.vlm.chat(picture, question, logit_bias={wanted.ids[0]: -100}, max_new_tokens=3)
+        assert wanted.ids[0] not in without.ids
+        if wanted.text:
+            stopped = self.vlm.chat(picture, question, stop=wanted.text[-1], max_new_tokens=10)
+            assert wanted.text[-1] not in stopped.text and wanted.text.startswith(stopped.text)
+
     def be_wrong(self, dice: random.Random) -> None:
         error, arguments, settings = dice.choice(
             [
@@ -129,6 +170,14 @@ class Soak:
                 (PromptError, (None, ""), {}),
                 (ConfigError, (None, "What?"), {"temperature": -1.0}),
                 (ConfigError, (None, "What?"), {"logit_bias": {10**6: 1.0}}),
+                (ConfigError, (None, "What?"), {"n": 0}),
+                (ConfigError, (None, "What?"), {"logprobs": 65}),
+                (ConfigError, (None, "What?"), {"choices": ["one"]}),
+                (ConfigError, (None, "What?"), {"regex": "(", "max_new_tokens": 3}),
+                (ConfigError, (None, "What?"), {"json_schema": "[]"}),
+                (ConfigError, (None, "What?"), {"adapter": "nobody"}),
+                (ImageError, (b"GIF89a", "What?"), {}),
+                (ImageError, (self.broken[: dice.randrange(40, len(self.broken) - 40)], "What?"), {}),
                 (ContextLengthError, (None, "long " * 600), {}),
                 (ContextLengthError, (None, "What?"), {"max_new_tokens": 10**5}),
             ]
@@ -141,7 +190,9 @@ class Soak:
         looker.num_bytes = 0
         looker.num_bytes = dice.choice((2**12, 2**20))
 
-    KINDS = ("chat", "stream", "leave", "batch", "several", "go_on", "look", "score", "be_wrong", "forget")
+    KINDS = (
+        "chat", "stream", "leave", "batch", "several", "go_on", "look", "score", "shape", "tell", "be_wrong", "forget",
+    )  # fmt: skip
 
     def run(self, seed: int, go_on: Callable[[int], bool]) -> None:
         dice = random.Random(seed)

@@ -70,7 +70,7 @@ def test_control_tokens_that_are_typed_are_text(client, vlm):
     tokens = client.post("/tokenize", json={"messages": [user(question)]}).json()["tokens"]
     assert vlm.model.config.image_token_id not in tokens
     sampling = {"language": "auto", "max_new_tokens": 1, "config": vlm.model.config, "tokenizer": vlm.tokenizer}
-    other = {"image_processor": None, "limits": vlm.image_limits, "allow_urls": False, "fingerprint": str}
+    other = {"to_pixels": None, "limits": vlm.image_limits, "allow_urls": False, "fingerprint": str}
     assert tokens == prepare(None, question, None, **sampling, **other).rendered.input_ids
 
 

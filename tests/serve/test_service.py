@@ -305,7 +305,7 @@ def test_model_chooses_the_base_or_an_adapter(several, adapters):
     assert "base, one, two" in unknown.text
 
 
-def test_requests_for_different_adapters_wait_for_each_other_and_none_is_lost(several):
+def test_requests_for_different_adapters_are_answered_together_and_none_is_lost(several):
     with client_of(several) as client:
         alone = {name: client.post(CHAT, json=question(name)).json()["choices"] for name in several.names}
         found: list[tuple[str, object]] = []
@@ -322,40 +322,15 @@ def test_requests_for_different_adapters_wait_for_each_other_and_none_is_lost(se
     assert is_idle(several)
 
 
-def test_who_leaves_the_line_for_an_adapter_holds_up_nobody(several):
-    with Steps(several.vlm) as steps, client_of(several) as client:
-        steps.go_on.clear()
-        first = threading.Thread(target=lambda: client.post(CHAT, json=question("base")))
-        first.start()
-        until(lambda: not several.vlm.engine.turns.is_free)
-
-        async def ask_and_leave() -> None:
-            async with several._switch.using("one"):
-                raise AssertionError("it was let in while the base answers")
-
-        async def check() -> None:
-            task = asyncio.ensure_future(ask_and_leave())
-            await asyncio.sleep(0.05)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            assert task.cancelled() and not several._switch._line
-
-        client.portal.call(check)
-        steps.go_on.set()
-        first.join()
-        assert client.post(CHAT, json=question("two")).status_code == 200
-    assert is_idle(several)
-
-
 def test_an_adapter_that_cannot_be_switched_to_fails_its_request_alone(several, monkeypatch):
-    use = several.vlm.use_adapter
+    use = several.vlm.adapters.activate
 
     def fail(name):
         if name == "one":
             raise ConfigError("no")
         use(name)
 
-    monkeypatch.setattr(several.vlm, "use_adapter", fail)
+    monkeypatch.setattr(several.vlm.adapters, "activate", fail)
     with client_of(several) as client:
         assert [client.post(CHAT, json=question(name)).status_code for name in ("one", "two", "one", "base")] == [
             400, 200, 400, 200,

@@ -342,7 +342,7 @@ class Whole(Part):
         for name, value in self.values.items():
             # The base waits where memory is cheap; on a CPU it is not even copied.
             self.base[name] = own[name].data.cpu()
-            own[name].data = value.to(own[name].data, copy=True)
+            own[name].data = value.to(own[name].data)  # nor is this: switching costs nothing where both fit
         self.values = {}
 
     def off(self):

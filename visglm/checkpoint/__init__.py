@@ -19,10 +19,10 @@ from ..model import VisGLMForConditionalGeneration
 from ..processor import VisGLMProcessor
 from ..untrusted import DamagedFile
 from .adapter import AdapterSource
-from .assemble import Prepare, assemble, build, check, fill
-from .convert import EXPORTS, convert, read_weights, save, save_adapter, save_base, write_model
+from .assemble import Prepare, assemble, build, check, compute_buffers, fill
+from .convert import EXPORTS, convert, read_weights, save, save_adapter, save_base, write_as, write_model
 from .estimate import Estimate, estimate
-from .files import TensorInfo
+from .files import TensorInfo, write_json
 from .hub import HUB_ID, find, find_folder
 from .inspect import Check, inspect
 from .layouts import FORMATS, recognise
@@ -39,9 +39,10 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 __all__ = [
     "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "AdapterSource", "Check", "Estimate", "Loaded", "PartsSource", "Prepare",
     "QuantizedSource", "RandomSource", "Source", "TensorInfo", "assemble", "assemble_quantized", "build", "check",
-    "choose_quantization", "convert", "count_parameters", "estimate", "fill", "find_delta", "inspect", "load",
-    "open_source", "pick_device", "pick_dtype", "read_weights", "realize", "replacing", "save",
-    "save_adapter", "save_base", "stored_dtype", "torch_dtype", "write_model",
+    "choose_quantization", "compute_buffers", "convert", "count_parameters", "estimate", "fill", "find_delta",
+    "inspect", "load", "open_source", "pick_device", "pick_dtype", "read_weights", "realize", "replacing", "save",
+    "save_adapter", "save_base", "stored_dtype", "torch_dtype", "write_as", "write_json",
+    "write_model",
 ]  # fmt: skip
 
 

@@ -39,9 +39,18 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to convert to; the formats are {', '.join(EXPORTS)}.")
     refuse_delta(source)
-    check(source, build(source.config))
     with replacing(folder) as partial:
-        EXPORTS[to](source, partial)
+        write_as(to, source, partial)
+
+
+def write_as(to: str, source: Source, folder: Path) -> None:
+    """Write a checkpoint into an empty folder, without the adapter over it, if there is one.
+
+    Raises:
+        CheckpointError: the source is broken.
+    """
+    check(source, build(source.config))
+    EXPORTS[to](source, folder)
 
 
 def _write_native(source: Source, folder: Path) -> None:

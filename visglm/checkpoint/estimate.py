@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import VisGLMConfig
 from ..quant import Quantization, QuantizedEmbedding, QuantizedLinear, StoredLinear, replace_modules, store_vision
+from ..text.cache_size import cache_bytes
 from .assemble import build
 from .source import Source
 
@@ -34,7 +35,7 @@ class Estimate:
         resident: of the weights once they are loaded.
         load_peak: of weights at the worst moment of loading; a number, not by part.
         activations: of the largest tensors that exist at once while a picture is encoded or a prompt of the full
-            context is read, and of the cache of keys and values.
+            context is read, and of the keys and values of the answers that are given at a time.
     """
 
     disk: dict[str, int]
@@ -43,10 +44,13 @@ class Estimate:
     activations: dict[str, int]
 
 
-def estimate(source: Source, quantization: Quantization | None, device: torch.device, dtype: torch.dtype) -> Estimate:
+def estimate(
+    source: Source, quantization: Quantization | None, device: torch.device, dtype: torch.dtype, num_answers: int = 1
+) -> Estimate:
     """What loading `source` would cost, and answering with it.
 
     Args:
+        num_answers: that are given at a time, each as long as the context.
         quantization: as `choose_quantization` gives it.
         dtype: that the network computes in.
     """
@@ -78,7 +82,7 @@ def estimate(source: Source, quantization: Quantization | None, device: torch.de
     for name, info in stored.items():
         loaded += sizes.get(name, 0)
         load_peak = max(load_peak, loaded + 2 * info.num_bytes)  # as it is in its file, and a copy being made
-    return Estimate(dict(disk), dict(resident), load_peak, activations(source.config, dtype))
+    return Estimate(dict(disk), dict(resident), load_peak, activations(source.config, dtype, num_answers))
 
 
 def packed_size(module: QuantizedLinear | QuantizedEmbedding, name: str, tensor: Tensor, device: torch.device) -> int:
@@ -96,16 +100,15 @@ def part_of(name: str) -> str:
     return next((part for start, part in PARTS if name.startswith(start)), "other")
 
 
-def activations(config: VisGLMConfig, dtype: torch.dtype) -> dict[str, int]:
+def activations(config: VisGLMConfig, dtype: torch.dtype, num_answers: int) -> dict[str, int]:
     """The largest tensors that exist at once, by part."""
     text, vision, size = config.text_config, config.vision_config, dtype.itemsize
     length = text.max_position_embeddings
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     sizes = {
         # input, the wide middle and its activation, and what comes of it
         "text layers": length * (2 * text.hidden_size + 2 * text.intermediate_size) * size,
-        "cache": 2 * text.num_hidden_layers * length * heads * text.head_dim * size,
-        "head": text.vocab_size * size,
+        "cache": cache_bytes(text, size, num_answers, length),
+        "head": num_answers * text.vocab_size * FLOAT32,  # logits, of which the next tokens are chosen
     }
     if vision is not None:
         patches = (vision.image_size // vision.patch_size) ** 2 + 1

@@ -18,7 +18,7 @@ MARKER_NAME = "visglm_files.json"
 MARKER_FORMAT = 1
 STEMS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 TOKENIZERS = {"ChatGLMTokenizer", "ChatGLM2Tokenizer"}
-ENDS = (*READERS, ".json", ".model", ".jinja")  # of what a checkpoint is made of, besides `latest`
+ENDS = (*READERS, ".json", ".model", ".jinja", ".onnx")  # of what a checkpoint is made of, besides `latest`
 
 
 class Speaker(NamedTuple):

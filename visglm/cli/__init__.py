@@ -13,7 +13,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import PicturesWarning, VisGLMError
@@ -25,14 +25,18 @@ PACKAGE = __name__.partition(".")[0]
 COMMANDS: dict[str, str] = {
     "chat": "ask about pictures, once or in a conversation",
     "describe": "describe many pictures",
+    "ask": "answer from a library of documents and pictures, with sources",
+    "library": "keep a library of documents and pictures, and search it",
     "finetune": "teach a model your own pictures and captions",
     "evaluate": "score answers to the questions of a data set",
     "data": "check and convert training data",
     "serve": "answer over HTTP, for every client that speaks OpenAI's protocol",
     "app": "open the page in the browser",
+    "web": "serve the page that answers in the browser alone",
     "merge": "make one model of an adapter and its base",
     "convert": "turn a checkpoint of another format into visglm's, or back",
     "quantize": "write a checkpoint in 8 or 4 bits",
+    "export": "write a model that answers without torch, on any CPU and in a browser",
     "estimate": "say what a model costs in disk and memory, before loading it",
     "new": "write a checkpoint of random weights",
     "doctor": "check this installation",
@@ -55,19 +59,25 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Status 0: done; 1: an error, told in one paragraph on stderr; 2: wrong usage; 130: Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser(next((word for word in words if not word.startswith("-")), None))
+    return run_parsed(parser, words, lambda parsed: importlib.import_module(f".{parsed.command}", __name__).run(parsed))
+
+
+def run_parsed(parser: argparse.ArgumentParser, words: Sequence[str], run: Callable[[argparse.Namespace], int]) -> int:
+    """What the words on a command line ask for; `run` does it. The status is as of `main`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: a name or an answer that the terminal's encoding lacks is no reason to stop half-way.
         sys.stdout.reconfigure(errors="backslashreplace")
-    parsed = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+    parsed = parser.parse_args(words)
     warnings.showwarning = show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", PicturesWarning)  # each answer that it is about
     try:
-        return importlib.import_module(f".{parsed.command}", __name__).run(parsed)
+        return run(parsed)
     except VisGLMError as error:
-        print(f"visglm: {in_flags(str(error), parsed.flags)}", file=sys.stderr)
+        print(f"{parser.prog}: {in_flags(str(error), parsed.flags)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("visglm: interrupted", file=sys.stderr)
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

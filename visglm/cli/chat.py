@@ -16,9 +16,11 @@ from ..sampling import Sampling
 from .advice import in_flags
 from .flags import (
     add_language,
+    add_light_model,
     add_model,
     add_settings,
     image_limits,
+    load_light,
     load_model,
     read_settings,
     settings_of,
@@ -26,7 +28,6 @@ from .flags import (
 )
 
 if TYPE_CHECKING:
-    from ..chat import VisGLM
     from ..pictures import ImageLimits
     from ..reply import History
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 FAILED = 3  # exit status when some lines of a pipe went wrong, as of `visglm describe`
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, is_light: bool = False) -> None:
+    """Declare the arguments; those of `visglm-light`, which always answers so, name nothing of torch."""
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="picture files, shown with the first question")
     parser.add_argument(
         "-q", "--question", metavar="TEXT", help="ask this, print the answer and leave; else a conversation starts"
@@ -45,6 +47,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_language(parser)
     add_settings(parser, Sampling, "answers")
+    if is_light:
+        parser.set_defaults(light=True)
+        add_light_model(parser)
+        return
+    parser.add_argument(
+        "--light",
+        action="store_true",
+        help="answer by ONNX Runtime, without torch; --model is a folder that `visglm export` wrote",
+    )
     add_model(parser)
 
 
@@ -54,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise VisGLMError("Standard input is closed, so there are no questions. Ask one with --question.")
     limits = image_limits(arguments)
     pictures = load_pictures(arguments.images, limits, arguments.allow_urls)  # before the model: what is wrong is told
-    conversation = Conversation(load_model(arguments), sampling, arguments.language, pictures)
+    vlm = load_light(arguments) if arguments.light else load_model(arguments)
+    conversation = Conversation(vlm, sampling, arguments.language, pictures)
     if arguments.question is None:
         return converse(conversation, arguments.flags)
     conversation.ask(arguments.question)
@@ -76,11 +88,11 @@ class Conversation:
     """What has been said, and the pictures that go with the next question.
 
     Args:
-        vlm: the model. sampling: how it answers. language: of the prompt's frame.
+        vlm: the model, with torch or without. sampling: how it answers. language: of the prompt's frame.
         pictures: shown with the first question.
     """
 
-    def __init__(self, vlm: VisGLM, sampling: Sampling, language: str, pictures: list[Picture]):
+    def __init__(self, vlm: Any, sampling: Sampling, language: str, pictures: list[Picture]):
         self.vlm = vlm
         self.settings = {**settings_of(sampling), "language": language}
         self.waiting = pictures

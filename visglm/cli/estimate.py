@@ -13,12 +13,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", metavar="SCHEME", help="int8, int4 or nf4")
     parser.add_argument("--quantize-vision", action="store_true", help="pack the ViT and the Q-Former too")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda …")
+    parser.add_argument("--answers", type=int, metavar="COUNT", help="at a time (default: one)", default=1)
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
     from ..config import PRESETS
+    from ..engine import slots_for
+    from ..settings import Rule, check_call
 
     if arguments.model in PRESETS:
         source: checkpoint.Source = checkpoint.RandomSource(arguments.model, checkpoint.EMBEDDED_MODEL)
@@ -29,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = arguments.dtype
     if dtype == "auto":
         dtype = checkpoint.pick_dtype(device, checkpoint.count_parameters(source))
-    found = checkpoint.estimate(source, quantization, device, checkpoint.torch_dtype(dtype))
+    check_call({"answers": Rule(int, 1, 1024)}, answers=arguments.answers)
+    found = checkpoint.estimate(source, quantization, device, checkpoint.torch_dtype(dtype), arguments.answers)
     scheme = quantization.scheme if quantization is not None else "not quantized"
     print(f"{arguments.model}: {scheme}, computed in {dtype} on {device}; in GB")
     print(f"{'':12}{'disk':>10}{'resident':>10}{'activations':>13}")
@@ -40,4 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     disk, resident, activations = (sum(column.values()) / 1e9 for column in columns)
     print(f"{'together':12}{disk:10.3f}{resident:10.3f}{activations:13.3f}")
     print(f"{'load peak':12}{'':10}{found.load_peak / 1e9:10.3f}")
+    text = source.config.text_config
+    at_a_time = slots_for(text, checkpoint.torch_dtype(dtype).itemsize, device, sum(found.resident.values()))
+    print(f"answers of {text.max_position_embeddings} tokens that fit at a time, with the memory free now: {at_a_time}")
     return 0

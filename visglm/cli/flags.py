@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ConfigError, printable
+from ..errors import ConfigError, printable, require
 from ..imports import collector_paused
 from ..untrusted import DamagedFile, read_json
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
+# Argument → its default, of those that only torch heeds.
+OF_TORCH = {"tokenizer": None, "base": None, "device": "auto", "dtype": "auto"}
 BASE_HELP = "folder or hub id of an adapter's base, where the one that it names is not on this machine"
 ADAPTER_FILES = ("visglm_adapter.json", "adapter_config.json")  # of `adapters`, for which nobody should wait
 # Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
@@ -85,12 +87,28 @@ def add_model(parser: argparse.ArgumentParser, *, fetches: bool = True) -> None:
         help="number format of the weights (default: auto: what suits model and device)",
     )
     if fetches:
-        group.add_argument(
-            "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
-        )
+        add_urls(group)
     else:
         parser.set_defaults(allow_urls=False)
     add_max_pixels(group)
+
+
+def add_light_model(parser: argparse.ArgumentParser) -> None:
+    """Which exported model to play."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="PATH", help="folder that `visglm export` wrote (default: the embedded visglm-tiny)"
+    )
+    add_urls(group)
+    add_max_pixels(group)
+    parser.set_defaults(**OF_TORCH)
+
+
+def add_urls(group: Any) -> None:
+    """Whether pictures may be fetched."""
+    group.add_argument(
+        "--allow-urls", action="store_true", help="fetch pictures named by a URL, from public addresses only"
+    )
 
 
 def add_max_pixels(parser: Any) -> None:
@@ -149,6 +167,30 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         forms.insert(0, quantization.scheme)
     size = f"{count_weights(vlm.model) / 1e6:,.1f} M parameters in {' and '.join(forms)}"
     show_status(f"{name}: {size} on {vlm.device}, loaded in {seconds:.1f} s.")
+    return vlm
+
+
+def load_light(arguments: argparse.Namespace) -> Any:
+    """The exported model that the arguments of `add_model` name, to be played without torch.
+
+    Raises:
+        ConfigError: an argument says something to torch.
+    """
+    if given := [name for name, default in OF_TORCH.items() if getattr(arguments, name) != default]:
+        raise ConfigError(f"--light answers without torch, to which --{given[0]} is said. Leave one of the two out.")
+    name = arguments.model or "visglm-tiny"
+    with collector_paused():
+        started = time.perf_counter()
+        light = require("light", "visglm.light")
+        imported = time.perf_counter()
+    vlm = light.VisGLM.from_pretrained(
+        arguments.model, allow_urls=arguments.allow_urls, image_limits=image_limits(arguments)
+    )
+    seconds = time.perf_counter() - imported
+    show_status(
+        f"{name}: {vlm.manifest.scheme or 'float32'} on ONNX Runtime, loaded in {seconds:.2f} s "
+        f"({imported - started:.2f} s for imports)."
+    )
     return vlm
 
 

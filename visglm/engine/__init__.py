@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+from ..stream import ReplyStream
+from ..writing import Writer
 from .answer import Answer, Asker
-from .choosing import Chooser
-from .core import Engine, engine_of
+from .choosing import Chooser, Dictated
+from .core import Engine, engine_of, slots_for
+from .lanes import worn
 from .many import answer_all
-from .stream import ReplyStream
 from .task import Outcome, Request, Ticket, Token
 from .turns import Cancelled, Turns
-from .writing import Writer
 
 __all__ = [
-    "Answer", "Asker", "Cancelled", "Chooser", "Engine", "Outcome", "ReplyStream", "Request", "Ticket", "Token",
-    "Turns", "Writer", "answer_all", "engine_of",
+    "Answer", "Asker", "Cancelled", "Chooser", "Dictated", "Engine", "Outcome", "ReplyStream", "Request", "Ticket",
+    "Token", "Turns", "Writer", "answer_all", "engine_of", "slots_for", "worn",
 ]  # fmt: skip

@@ -12,17 +12,18 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..adapters import Adapters
 from ..errors import ConfigError, EngineError
 from ..model import VisGLMForConditionalGeneration
 from ..prompt import fit, render
 from ..reply import History, Reply, Timings, Usage
 from ..request import Prompt
 from ..sampling import Sampling
+from ..shapes import Shape, shape_of, vocabulary_of
+from ..writing import Writer
 from .choosing import Chooser, Dictated
 from .core import Engine
-from .shapes import Shape, shape_of, vocabulary_of
 from .task import Outcome, Request, Ticket
-from .writing import Writer
 
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
 # What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.
@@ -32,8 +33,14 @@ OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 class Asker:
     """Puts prompts to the engine of a network, and makes replies of its answers."""
 
-    def __init__(self, engine: Engine, network: VisGLMForConditionalGeneration, tokenizer: PreTrainedTokenizerBase):
-        self.engine, self.network, self.tokenizer = engine, network, tokenizer
+    def __init__(
+        self,
+        engine: Engine,
+        network: VisGLMForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        adapters: Adapters | None = None,
+    ):
+        self.engine, self.network, self.tokenizer, self.adapters = engine, network, tokenizer, adapters
         self.style = network.config.prompt_style
         self.end_ids = end_ids(network.generation_config)
 
@@ -42,22 +49,28 @@ class Asker:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         *,
+        adapter: str | None = None,
         owner: str = "",
         on_news: Callable[[], None] | None = None,
     ) -> list[Answer]:
         """Ask them together.
 
         Args:
+            adapter: that answers, whichever is in use; "" for the base alone, None for the one in use then.
             owner, on_news: see `Request`.
 
         Raises:
             BusyError: the network is kept busy by something long.
-            ConfigError: a setting does not go with this model.
+            ConfigError: a setting does not go with this model, or there is no such adapter.
         """
+        if adapter:
+            names = () if self.adapters is None else self.adapters.names
+            check_adapter(adapter, names)
+        common: dict[str, Any] = {
+            "adapter": adapter, "adapters": self.adapters, "owner": owner, "on_news": on_news
+        }  # fmt: skip
         many = self._choices if sampling.choices else self._draws
-        asked = [
-            [replace(request, owner=owner, on_news=on_news) for request in many(prompt, sampling)] for prompt in prompts
-        ]
+        asked = [[replace(request, **common) for request in many(prompt, sampling)] for prompt in prompts]
         tickets = iter(self.engine.submit(*(request for requests in asked for request in requests)))
         return [
             Answer(self, prompt, sampling, [next(tickets) for _ in requests])
@@ -133,6 +146,13 @@ class Asker:
         size = self.network.config.text_config.vocab_size
         if unknown := [token for token in dict(sampling.logit_bias) if token >= size]:
             raise ConfigError(f"logit_bias names the token {unknown[0]}; this vocabulary has {size}, from 0 on.")
+
+
+def check_adapter(name: Any, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ConfigError(
+            f'there is no adapter {name!r}; there are: {", ".join(names) or "none"}, and "" for the base.'
+        )
 
 
 def end_ids(settings: Any) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROW_BY = 128  # positions; a cache that grew by one would be copied at every token
+from ..text.cache_size import bucket, power_of_two
 
 
 class SlotCache:
@@ -89,49 +89,38 @@ class SlotCache:
 
     # --- one step ---
 
-    def begin_step(self) -> Tensor:
-        """Room for a token of every row; which positions each looks at: bool `[rows, positions]`."""
-        self._end = max(self.lengths) + 1
+    def begin_step(self, count: int = 1) -> Tensor:
+        """Room for a token of every row, or for `count` of a single one; which positions each looks at: bool
+        `[rows, count, positions]`."""
+        self._end = max(self.lengths) + count
         self._make_room(self._layers, len(self.lengths), self._end)
         device = self._layers[0][0].device
         self._columns = torch.tensor(self.lengths, device=device)
         self._index = torch.arange(len(self.lengths), device=device)
-        return torch.arange(self._end, device=device) <= self._columns[:, None]
+        last = self._columns[:, None] + torch.arange(count, device=device)
+        return torch.arange(self._end, device=device) <= last[..., None]
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The new token's keys and values `[rows, key heads, 1, head_dim]` in; all `[rows, key heads, positions,
+        """The new tokens' keys and values `[rows, key heads, count, head_dim]` in; all `[rows, key heads, positions,
         head_dim]` out."""
         rows = len(self.lengths)
         found = []
         for mine, its in zip(self._layers[layer_idx], (key, value), strict=True):
             if rows == 1:
-                mine[0, :, self.lengths[0]] = its[0, :, 0]
+                mine[0, :, self.lengths[0] : self._end] = its[0]
             else:
                 mine[self._index, :, self._columns] = its[:, :, 0].to(mine.dtype)
             found.append(mine[:rows, :, : self._end])
         return found[0], found[1]
 
-    def end_step(self) -> None:
-        self.lengths = [length + 1 for length in self.lengths]
+    def end_step(self, kept: int = 1) -> None:
+        """So many of the tokens that a row was given belong to it; the others are as if nobody had written them."""
+        if len(self.lengths) == 1 and self.lengths[0] + kept < self._end:
+            for own in self._layers:
+                for mine in own:
+                    mine[0, :, self.lengths[0] + kept : self._end] = 0
+        self.lengths = [length + kept for length in self.lengths]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """As transformers' caches have it; of the longest row."""
         return self._end - 1
-
-
-def bucket(positions: int) -> int:
-    """Positions that are kept for so many."""
-    return -(-positions // GROW_BY) * GROW_BY
-
-
-def power_of_two(slots: int) -> int:
-    """Slots that are kept for so many rows: the next ones are on their way."""
-    return 1 << (slots - 1).bit_length()
-
-
-def cache_bytes(config: Any, itemsize: int, rows: int, positions: int) -> int:
-    """What so many rows of a text model take, the longest of so many positions."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_position = 2 * config.num_hidden_layers * heads * head_dim * itemsize
-    return power_of_two(rows) * bucket(positions) * per_position

@@ -100,7 +100,8 @@ class Chooser:
         scores = logits[None].clone()
         ids = torch.tensor([self.ids], device=self._device)
         if self._shape is not None:
-            self._shape.narrow(scores[0])
+            allowed = torch.from_numpy(self._shape.allowed(scores.shape[-1])).to(self._device)
+            scores = scores.masked_fill(~allowed, -torch.inf)
         for processor in self._processors:
             scores = processor(ids, scores)
         if self._generator is None:

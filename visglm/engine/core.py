@@ -6,6 +6,7 @@ import atexit
 import sys
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from ..errors import BusyError, EngineError
 from ..identity import Fingerprint, Unchanged
 from ..model import VisGLMForConditionalGeneration
 from ..quant.memory import available_memory
+from ..quant.products import uses_products
+from ..text.cache_size import cache_bytes
+from .lanes import Lane, Lanes
 from .loop import Loop
 from .pictures import Looker
 from .shelf import Shelf
@@ -39,7 +43,7 @@ class Engine:
         slots: answers at a time, at most.
         num_bytes: what keys and values of several answers may take together; None for half of what is free.
         looker: remembers pictures; its `num_bytes` says how much.
-        shelf: remembers what a causal model has read; its `num_bytes` says how much.
+        shelf: remembers what a causal model has read; its `num_bytes` says how much, of every adapter asked by name.
         fingerprint: of what looks at pictures.
         turns: who may use the network now.
     """
@@ -50,6 +54,7 @@ class Engine:
         self.num_bytes: int | None = None
         self.looker = Looker()
         self.shelf = Shelf()
+        self._shelves: dict[str, Shelf] = {}  # of adapters that were asked by name
         self.fingerprint = Fingerprint()
         self._text_state, self._num_text_states = Unchanged(), 0
         self.turns = Turns()
@@ -156,28 +161,41 @@ class Engine:
         network = self._network()
         if network is None:
             return
-        text = network.model.text
-        shelf = None if text.reads_prefix_both_ways else self.shelf
-        loop = Loop(network, self.turns, self.looker, self.fingerprint, shelf, self.slots, self._memory(network.device))
+        text, device = network.model.text, network.device
+        make = partial(self._make_loop, network)
+        lanes = Lanes(make, self.turns, lambda: (self.slots, self._memory(device)))
         while True:
             with self.turns.condition:
-                newcomers = loop.choose_newcomers(self.turns.next_to_share())
+                newcomers = lanes.choose_newcomers(self.turns.next_to_share())
                 for task in newcomers:
                     self.turns.begin(task)
                     task.has_begun = True
-            if not newcomers and not loop.tasks:
+            if not newcomers and not lanes.tasks:
                 return
-            if newcomers and shelf is not None:
+            if newcomers and not text.reads_prefix_both_ways:
                 if not self._text_state.check(text):
                     self._num_text_states += 1
-                shelf.begin((self.turns.num_changes, self._num_text_states))
-            loop.turn(newcomers)
+                for shelf in (self.shelf, *self._shelves.values()):
+                    shelf.begin((self.turns.num_changes, self._num_text_states))
+            lanes.turn(newcomers)
+
+    def _make_loop(self, network: VisGLMForConditionalGeneration, lane: Lane) -> Loop:
+        """What is known of the network as it is, is not of what it is with another adapter."""
+        if lane is None:
+            shelf, fingerprint = self.shelf, self.fingerprint
+        else:
+            adapters, name = lane
+            shelf = self._shelves.setdefault(name, Shelf())
+            shelf.num_bytes, fingerprint = self.shelf.num_bytes, Fingerprint()
+            shelf.begin((adapters, self.turns.num_changes, self._num_text_states))
+        text = network.model.text
+        # Fast products round what they are given to 8 bits, and one token otherwise than many: what an answer left is
+        # not what reading it would leave.
+        goes_on = not text.reads_prefix_both_ways and not uses_products(text)
+        return Loop(network, self.turns, self.looker, fingerprint, shelf if goes_on else None, lane is not None)
 
     def _memory(self, device: torch.device) -> int:
-        if self.num_bytes is not None:
-            return self.num_bytes
-        free = available_memory(device)
-        return sys.maxsize if free is None else int(free * SHARE_OF_MEMORY)
+        return cache_memory(device) if self.num_bytes is None else self.num_bytes
 
     def stop(self) -> None:
         """Cancel everything and wait for the thread: the interpreter ends."""
@@ -188,6 +206,18 @@ class Engine:
                     self.cancel(task)
         if thread is not None and thread is not threading.current_thread():
             thread.join(LINGER_SECONDS)
+
+
+def cache_memory(device: torch.device, taken: int = 0) -> int:
+    """Bytes for keys and values of several answers, of what is free now less what something else will take."""
+    free = available_memory(device)
+    return sys.maxsize if free is None else int(max(free - taken, 0) * SHARE_OF_MEMORY)
+
+
+def slots_for(text_config: Any, itemsize: int, device: torch.device, taken: int) -> int:
+    """Answers of the full context that an engine would give at a time, once a network has taken its bytes."""
+    room, length = cache_memory(device, taken), text_config.max_position_embeddings
+    return max([1, *(rows for rows in range(2, SLOTS + 1) if cache_bytes(text_config, itemsize, rows, length) <= room)])
 
 
 EVERY: weakref.WeakSet[Engine] = weakref.WeakSet()

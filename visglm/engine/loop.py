@@ -13,14 +13,13 @@ from transformers import DynamicCache
 from ..errors import EngineError, PromptError
 from ..identity import Fingerprint
 from ..model import VisGLMForConditionalGeneration
-from ..quant.products import without_contention
-from .cache import SlotCache, cache_bytes
-from .pictures import AT_ONCE, Looker
+from ..quant.products import rounds_alike, without_contention
+from .cache import SlotCache
+from .lookup import Lookup
+from .pictures import Looker
 from .shelf import Read, Shelf
 from .task import Task, Token
 from .turns import Turns
-
-PROMPT_TOKENS = 512  # of newcomers that are read together, unless one alone has more; nobody gets a token meanwhile
 
 
 class Loop:
@@ -33,7 +32,7 @@ class Loop:
         network: the network. turns: told when an answer ends.
         looker: remembers pictures. fingerprint: of what looks at them.
         shelf: remembers what a causal model has read; None for one that reads its prompt both ways.
-        slots: most answers at a time. num_bytes: that their keys and values may take, if there is more than one.
+        tells_later: who waits for an answer is told its end by `tell`, and not at once.
     """
 
     def __init__(
@@ -43,44 +42,19 @@ class Loop:
         looker: Looker,
         fingerprint: Fingerprint,
         shelf: Shelf | None,
-        slots: int,
-        num_bytes: int,
+        tells_later: bool = False,
     ):
         self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
-        self.shelf = shelf
-        self.slots, self.num_bytes = slots, num_bytes
+        self.shelf, self.tells_later = shelf, tells_later
+        self._over: list[tuple[Task, BaseException | None]] = []  # who is to be told
         self.text: Any = network.model.text
         self.tasks: list[Task] = []  # one a row
         self._cache = SlotCache()
         self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
         self._has_token_types = False
         self._quietly = without_contention(self.text)
+        self._can_leap = rounds_alike(self.text)
         self._silent = network.config.image_token_id  # an image slot is no word
-
-    # --- who comes in ---
-
-    def choose_newcomers(self, waiting: Sequence[Task] | Any) -> list[Task]:
-        """Those of the waiting who may come in now, in order: as many as there are slots, memory and patience for."""
-        chosen: list[Task] = []
-        num_pictures = num_tokens = 0
-        for task in waiting:
-            if not any(other.request.input_ids is task.request.input_ids for other in chosen):  # read once
-                num_pictures += task.request.num_new_pictures
-                num_tokens += len(task.request.input_ids)
-            if chosen and (num_pictures > AT_ONCE or num_tokens > PROMPT_TOKENS):
-                break
-            if not self._has_room(chosen, task):
-                break
-            chosen.append(task)
-        return chosen
-
-    def _has_room(self, chosen: Sequence[Task], task: Task) -> bool:
-        company = [*self.tasks, *chosen]
-        if not company:
-            return True  # nobody is refused for good
-        longest = max(other.request.positions for other in (*company, task))
-        config, size = self.network.config.text_config, self.network.dtype.itemsize
-        return len(company) < self.slots and cache_bytes(config, size, len(company) + 1, longest) <= self.num_bytes
 
     # --- a turn ---
 
@@ -91,12 +65,14 @@ class Loop:
                 self._leave(row)
         self._read(self._look(newcomers))
         if self.tasks:
+            lookup = self._look_up()
+            guessed = lookup.guess(self.tasks[0].room_left) if lookup is not None else []
             try:
-                tokens = self._step()
+                over = self._leap(lookup, guessed) if lookup and guessed else self._hand_out(self._step())
             except BaseException as error:
                 self.fail(error)
             else:
-                self._hand_out(tokens)
+                self._see_off(over)
 
     def fail(self, error: BaseException) -> None:
         """Everybody's answer ends here."""
@@ -126,16 +102,28 @@ class Loop:
         if self.shelf is None or not self.shelf.num_bytes or task.fault is not None:
             return
         ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
-        # Packed weights round one token differently from many: what an answer left is not what reading it would leave.
-        is_packed = self.network.config.quantization is not None
-        length = len(task.request.input_ids) if is_packed else self._cache.lengths[row]
-        embeds = task.outcome.image_embeds
+        length, embeds = self._cache.lengths[row], task.outcome.image_embeds
         self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length), task.request.owner))
 
     def _end(self, task: Task, error: BaseException | None = None) -> None:
+        task.is_over = True
+        self._over.append((task, error))
+        if not self.tells_later:
+            self.tell()
+
+    def tell(self) -> None:
+        """Those who wait for answers that have ended."""
+        over, self._over = self._over, []
         with self.turns.condition:  # both at once: whoever is told finds the network free
-            self.turns.end(task)
-            task.finish(error)
+            for task, error in over:
+                self.turns.end(task)
+                task.finish(error)
+
+    def refuse(self, newcomers: Sequence[Task], error: BaseException) -> None:
+        """Nobody can be answered."""
+        tasks, self.tasks = [*self.tasks, *(task for task in newcomers if not task.is_over)], []
+        for task in dict.fromkeys(tasks):
+            self._end(task, error)
 
     # --- pictures ---
 
@@ -163,7 +151,7 @@ class Loop:
                 task.outcome.source = source if task.outcome.image_embeds is not None else ""
         except BaseException as error:
             for task in tasks:
-                if not task.done.is_set():
+                if not task.is_over:
                     self._end(task, step_error(error))
             return []
         return self._looked(fine)
@@ -174,7 +162,7 @@ class Loop:
             if not task.request.input_ids:
                 task.outcome.finish_reason = "stop"
                 self._end(task)
-        return [task for task in tasks if not task.done.is_set()]
+        return [task for task in tasks if not task.is_over]
 
     def _is_gone(self, task: Task) -> bool:
         if task.cancelled:
@@ -247,7 +235,7 @@ class Loop:
             else:
                 self._end(tasks[0], error)
             return
-        self._hand_out(tokens, first=len(self.tasks) - len(tasks))
+        self._see_off(self._hand_out(tokens, first=len(self.tasks) - len(tasks)))
 
     def _prefill(self, tasks: Sequence[Task], known: tuple[Read, int] | None) -> list[Token]:
         """First tokens of prompts; of `known`, what all of them start with, so many tokens are not read again."""
@@ -292,23 +280,55 @@ class Loop:
 
     def _step(self) -> list[Token]:
         """The next token of every row."""
-        device = self.network.device
         with self._quietly:
-            ids = torch.tensor([[task.outcome.tokens[-1].id] for task in self.tasks], device=device)
-            seen = self._cache.begin_step()[:, None, None]
-            embeds = self.network.get_input_embeddings()(ids)
-            self._positions = self.text.extend_position_ids(self._positions, 1)[..., -1:]
-            hidden_states = self.text(
-                inputs_embeds=embeds,
-                attention_mask=as_mask(seen, self.text.config, embeds.dtype),
-                position_ids=self._positions,
-                token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state
-            logits = self.network.lm_head(hidden_states)[:, -1]
+            logits, self._positions = self._decode([[task.outcome.tokens[-1].id] for task in self.tasks])
             self._cache.end_step()
-            return self._choose(self.tasks, logits)
+            return self._choose(self.tasks, logits[:, -1])
+
+    def _decode(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Logits `[rows, count, vocabulary]` after tokens that go on from what the cache has, and their positions."""
+        ids = torch.tensor(tokens, device=self.network.device)
+        seen = self._cache.begin_step(ids.shape[1])[:, None]
+        embeds = self.network.get_input_embeddings()(ids)
+        positions = self.text.extend_position_ids(self._positions, ids.shape[1])[..., -ids.shape[1] :]
+        hidden_states = self.text(
+            inputs_embeds=embeds,
+            attention_mask=as_mask(seen, self.text.config, embeds.dtype),
+            position_ids=positions,
+            token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.network.lm_head(hidden_states), positions
+
+    # --- several tokens of one row, where they were foreseen ---
+
+    def _look_up(self) -> Lookup | None:
+        """What guesses the tokens of the only answer in flight; None where there are others, whom it would slow."""
+        if len(self.tasks) > 1 or not self._can_leap:
+            return None
+        task = self.tasks[0]
+        if task.lookup is None:
+            task.lookup = Lookup(task.request.input_ids, self._silent)
+        tokens = task.outcome.tokens
+        task.lookup.catch_up([token.id for token in tokens[task.lookup.num_taken :]])
+        return task.lookup
+
+    def _leap(self, lookup: Lookup, guessed: list[int]) -> list[int]:
+        """The next tokens of the only row: one more than were guessed right, each chosen as it would be alone; the row,
+        if it is over."""
+        task, is_over, kept = self.tasks[0], False, 0
+        with self._quietly:
+            logits, positions = self._decode([[task.outcome.tokens[-1].id, *guessed]])
+            for place, likely in enumerate([*guessed, None]):
+                [token] = self._choose([task], logits[0, place : place + 1])
+                is_over, kept = task.take(token), place + 1
+                if is_over or token.id != likely:
+                    break
+            self._cache.end_step(kept)
+        self._positions = positions[..., kept - 1 : kept]
+        lookup.learn(len(guessed), kept - 1)
+        return [0] if is_over else []
 
     def _choose(self, tasks: Sequence[Task], logits: Tensor) -> list[Token]:
         """A token for each row of `logits [rows, vocabulary]`."""
@@ -329,9 +349,11 @@ class Loop:
             for token, logprob, row, norm, chooser in zip(chosen, logprobs, logits, total, choosers, strict=True)
         ]
 
-    def _hand_out(self, tokens: Sequence[Token], first: int = 0) -> None:
-        """Each row from `first` on its token; whose last it was leaves."""
-        over = [row for row, token in enumerate(tokens, start=first) if self.tasks[row].take(token)]
+    def _hand_out(self, tokens: Sequence[Token], first: int = 0) -> list[int]:
+        """Each row from `first` on its token; those whose last it was."""
+        return [row for row, token in enumerate(tokens, start=first) if self.tasks[row].take(token)]
+
+    def _see_off(self, over: Sequence[int]) -> None:
         for row in reversed(over):
             self._leave(row)
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .choosing import Chooser
+from .lookup import Lookup
 from .turns import Turn
 
 if TYPE_CHECKING:
+    from ..adapters import Adapters
+    from ..model import VisGLMForConditionalGeneration
     from .core import Engine
 
 END = None  # behind the last token
@@ -48,7 +51,8 @@ class Request:
         pixel_values: `[num_images, 3, height, width]` of the new ones, which come after those.
         source: fingerprint of what `image_embeds` must come from; "" for whatever.
         has_ended: told every token, whether the answer ends with it whatever the model would say next.
-        adapter: of the network, by name; None for the one in use.
+        adapter: by name, one of `adapters`; "" for their base alone, None for the network as it is.
+        adapters: those of the network.
         owner: whose it is: what one owner's requests leave in memory (pictures, conversations) serves no other's.
         on_news: called by whatever thread has just brought a token or the end; it must not wait, nor fail.
     """
@@ -61,6 +65,7 @@ class Request:
     source: str = ""
     has_ended: Callable[[int], bool] | None = None
     adapter: str | None = None
+    adapters: Adapters | None = None
     owner: str = ""
     on_news: Callable[[], None] | None = None
 
@@ -97,17 +102,26 @@ class Outcome:
 class Task(Turn):
     """A request on its way. The engine knows tasks only: readers may be dropped while it goes on."""
 
-    def __init__(self, request: Request, network: nn.Module):
+    def __init__(self, request: Request, network: VisGLMForConditionalGeneration):
         super().__init__(shared=True)
         self.request = request
-        self.network: nn.Module | None = network  # stays while there is something to answer, though its owner may go
+        self.network: VisGLMForConditionalGeneration | None = (
+            network  # stays while there is something to answer, though its owner may go
+        )
         self.outcome = Outcome()
         self.news: queue.SimpleQueue[Token | None] = queue.SimpleQueue()  # at most an answer's tokens
         self.done = threading.Event()
         self.cancelled = self.has_begun = False
+        self.is_over = False  # for the loop; whoever waits may be told later
+        self.lookup: Lookup | None = None
         self.fault: Exception | None = None  # of its own settings
         self.error: BaseException | None = None
         self.started = 0.0
+
+    @property
+    def room_left(self) -> int:
+        """Tokens that may be guessed: one less than may come, for one comes in any case."""
+        return self.request.room - len(self.outcome.tokens) - 1
 
     def start_clock(self) -> None:
         self.started = time.perf_counter()
@@ -154,6 +168,7 @@ class Task(Turn):
         if self.started:
             self.outcome.total_seconds = time.perf_counter() - self.started
         self.error, self.network = error, None
+        self.lookup = None
         on_news = self.request.on_news
         del self.request  # and the pictures in it
         self.done.set()

@@ -64,6 +64,7 @@ class Turns:
 
     def _renew(self) -> None:
         self.condition = threading.Condition()
+        self.switching = threading.Lock()  # held while the engine has the network compute with another adapter
         self._holders: list[Turn] = []  # the last was taken inside those before it
         self._sharing: set[Turn] = set()
         self._waiting: deque[Turn] = deque()
@@ -117,7 +118,7 @@ class Turns:
         Raises:
             BusyError: as `refuse_if_busy`.
         """
-        with self._have(Reading(shared=True), None) as turn:
+        with self._have(Reading(shared=True), None) as turn, self.switching:
             yield turn
 
     @contextmanager

@@ -6,6 +6,7 @@ from .messages import messages_to_turns
 from .render import (
     IGNORE_INDEX,
     IMAGE_PLACEHOLDER,
+    Reference,
     Rendered,
     Turn,
     fit,
@@ -19,7 +20,9 @@ from .styles import (
     CHINESE,
     LANGUAGES,
     PROMPT_STYLES,
+    Control,
     PromptStyle,
+    Segments,
     detect_language,
     plain_punctuation,
     postprocess,
@@ -27,7 +30,7 @@ from .styles import (
 )
 
 __all__ = [
-    "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "PromptStyle", "Rendered", "Turn",
-    "detect_language", "fit", "messages_to_turns", "plain_punctuation", "postprocess", "render", "render_blank",
-    "render_raw", "render_text", "settled", "training_rows",
+    "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "Control", "PromptStyle",
+    "Reference", "Rendered", "Segments", "Turn", "detect_language", "fit", "messages_to_turns", "plain_punctuation",
+    "postprocess", "render", "render_blank", "render_raw", "render_text", "settled", "training_rows",
 ]  # fmt: skip

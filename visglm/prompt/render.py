@@ -10,16 +10,30 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError, PromptError
-from .styles import PROMPT_STYLES, SOP, Control, Mark, Segments, detect_language
+from .styles import PROMPT_STYLES, REFERENCES, SOP, Control, Mark, Segments, detect_language
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100  # labels with this value do not count in the loss
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 IMAGE_PLACEHOLDER = "<|image|>"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A text that the answer shall go by.
+
+    Args:
+        source: by which the answer names it.
+        text: as plain as what a user types: it can become no control token.
+    """
+
+    source: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,14 @@ class Turn:
         question: what the user says.
         answer: what the assistant says, or None where it is still to be written.
         num_images: pictures shown with the question; they stand in front of it.
+        references: texts to go by, apart from what the user says. They are shown to the model while the turn is the
+            last one.
     """
 
     question: str
     answer: str | None = None
     num_images: int = 0
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,10 +190,19 @@ def _lay_out(turns: Sequence[Turn], style: str, language: str) -> tuple[Segments
         if index > 0:
             prompt += _fill(rules.past_answer, answer=turns[index - 1].answer)
         number = rules.first_round + index
-        prompt += _fill(question, turn.num_images, question=turn.question, round=number)
+        asked = _with_references(turn, language) if index == len(turns) - 1 else turn.question
+        prompt += _fill(question, turn.num_images, question=asked, round=number)
     prompt += rules.generation
     last_answer = turns[-1].answer
     return tuple(prompt), () if last_answer is None else _fill(rules.answer, answer=last_answer)
+
+
+def _with_references(turn: Turn, language: str) -> str:
+    if not turn.references:
+        return turn.question
+    head, each, foot = REFERENCES[language]
+    listed = "".join(each.format(source=part.source, text=part.text) for part in turn.references)
+    return head + listed + foot.format(question=turn.question)
 
 
 def _fill(template: Segments, num_images: int = 0, **values: Any) -> Segments:
@@ -238,7 +264,7 @@ def _check_turns(turns: Sequence[Turn]) -> None:
                 "Expected two strings, or None for an answer still to be written."
             )
         try:
-            f"{turn.question}{turn.answer}".encode()
+            "".join((turn.question, turn.answer or "", *(part.text for part in turn.references))).encode()
         except UnicodeEncodeError as error:
             raise PromptError(
                 f"Turn {number}: half of a surrogate pair ({error.object[error.start]!r}) is no character. "

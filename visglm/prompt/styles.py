@@ -101,6 +101,21 @@ PROMPT_STYLES: Mapping[str, PromptStyle] = {
     "glm4": ROLE_TOKENS,
 }
 
+# Head, each reference, and foot around the question, where an answer shall go by texts.
+REFERENCES: Mapping[str, tuple[str, str, str]] = {
+    "zh": (
+        "资料：\n",
+        "[{source}] {text}\n",
+        "请只根据以上资料回答，并在每句话后注明资料编号；资料中没有的，就说没有。\n{question}",
+    ),
+    "en": (
+        "References:\n",
+        "[{source}] {text}\n",
+        "Answer from these references alone, and name the number of one after each sentence. What is not in them, say "
+        "that it is not.\n{question}",
+    ),
+}
+
 
 def is_full_width(style: str | None) -> bool:
     """Whether answers of the style have full-width punctuation; without a style they are left as they are."""

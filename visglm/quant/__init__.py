@@ -19,6 +19,7 @@ from ..config import VisGLMConfig
 from ..errors import ConfigError
 from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
 from .memory import give_back_memory, stretch_of
+from .products import without_contention
 from .schemes import PARTS, SCHEMES
 
 Own = TypeVar("Own", bound="Settling")
@@ -28,7 +29,7 @@ LARGE_HIDDEN_SIZE = 2048  # of the text model, from which on 128 numbers share a
 __all__ = [
     "PARTS", "SCHEMES", "QuantizedEmbedding", "QuantizedLinear", "Quantization", "StoredLinear", "Writer",
     "count_weights", "modules_of", "pack", "pack_matrix", "quantize_network", "replace_modules", "set_output_dtype",
-    "store_vision", "use_products", "usual_group_size",
+    "store_vision", "use_products", "usual_group_size", "without_contention",
 ]  # fmt: skip
 
 

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cuda import CUDA_PRODUCTS
 from .memory import Stretch, forget, stretch_of, to_file
 from .products import PRODUCTS
 from .schemes import SCHEMES
 
+PRODUCTS |= {(scheme, "cuda"): make for scheme, make in CUDA_PRODUCTS.items()}
 BLOCK_SIZE = 2**20  # numbers that are packed or unpacked at a time: 4 MB of float32, which a cache holds
 
 

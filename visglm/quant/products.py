@@ -33,7 +33,13 @@ from .memory import forget, in_file, to_file
 
 
 class Product(ABC):
-    """`hidden_states [..., in_features]` → `[..., out_features]` without bias, in the dtype that came in."""
+    """`hidden_states [..., in_features]` → `[..., out_features]` without bias, in the dtype that came in.
+
+    Attributes:
+        takes_one_token: it suits one token of each answer, so that what is read together is rounded otherwise.
+    """
+
+    takes_one_token = False
 
     @abstractmethod
     def suits(self, hidden_states: Tensor) -> bool:
@@ -51,6 +57,7 @@ class Int8Product(Product):
     are given at a time, so the length decides and not the number of rows.
     """
 
+    takes_one_token = True
     most_rows = 8  # of a matrix that is no batch of sequences, where unpacking begins to win
 
     def __init__(self, linear: Any):
@@ -164,6 +171,18 @@ def without_contention(model: torch.nn.Module) -> AbstractContextManager[None]:
     return ONE_THREAD if uses_onnx(model) else contextlib.nullcontext()
 
 
+def uses_products(model: torch.nn.Module) -> bool:
+    """Whether `model` has fast products, which may round a token otherwise in other company."""
+    return any(getattr(module, "product", None) is not None for module in model.modules())
+
+
+def rounds_alike(model: torch.nn.Module) -> bool:
+    """Whether tokens of one row that are read together are rounded as one at a time: not where fast products are for
+    one only."""
+    products = (getattr(module, "product", None) for module in model.modules())
+    return not any(product is not None and product.takes_one_token for product in products)
+
+
 def uses_onnx(model: torch.nn.Module) -> bool:
     """Whether ONNX Runtime computes products of `model`, with threads that a forked process does not have."""
     return any(isinstance(getattr(module, "product", None), OnnxProduct) for module in model.modules())
@@ -206,7 +225,8 @@ def matmul_nbits(linear: Any, arrays: dict[str, Any]) -> bytes:
     return helper.make_model(graph, opset_imports=versions, ir_version=10).SerializeToString()
 
 
-# (scheme, device type) → what makes the product of a linear layer, or None where it turns out to be impossible.
+# (scheme, device type) → what makes the product of a linear layer, or None where it turns out to be impossible. `cuda`
+# adds the rows of GPUs.
 PRODUCTS: dict[tuple[str, str], Callable[[Any], Product | None]] = {
     ("int8", "cpu"): Int8Product,
     ("int4", "cpu"): make_onnx_product,

@@ -1,11 +1,8 @@
-"""What `model` may say: the base and its adapters by name, and who may use the network while it is one of them."""
+"""What `model` may say: the base and its adapters by name."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..chat import VisGLM
@@ -53,60 +50,3 @@ class Names:
                 404, f"There is no such model here. There are: {', '.join(self)}.", "model_not_found", "model"
             )
         return self._adapters[wanted]
-
-
-class Switch:
-    """Lets requests use the network, first come first served, those of one adapter together.
-
-    The network is one of its adapters at a time: who wants another one waits until the answers before have ended, and
-    whoever comes later waits behind. Not for several threads: all of it happens in the event loop.
-    """
-
-    def __init__(self, vlm: VisGLM):
-        self._vlm = vlm
-        self._inside = 0
-        self._line: deque[tuple[str | None, asyncio.Future[None]]] = deque()
-        self._change: asyncio.Future[None] | None = None
-
-    @asynccontextmanager
-    async def using(self, adapter: str | None) -> AsyncIterator[None]:
-        """The network is the base with `adapter` inside the `with`."""
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((adapter, place))
-        self._go_on()
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self._inside -= 1  # was let in at this very moment
-            self._go_on()
-            raise
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._go_on()
-
-    def _go_on(self) -> None:
-        while self._line and self._change is None:
-            adapter, place = self._line[0]
-            if place.done():  # left
-                self._line.popleft()
-            elif adapter == self._vlm.adapters.active:
-                self._line.popleft()
-                self._inside += 1
-                place.set_result(None)
-            elif self._inside:
-                return
-            else:
-                self._change = asyncio.ensure_future(asyncio.to_thread(self._vlm.use_adapter, adapter))
-                self._change.add_done_callback(self._changed)
-
-    def _changed(self, change: asyncio.Future[None]) -> None:
-        self._change = None
-        error = None if change.cancelled() else change.exception()
-        if (change.cancelled() or error) and self._line:
-            _, place = self._line.popleft()
-            if not place.done():
-                place.set_exception(error or RuntimeError("the change of adapters was cancelled"))
-        self._go_on()

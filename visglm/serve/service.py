@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 
 from ..chat import VisGLM
-from ..engine import Answer, Asker, Token, Writer
+from ..engine import Answer, Asker, Token, Writer, worn
 from ..errors import PromptError
 from ..explain import Explanation, explain
 from ..prompt import Turn
 from ..reply import Reply
-from ..request import Prompt, check_eyes, lay_out, pixels
+from ..request import Prompt, check_eyes, lay_out
 from ..sampling import Sampling
 from ..tokenizers import token_bytes
 from .errors import Refusal, broken_off
 from .limits import Admission
 from .metrics import Metrics
-from .names import Names, Switch
+from .names import Names
 from .pictures import check_source, decode, download, is_data
 from .settings import Settings
 
@@ -86,8 +86,7 @@ class Service:
         self.started = int(time.time())
         self.metrics = Metrics()
         self.admission = Admission(max(vlm.engine.slots + settings.limits.max_waiting, settings.limits.max_answers))
-        self._switch = Switch(vlm)
-        self._asker = Asker(vlm.engine, vlm.model, vlm.tokenizer)
+        self._asker = Asker(vlm.engine, vlm.model, vlm.tokenizer, vlm.adapters)
         self._pools = {
             name: ThreadPoolExecutor(count, f"visglm-{name}")
             for name, count in (("decode", DECODERS), ("help", HELPERS), ("fetch", FETCHERS))
@@ -164,16 +163,15 @@ class Service:
         with self.admission.take(extra):
             found = await asyncio.gather(*(self._fetch(source) for source in question.sources))
             question, prompt = await self.run("decode", self._prepare, question, found)
-            async with self._switch.using(question.adapter):
-                asked = Asked(self, question, prompt)
-                try:
-                    if question.sampling.choices or question.sampling.json_schema:
-                        await self.run("help", asked.submit)
-                    else:
-                        asked.submit()
-                    yield asked
-                finally:
-                    asked.leave()
+            asked = Asked(self, question, prompt)
+            try:
+                if question.sampling.choices or question.sampling.json_schema:
+                    await self.run("help", asked.submit)
+                else:
+                    asked.submit()
+                yield asked
+            finally:
+                asked.leave()
 
     async def _fetch(self, source: str) -> str | bytes:
         if is_data(source):
@@ -194,23 +192,25 @@ class Service:
         values = []
         for source in found:
             picture = decode(source, self.vlm.image_limits, self.settings.limits.max_body)
-            values.append(pixels([picture], processor))
+            values.append(processor([picture], return_tensors="pt")["pixel_values"])
             pictures += [picture] if question.explains else []
-        pixel_values = torch.cat([value for value in values if value is not None]) if values else None
+        pixel_values = torch.cat(values) if values else None
         prompt = Prompt(question.turns, rendered, images=tuple(pictures), pixel_values=pixel_values, language="auto")
         return question, prompt
 
     def submit(self, prompt: Prompt, question: Question, on_news: Callable[[], None]) -> Answer:
-        [answer] = self._asker.submit([prompt], question.sampling, owner=question.owner, on_news=on_news)
+        [answer] = self._asker.submit(
+            [prompt], question.sampling, adapter=question.adapter or "", owner=question.owner, on_news=on_news
+        )
         return answer
 
     def writer(self, sampling: Sampling) -> Writer:
         return self._asker.writer(sampling)
 
-    def explain(self, prompt: Prompt, answer: str) -> Explanation:
-        """Where in the last picture an answer comes from."""
+    def explain(self, prompt: Prompt, answer: str, adapter: str | None) -> Explanation:
+        """Where in the last picture an answer comes from, by the adapter that gave it."""
         turns = (*prompt.turns[:-1], Turn(prompt.turns[-1].question, answer, prompt.turns[-1].num_images))
-        with self.vlm.engine.turns.take():
+        with self.vlm.engine.turns.take(), worn(self.vlm.adapters, adapter):
             return explain(self.vlm.model, self.vlm.processor, turns, prompt.images)
 
     def stop_of(self, reply: Reply, sampling: Sampling) -> str | None:
@@ -329,7 +329,9 @@ class Asked:
         return reply
 
     async def explanation(self, answer: str) -> Explanation:
-        return await self._service.run("help", partial(self._service.explain, self.prompt, answer))
+        return await self._service.run(
+            "help", partial(self._service.explain, self.prompt, answer, self.question.adapter)
+        )
 
 
 class Shown:

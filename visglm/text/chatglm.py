@@ -69,19 +69,23 @@ def block_sequence_ids(token_type_ids: Tensor, past_length: int) -> Tensor:
     return F.pad(torch.where(token_type_ids == PREFIX, 0, -1), (past_length, 0), value=-1)
 
 
-def rotate_half(hidden_states: Tensor) -> Tensor:
-    first, second = hidden_states.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
+def cached_length(cache: Cache | None) -> int:
+    """Positions that are computed already."""
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def rotate(hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `[batch, heads, length, head_dim]`, each half of the head by its own position plane."""
-    planes = rearrange(hidden_states, "b h l (plane d) -> b h l plane d", plane=2)
-    return rearrange(planes * cos + rotate_half(planes) * sin, "b h l plane d -> b h l (plane d)")
+    """Rotate `[…, batch, heads, length, head_dim]`, each half of the head by its own position plane.
+
+    Args:
+        cos, sin: as `rotary_embedding` gives them; sin has the signs with which the halves of a plane change places.
+    """
+    planes = hidden_states.unflatten(-1, (2, -1))
+    return (planes * cos + planes.roll(cos.shape[-1] // 2, -1) * sin).flatten(-2)
 
 
 def rotary_embedding(config: ChatGLMConfig, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin `[batch, 1, length, 2, head_dim / 2]` of `position_ids [2, batch, length]`.
+    """cos and signed sin `[batch, 1, length, 2, head_dim / 2]` of `position_ids [2, batch, length]`.
 
     Angles are float32, as in SwissArmyTransformer: half precision visibly drifts near position 2,000. They are computed
     here rather than kept in a buffer, which would come back as garbage from the meta device.
@@ -89,8 +93,8 @@ def rotary_embedding(config: ChatGLMConfig, position_ids: Tensor, dtype: torch.d
     plane_size = config.head_dim // 2
     exponent = torch.arange(0, plane_size, 2, device=position_ids.device, dtype=torch.float32) / plane_size
     angles = rearrange(position_ids, "plane b l -> b 1 l plane 1") * config.rope_theta**-exponent
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def eager_attention(
@@ -127,10 +131,8 @@ class ChatGLMAttention(nn.Module):
         past_key_values: Cache | None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = rearrange(
-            self.query_key_value(hidden_states), "b l (qkv h d) -> qkv b h l d", qkv=3, d=self.head_dim
-        )
-        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        mixed = rearrange(self.query_key_value(hidden_states), "b l (qkv h d) -> qkv b h l d", qkv=3, d=self.head_dim)
+        (query, key), value = rotate(mixed[:2], *position_embeddings), mixed[2]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         # transformers looks for this very call before it lets `set_attn_implementation` have any effect.
@@ -217,7 +219,7 @@ class ChatGLMModel(PreTrainedModel):
         config, inputs_embeds, attention_mask, past_key_values, position_ids=None, token_type_ids=None, **kwargs
     ):
         """transformers' own drops the prefix for static caches; this one keeps it (as PaliGemma's does)."""
-        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        past_length = cached_length(past_key_values)
         return create_masks_for_generate(
             config=config.get_text_config(),
             inputs_embeds=inputs_embeds,
@@ -254,9 +256,8 @@ class ChatGLMModel(PreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise PromptError("give exactly one of input_ids and inputs_embeds.")
-        past_length = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         if token_type_ids is None or position_ids is None:
-            if input_ids is None or past_length:
+            if input_ids is None or cached_length(past_key_values):
                 raise PromptError(
                     "token_type_ids and position_ids are needed here: embeddings or the tail of a sequence do not say "
                     "where the prefix ends. Pass input_ids of the whole prompt, or both tensors."
@@ -270,14 +271,16 @@ class ChatGLMModel(PreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        # Positions stay out of this call: repeated ones would be read as packed sequences.
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            block_sequence_ids=block_sequence_ids(token_type_ids, past_length),
-        )
+        mask = attention_mask
+        if mask is None or mask.dim() != 4:  # a ready one says all there is to say, and lengths may be symbols then
+            # Positions stay out of this call: repeated ones would be read as packed sequences.
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                block_sequence_ids=block_sequence_ids(token_type_ids, cached_length(past_key_values)),
+            )
         position_embeddings = rotary_embedding(self.config, position_ids, inputs_embeds.dtype)
         hidden_states = inputs_embeds
         for layer in self.layers:

@@ -1,12 +1,36 @@
-"""Tokenizers of the text models: ChatGLM's over sentencepiece, and those of ChatGLM2, ChatGLM3 and GLM-4."""
+"""Tokenizers of the text models: ChatGLM's over sentencepiece, and those of ChatGLM2, ChatGLM3 and GLM-4.
+
+`pieces`, `plain` and `spelling` know nothing of transformers; the names that need it are loaded when they are used.
+"""
 
 from __future__ import annotations
 
-from .chatglm import VOCAB_FILE_NAME, ChatGLMTokenizer, StreamDecoder
-from .glm import ChatGLM2Tokenizer, is_tiktoken, load_glm_tokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .pieces import VOCAB_FILE_NAME, Pieces, StreamDecoder
+from .plain import PlainTokenizer, load_plain
 from .spelling import token_bytes
 
+if TYPE_CHECKING:
+    from .chatglm import ChatGLMTokenizer
+    from .glm import ChatGLM2Tokenizer, is_tiktoken, load_glm_tokenizer
+
+# Name → the module that has it, which imports transformers.
+_MODULES = {
+    "ChatGLMTokenizer": "chatglm",
+    "ChatGLM2Tokenizer": "glm",
+    "is_tiktoken": "glm",
+    "load_glm_tokenizer": "glm",
+}
+
 __all__ = [
-    "VOCAB_FILE_NAME", "ChatGLM2Tokenizer", "ChatGLMTokenizer", "StreamDecoder", "is_tiktoken", "load_glm_tokenizer",
-    "token_bytes",
+    "VOCAB_FILE_NAME", "ChatGLM2Tokenizer", "ChatGLMTokenizer", "Pieces", "PlainTokenizer", "StreamDecoder",
+    "is_tiktoken", "load_glm_tokenizer", "load_plain", "token_bytes",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -8,33 +8,16 @@ Source: the tokenizers published with THUDM/chatglm-6b and THUDM/visualglm-6b, w
 
 from __future__ import annotations
 
-import codecs
-import re
 import shutil
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 from transformers import AddedToken, PreTrainedTokenizer
 
-from ..errors import CheckpointError, ConfigError
-from ..untrusted import check_file, told
-
-VOCAB_FILE_NAME = "ice_text.model"
-DOWNLOAD = "Download it again: a web page or a Git LFS pointer saved under this name looks like this."
-WORD_START = "▁"  # sentencepiece writes a space as this character
-NEWLINE, TAB = "<n>", "<|tab|>"
-BLANKS = {f"<|blank_{length}|>": " " * length for length in range(2, 81)}
-WHITESPACE_PIECES = {NEWLINE: "\n", TAB: "\t"} | BLANKS
-BYTE_PIECES = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
-
-# Pieces that steer the model. Where a vocabulary holds one, sentencepiece finds it in ordinary text as well.
-CONTROL_PIECES = (
-    *("<unk>", "<s>", "</s>", "<pad>", "[MASK]", "[gMASK]", "[sMASK]"),
-    *("<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"),
-)
+from ..errors import ConfigError
+from .pieces import VOCAB_FILE_NAME, Detokenizer, Pieces
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
@@ -68,6 +51,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": VOCAB_FILE_NAME}
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
+    has_whitespace_pieces = True
     SPECIAL_TOKENS_ATTRIBUTES = [
         *PreTrainedTokenizer.SPECIAL_TOKENS_ATTRIBUTES,
         *("end_token", "gmask_token", "image_token"),
@@ -90,17 +74,11 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     ) -> None:
         self.vocab_file = vocab_file
         self.num_image_tokens = num_image_tokens
-        self.sp_model = _load_sentencepiece(vocab_file, kwargs.get("name_or_path"))
+        self.pieces = Pieces(vocab_file, kwargs.get("name_or_path"), self.has_whitespace_pieces)
         kwargs.pop("auto_map", None)  # names the remote code that this class replaces
         for name in ("remove_space", "do_lower_case"):  # in every published config, and false in each
             if kwargs.pop(name, False):
                 raise ConfigError(f"{name} is true in the tokenizer's config; only false is supported.")
-
-        self._whitespace = self._find_whitespace_pieces()
-        self._whitespace_ids = {self.sp_model.piece_to_id(piece) for piece in self._whitespace.values()}
-        longest_first = sorted(self._whitespace, key=len, reverse=True)
-        self._whitespace_text = re.compile(f"({'|'.join(longest_first)})")
-        self._whitespace_piece = re.compile("|".join(map(re.escape, self._whitespace.values())))
 
         named = [str(token) for token in (bos_token, eos_token, end_token, mask_token, gmask_token)]
         named += [str(token) for token in (pad_token, unk_token)]
@@ -111,8 +89,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         image_token_id = self._check_image_token_id(image_token_id, str(eos_token), named)
         self._added_tokens_decoder[image_token_id] = _special(image_token)
 
-        control = [piece for piece in CONTROL_PIECES if self._has_piece(piece)]
-        self._spelled = self._spell_reserved_pieces(control, image_token_id)
+        control = self.pieces.control
+        self.pieces.reserve(image_token_id - num_image_tokens)
         unnamed = [piece for piece in control if piece not in named and self._id_of(piece) != image_token_id]
         extra = map(str, kwargs.pop("extra_special_tokens", None) or ())
         super().__init__(
@@ -132,21 +110,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     # --- the vocabulary ----------------------------------------------------------------------------
 
-    def _has_piece(self, piece: str) -> bool:
-        return self.sp_model.id_to_piece(self.sp_model.piece_to_id(piece)) == piece
-
-    def _find_whitespace_pieces(self) -> dict[str, str]:
-        """Whitespace that has a piece of its own in this vocabulary → that piece."""
-        if not self._has_piece(NEWLINE):
-            raise ConfigError(
-                f"The vocabulary {self.vocab_file} has no piece {NEWLINE}: newlines would become spaces. "
-                f"Expected a ChatGLM vocabulary; sentencepiece makes one with user_defined_symbols={NEWLINE}."
-            )
-        return {text: piece for piece, text in WHITESPACE_PIECES.items() if self._has_piece(piece)}
-
     def _place_missing(self, tokens: Iterable[str]) -> dict[int, AddedToken]:
         """Control tokens that the vocabulary lacks, at the ids behind it."""
-        missing = [token for token in dict.fromkeys(tokens) if not self._has_piece(token)]
+        missing = [token for token in dict.fromkeys(tokens) if not self.pieces.has(token)]
         return {self.vocab_size + offset: _special(token) for offset, token in enumerate(missing)}
 
     def _id_of(self, token: str) -> int:
@@ -165,22 +131,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             )
         return image_token_id
 
-    def _spell_reserved_pieces(self, control: Iterable[str], image_token_id: int) -> dict[int, list[int]]:
-        """Ids that typed text must not produce → the ids of their characters, one by one."""
-        reserved = self._whitespace_ids | {self.sp_model.piece_to_id(piece) for piece in control}
-        if image_token_id < self.vocab_size:  # the slot hides a piece, `<ENC>` in the published vocabulary
-            reserved.add(image_token_id - self.num_image_tokens)
-        reserved.discard(self.sp_model.unk_id())
-        return {index: self._spell(self.sp_model.id_to_piece(index)) for index in reserved}
-
-    def _spell(self, text: str) -> list[int]:
-        ids = []
-        for character in text:
-            if self._has_piece(character):
-                ids.append(self.sp_model.piece_to_id(character))
-            else:
-                ids.extend(self.sp_model.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode())
-        return ids
+    @property
+    def sp_model(self) -> Any:
+        """The sentencepiece processor."""
+        return self.pieces.sp_model
 
     @property
     def vocab_size(self) -> int:
@@ -229,33 +183,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self._tokenize(text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return [self.sp_model.id_to_piece(index) for index in self._encode_text(text)]
-
-    def _encode_text(self, text: str) -> list[int]:
-        """Sentencepiece ids of plain text (without the image id offset)."""
-        parts = self._whitespace_text.split(text)  # odd places hold the whitespace that becomes a piece
-        parts[1::2] = [self._whitespace[part] for part in parts[1::2]]
-        ids = self.sp_model.encode("".join(parts))
-        if self._spelled.keys().isdisjoint(ids):
-            return ids
-        from_whitespace = iter(self._whitespace_origins(parts))
-        result: list[int] = []
-        for index in ids:
-            if index not in self._spelled or (index in self._whitespace_ids and next(from_whitespace)):
-                result.append(index)
-            else:
-                result.extend(self._spelled[index])
-        return result
-
-    def _whitespace_origins(self, parts: list[str]) -> list[bool]:
-        """For each whitespace piece of a text in order: was it whitespace (or was `<n>` typed as such)?"""
-        origins: list[bool] = []
-        for place, part in enumerate(parts):
-            if place % 2:
-                origins.append(True)
-            elif part:  # normalized, because a full-width `＜n＞` matches as well
-                origins.extend([False] * len(self._whitespace_piece.findall(self.sp_model.normalize(part))))
-        return origins
+        return [self.sp_model.id_to_piece(index) for index in self.pieces.encode(text)]
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -296,82 +224,3 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
 def _special(token: str) -> AddedToken:
     return AddedToken(str(token), special=True, normalized=False)
-
-
-def _load_sentencepiece(vocab_file: str | None, folder: str | None) -> sentencepiece.SentencePieceProcessor:
-    if vocab_file is None or not Path(vocab_file).is_file():
-        raise CheckpointError(
-            vocab_file or folder or "The tokenizer",
-            [f"the vocabulary file {VOCAB_FILE_NAME} is missing"],
-            f"Copy {VOCAB_FILE_NAME} from the model's release to its folder; nothing else can replace it.",
-        )
-    with told(vocab_file, "the vocabulary", DOWNLOAD):
-        check_file(Path(vocab_file))
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
-    except RuntimeError as error:
-        raise CheckpointError(
-            vocab_file,
-            [f"it is no sentencepiece model ({Path(vocab_file).stat().st_size:,} bytes)"],
-            DOWNLOAD,
-        ) from error
-
-
-class Detokenizer:
-    """Pieces → text one at a time, holding bytes back until they make a whole character."""
-
-    def __init__(self) -> None:
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = True
-
-    def feed(self, piece: str) -> str:
-        if piece in BYTE_PIECES:
-            text = self._utf8.decode(BYTE_PIECES[piece])
-        else:
-            text = self.flush()
-            if self._at_start and not text:
-                piece = piece.removeprefix(WORD_START)  # encoding puts a space in front of every text
-            text += WHITESPACE_PIECES.get(piece) or piece.replace(WORD_START, " ")
-        self._at_start = self._at_start and not text
-        return text
-
-    def flush(self) -> str:
-        text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return text
-
-
-class StreamDecoder:
-    """Decode ids while they are generated, never yielding part of a character.
-
-    All that `push` and `finish` return, joined, is `tokenizer.decode(ids, skip_special_tokens=True)`.
-
-    Args:
-        tokenizer: the tokenizer the ids are of.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        # Of tokenizers that know no pieces, all ids are decoded each time.
-        self._detokenizer = tokenizer.detokenizer() if hasattr(tokenizer, "detokenizer") else None
-        self._special_ids = set(tokenizer.all_special_ids)
-        self._ids: list[int] = []
-        self._num_shown = 0
-
-    def push(self, ids: Iterable[int]) -> str:
-        """The text that these ids complete; it may be empty."""
-        kept = [index for index in map(int, ids) if index not in self._special_ids]
-        if self._detokenizer is None:
-            self._ids += kept
-            return self._new_text(self._tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd"))
-        return "".join(map(self._detokenizer.feed, self._tokenizer.convert_ids_to_tokens(kept)))
-
-    def finish(self) -> str:
-        """What is left at the end: a replacement character if one was cut short, else nothing."""
-        if self._detokenizer is None:
-            return self._new_text(self._tokenizer.decode(self._ids))
-        return self._detokenizer.flush()
-
-    def _new_text(self, text: str) -> str:
-        start, self._num_shown = self._num_shown, max(self._num_shown, len(text))
-        return text[start:]

@@ -48,6 +48,7 @@ class ChatGLM2Tokenizer(ChatGLMTokenizer):
     """
 
     vocab_files_names = {"vocab_file": VOCABULARY}
+    has_whitespace_pieces = False
 
     def __init__(self, vocab_file: str, role_tokens: bool = False, **kwargs: Any) -> None:
         self._behind = (*BLANK_TOKENS, *(ROLE_TOKENS if role_tokens else ()), IMAGE_TOKEN)
@@ -56,12 +57,6 @@ class ChatGLM2Tokenizer(ChatGLMTokenizer):
             "mask_token": "[MASK]", "pad_token": "<unk>", "unk_token": "<unk>", "image_token": IMAGE_TOKEN,
         }  # fmt: skip
         super().__init__(vocab_file, role_tokens=role_tokens, **{**kwargs, **defaults})
-
-    def _find_whitespace_pieces(self) -> dict[str, str]:
-        return {}
-
-    def _encode_text(self, text: str) -> list[int]:
-        return [part for index in self.sp_model.encode(text) for part in self._spelled.get(index, [index])]
 
     def _place_missing(self, tokens: Iterable[str]) -> dict[int, AddedToken]:
         return super()._place_missing(self._behind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .chatglm import BYTE_PIECES, CONTROL_PIECES, WHITESPACE_PIECES, WORD_START
+from .pieces import BYTE_PIECES, CONTROL_PIECES, WHITESPACE_PIECES, WORD_START
 
 
 def token_bytes(tokenizer: Any, size: int) -> list[bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from ..errors import VisGLMError
-from ..reply import Reply
-from .answer import Answer
+from .errors import VisGLMError
+from .reply import Reply
 from .writing import Writer
 
 
@@ -16,11 +16,15 @@ class ReplyStream(Iterator[str]):
 
     Closing it, from whatever thread, or leaving the loop and dropping it, stops the model after the token in flight.
     The model is asked when the first piece is.
+
+    Args:
+        ask: asks it, and gives the answer on its way: a `ticket`, which has the tokens, and `reply()`.
+        writer: makes text of tokens.
     """
 
-    def __init__(self, ask: Callable[[], Answer], writer: Writer):
-        self._ask: Callable[[], Answer] | None = ask
-        self._answer: Answer | None = None
+    def __init__(self, ask: Callable[[], Any], writer: Writer):
+        self._ask: Callable[[], Any] | None = ask
+        self._answer: Any = None
         self._reply: Reply | None = None
         self._error: BaseException | None = None
         self._writer = writer

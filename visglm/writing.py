@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from ..prompt import plain_punctuation, postprocess, settled
-from ..tokenizers import StreamDecoder
+from .prompt import plain_punctuation, postprocess, settled
+from .tokenizers import StreamDecoder
 
 
 class Writer:
@@ -18,7 +17,7 @@ class Writer:
         stops: texts that end the answer and are not part of it, whatever tokens they lie across.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, style: str | None, stops: Sequence[str] = ()):
+    def __init__(self, tokenizer: Any, style: str | None, stops: Sequence[str] = ()):
         self._decoder, self._style = StreamDecoder(tokenizer), style
         # Compared as the vocabulary has them: what is read as `：` may be written as `:`.
         self._stops = [plain_punctuation(stop, style) for stop in stops]

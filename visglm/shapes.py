@@ -11,12 +11,11 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ..errors import ConfigError, EngineError, require
-from ..sampling import Sampling
-from ..tokenizers import token_bytes
+from .errors import ConfigError, EngineError, require
+from .sampling import Sampling
+from .tokenizers import token_bytes
 
 # Without limits a schema of a few lines may take minutes and gigabytes. The units are the library's own steps.
 LIMITS = {"max_grammar_size": 100_000, "max_lexer_states": 50_000, "initial_lexer_fuel": 1_000_000}
@@ -117,18 +116,16 @@ class Growing:
     def __init__(self, matcher: Any):
         self._matcher = matcher
 
-    def narrow(self, scores: Tensor) -> None:
-        """Rule out, in `scores [vocabulary]`, what leads away from the shape.
+    def allowed(self, size: int) -> np.ndarray:
+        """Which of the tokens 0 to `size - 1` do not lead away from the shape: bool `[size]`.
 
         Raises:
             EngineError: it became too large to be followed.
         """
-        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8).to(scores.device)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        places = torch.arange(8, dtype=torch.uint8, device=scores.device)
-        allowed = (bits[:, None] >> places & 1).flatten()[: len(scores)]
-        scores[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
-        scores[len(allowed) :] = -torch.inf
+        known = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
+        return np.pad(known, (0, size - len(known)))
 
     def take(self, token: int) -> None:
         """What was chosen."""

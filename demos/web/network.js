@@ -1,0 +1,143 @@
+// The exported graphs at work in the page: visglm.light's network and loop, with onnxruntime-web.
+
+const WIDTHS = { F32: 4, F16: 2, BF16: 2, U8: 1, I8: 1 };
+
+function halfToNumber(half) {
+  const sign = half & 0x8000 ? -1 : 1, exponent = (half >> 10) & 31, fraction = half & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+const single = new DataView(new ArrayBuffer(4));
+const READ = {
+  F32: (view, place) => view.getFloat32(place, true),
+  F16: (view, place) => halfToNumber(view.getUint16(place, true)),
+  BF16: (view, place) => { single.setUint32(0, view.getUint16(place, true) << 16); return single.getFloat32(0); },
+};
+
+export class Network {
+  /**
+   * @param {object} ort onnxruntime-web. @param {object} manifest light.json.
+   * @param {Map<string, Uint8Array>} files every file that it names.
+   */
+  static async open(ort, manifest, files) {
+    const network = new Network();
+    Object.assign(network, { ort, manifest, files });
+    const weights = [...files].filter(([name]) => name.endsWith(".safetensors"));
+    const options = {
+      executionProviders: ["wasm"], externalData: weights.map(([path, data]) => ({ path, data })), logSeverityLevel: 4,
+    };
+    network.decoder = await ort.InferenceSession.create(files.get(manifest.graphs.decoder), options);
+    if (manifest.pictures) {
+      network.vision = await ort.InferenceSession.create(files.get(manifest.graphs.vision), options);
+    }
+    return network;
+  }
+
+  /** Visual tokens of one picture `[3, height, width]`: `num_query_tokens` rows. */
+  async look(pixels) {
+    const { height, width } = this.manifest.pictures;
+    const feed = new this.ort.Tensor("float32", pixels, [1, 3, height, width]);
+    const { image_embeds } = await this.vision.run({ pixel_values: feed });
+    return image_embeds.data;
+  }
+
+  row(name, number, columns) {
+    const table = this.manifest.tables[name], bytes = this.files.get(table.file);
+    const width = WIDTHS[table.dtype];
+    const view = new DataView(bytes.buffer, bytes.byteOffset + table.offset + number * columns * width, columns * width);
+    return Float32Array.from({ length: columns }, (_, column) => READ[table.dtype](view, column * width));
+  }
+
+  /** One row of embeddings, unpacked where it is packed. */
+  embedding(id) {
+    const { tables, hidden_size: hidden } = this.manifest;
+    if (!tables.embedding_scales) return this.row("embeddings", id, hidden);
+    const groups = tables.embedding_scales.shape[1], scales = this.row("embedding_scales", id, groups);
+    const { file, offset, dtype, shape } = tables.embeddings, bytes = this.files.get(file);
+    const start = offset + id * shape[1];
+    return Float32Array.from({ length: hidden }, (_, column) => {
+      const scale = scales[Math.floor((column * groups) / hidden)];
+      if (dtype === "I8") return ((bytes[start + column] << 24) >> 24) * scale;
+      const pair = bytes[start + (column >> 1)];
+      return ((column % 2 ? pair >> 4 : pair & 15) - 8) * scale;
+    });
+  }
+
+  embed(ids, imageEmbeds) {
+    const { hidden_size: hidden, image_token_id: slot } = this.manifest;
+    const embeds = new Float32Array(ids.length * hidden);
+    let seen = 0;
+    ids.forEach((id, place) => {
+      const own = id === slot ? imageEmbeds.subarray(seen++ * hidden, seen * hidden) : this.embedding(id);
+      embeds.set(own, place * hidden);
+    });
+    return new this.ort.Tensor("float32", embeds, [1, ids.length, hidden]);
+  }
+
+  emptyCache() {
+    const { layers, heads, head_dim: width, names } = this.manifest.cache;
+    const nothing = () => new this.ort.Tensor("float32", new Float32Array(0), [1, heads, 0, width]);
+    const cache = Object.fromEntries(names.map((name) => [name, nothing()]));
+    for (let layer = 0; layer < layers && this.manifest.tables.prefix_0; layer++) {
+      const length = this.manifest.tables[`prefix_${layer}`].shape[2], size = heads * length * width;
+      const numbers = this.row(`prefix_${layer}`, 0, 2 * size);
+      ["key", "value"].forEach((part, half) => {
+        const own = numbers.slice(half * size, (half + 1) * size);
+        cache[`${part}_${layer}`] = new this.ort.Tensor("float32", own, [1, heads, length, width]);
+      });
+    }
+    return cache;
+  }
+
+  /** Logits behind the last of some tokens, and the longer cache. */
+  async step(embeds, positions, cache) {
+    const feeds = { inputs_embeds: embeds, position_ids: positions };
+    for (const [name, tensor] of Object.entries(cache)) feeds[`past_${name}`] = tensor;
+    const found = await this.decoder.run(feeds);
+    return [found.logits.data, Object.fromEntries(Object.keys(cache).map((name) => [name, found[`present_${name}`]]))];
+  }
+
+  /** A prompt's pieces, as the graph takes them, with their positions; and where each token behind it is. */
+  place(ids) {
+    const { positions } = this.manifest;
+    const tensor = (numbers, shape) => new this.ort.Tensor("int64", BigInt64Array.from(numbers.map(BigInt)), shape);
+    if (positions.kind === "count") {
+      return {
+        pieces: [[ids, tensor([...ids.keys()], [1, ids.length])]],
+        next: (number) => tensor([ids.length + number], [1, 1]),
+      };
+    }
+    const start = ids.indexOf(positions.start), prefix = ids.slice(0, start);
+    const blanks = positions.blanks.map((id) => prefix.indexOf(id)).filter((place) => place >= 0);
+    const blank = blanks.length ? blanks[0] : Math.max(start - 1, 0);
+    const at = (number) => tensor([blank, number - start + 1], [2, 1, 1]);
+    const pieces = start ? [[prefix, tensor([...prefix.keys(), ...prefix.map(() => 0)], [2, 1, start])]] : [];
+    ids.slice(start).forEach((id, index) => pieces.push([[id], at(start + index)]));
+    return { pieces, next: (number) => at(ids.length + number) };
+  }
+
+  /** Greedy ids of an answer, one by one; the end token is the last. */
+  async *answer(ids, imageEmbeds, room) {
+    const { pieces, next } = this.place(ids);
+    let cache = this.emptyCache(), logits;
+    for (const [piece, positions] of pieces) {
+      [logits, cache] = await this.step(this.embed(piece, imageEmbeds), positions, cache);
+    }
+    for (let number = 0; number < room; number++) {
+      const id = this.likeliest(logits);
+      yield id;
+      if (this.manifest.answers.end_ids.includes(id)) return;
+      [logits, cache] = await this.step(this.embed([id]), next(number), cache);
+    }
+  }
+
+  likeliest(logits) {
+    let best = -1;
+    for (let id = 0; id < logits.length; id++) {
+      if (id !== this.manifest.image_token_id && (best < 0 || logits[id] > logits[best])) best = id;
+    }
+    return best;
+  }
+}

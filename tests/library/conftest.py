@@ -1,0 +1,13 @@
+"""What is written in pictures is read where the extra `ocr` is installed; here nothing depends on that."""
+
+from __future__ import annotations
+
+import pytest
+
+from visglm.library import ocr
+
+
+@pytest.fixture(autouse=True)
+def without_ocr(monkeypatch):
+    monkeypatch.setattr(ocr, "can_read", lambda: False)
+    monkeypatch.setattr("visglm.library.readers.pdf.can_read", lambda: False)

@@ -1,0 +1,93 @@
+"""A model as ONNX graphs, for the player in `visglm.light` and for a page in a browser.
+
+What is written is a checkpoint in the native layout, which torch loads like any other, with three files more: two
+graphs, whose weights are the checkpoint's own, and `light.json`, which says everything else that an answer needs. So
+nothing is stored twice, and int4 is the same bits in both.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from ..adapters import HERE, Home, write_delta
+from ..checkpoint import AdapterSource, QuantizedSource, Source, open_source, realize, replacing, stored_dtype, write_as
+from ..checkpoint import save as save_checkpoint
+from ..errors import ConfigError, require
+from .graphs import trace_decoder, trace_vision
+from .manifest import describe
+from .weights import Weights, attach
+
+SCHEMES = ("int8", "int4")  # for which ONNX Runtime has products
+
+__all__ = ["SCHEMES", "add_graphs", "export"]
+
+
+def export(source: Source, folder: str | Path, quantize: str | None = None) -> None:
+    """Write what a checkpoint answers as a folder that `visglm.light` plays. Weights pass through one at a time.
+
+    LoRA, and whatever else fine-tuning changed in weights, becomes part of them; a P-Tuning prefix stays beside them
+    and is where the player's cache starts.
+
+    Args:
+        folder: to write; as with every checkpoint, it appears whole, and foreign files in it stay.
+        quantize: "int4" or "int8" for the text model; None as it is. Pictures are looked at in floating point.
+
+    Raises:
+        ConfigError: there is no such scheme for ONNX Runtime, or the adapter is of a kind that cannot be written.
+        CheckpointError: the source is broken, or the folder cannot be written.
+        MissingDependencyError: the extra "export" is not installed.
+    """
+    require("export", "onnx", "onnxscript")
+    if quantize is not None and quantize not in SCHEMES:
+        raise ConfigError(f"quantize must be one of {', '.join(SCHEMES)}, or None; got {quantize!r}.")
+    packed = source.config.quantization
+    if packed is not None and packed["scheme"] not in SCHEMES:
+        raise ConfigError(
+            f"{source.path} is quantized to {packed['scheme']}, for which ONNX Runtime has no product. Export the "
+            f"16-bit checkpoint with quantize={' or '.join(map(repr, SCHEMES))}."
+        )
+    delta = source.delta()
+    if delta is not None and "prefix" not in delta.by_kind():
+        with tempfile.TemporaryDirectory() as merged:
+            loaded = realize(source, device="cpu", dtype=stored_dtype(source))
+            loaded.adapters.merge()
+            save_checkpoint(loaded.adapters, loaded.processor, merged)
+            del loaded
+            export(open_source(merged), folder, quantize)
+        return
+    if delta is not None and len(delta.by_kind()) > 1:
+        raise ConfigError(
+            f"{source.path} is a P-Tuning prefix and {', '.join(sorted(set(delta.by_kind()) - {'prefix'}))} in one, "
+            "which cannot be merged, and has no form without torch. Fine-tune with one method."
+        )
+    base = source.base if isinstance(source, AdapterSource) else source
+    written = QuantizedSource(base, quantize) if quantize is not None else base
+    with replacing(folder) as partial:
+        write_as("native", written, partial)
+        if delta is not None:
+            quantization = written.config.quantization
+            write_delta(partial, replace(delta, base=Home(HERE), quantization=quantization))
+        write_graphs(written, partial)
+
+
+def add_graphs(folder: str | Path) -> None:
+    """Put graphs and manifest into a folder in the native layout, beside the weights that are in it.
+
+    Raises:
+        CheckpointError: the folder holds no such checkpoint.
+        MissingDependencyError: the extra "export" is not installed.
+    """
+    require("export", "onnx", "onnxscript")
+    write_graphs(open_source(folder), Path(folder))
+
+
+def write_graphs(source: Source, folder: Path) -> None:
+    weights = Weights(folder)
+    processor = source.processor()
+    if source.config.vision_config is not None:
+        size = processor.image_processor.size
+        attach(trace_vision(source.config, (size["height"], size["width"])), weights, folder / "vision.onnx")
+    attach(trace_decoder(source.config), weights, folder / "decoder.onnx")
+    describe(source, processor, weights, folder)

@@ -1,0 +1,147 @@
+"""Pieces of a document → the parts that are searched: neighbours of one section and page together, long ones apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from ..prompt import CHINESE
+from .pieces import Box, Line, Piece, union
+
+# Of a part; a Chinese character counts as two. What reads them has 512 tokens.
+MAX_WEIGHT = 1_000
+GLUE = "\n\n"  # between paragraphs; a single line break is the document's own, and ends no sentence
+ABBREVIATIONS = r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|vs|No|cf|al))(?<!\b(?:Mrs|etc|Fig|e\.g|i\.e|Inc|Ltd))"
+SENTENCE_END = re.compile(
+    rf"[。！？…]+[”’」』）\"]*|[!?]+[\"')\]”’]*(?=\s|{CHINESE}|\Z)|;(?=\n)|；(?=\n)"
+    rf"|{ABBREVIATIONS}\.+[\"')\]”’]*(?=\s+[\"'(\[“A-Z0-9]|\s*{CHINESE}|\s*\Z)"
+    r"|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•·]|\d+[.)、])[ \t]|\||```)"
+    r"|(?<=```)\n"
+)
+WIDE = re.compile(CHINESE + r"|[\u3000-\u303f\uff00-\uffef\u3040-\u30ff\uac00-\ud7af]")
+JOINED = re.compile(rf"(?<={CHINESE})\s*\n\s*(?={CHINESE})|(?<=[，。、；：！？])\s*\n\s*|\s*\n\s*(?=[，。、；：！？])")
+MAX_SENTENCE = 400  # weight above which a sentence without an end is cut at a comma or a space
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a document that is found as one.
+
+    Args:
+        text: as it stands there; paragraphs are parted by an empty line.
+        page, heading: as of `Piece`.
+        start, end: in the text of the document, in characters.
+        lines: where its lines stand on the page.
+        image: of a picture.
+    """
+
+    text: str
+    page: int | None = None
+    heading: str = ""
+    start: int = 0
+    end: int = 0
+    lines: tuple[Line, ...] = ()
+    image: Image.Image | None = field(default=None, compare=False)
+
+    @property
+    def box(self) -> Box | None:
+        """Around all of it."""
+        return union([box for *_, box in self.lines])
+
+
+def weight(text: str) -> int:
+    """Length in which a Chinese character counts as two."""
+    return len(text) + len(WIDE.findall(text))
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of a text begin and end, in both languages; blanks around them belong to none."""
+    begun = 0
+    for end in [*(match.end() for match in SENTENCE_END.finditer(text)), len(text)]:
+        part = text[begun:end]
+        if part.strip():
+            start = begun + len(part) - len(part.lstrip())
+            yield from _short(text, start, begun + len(part.rstrip()))
+        begun = end
+
+
+def _short(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A sentence of reasonable length; what has no end (a list, a table) is cut where it may be."""
+    while weight(text[start:end]) > MAX_SENTENCE:
+        places = [match.end() for match in re.finditer(r"[，,;；、\n ]", text[start:end])]
+        fitting = [place for place in places if weight(text[start : start + place]) <= MAX_SENTENCE]
+        cut = start + (fitting[-1] if fitting else MAX_SENTENCE // 2)
+        if text[start:cut].strip():
+            yield start, start + len(text[start:cut].rstrip())
+        start = cut
+    if text[start:end].strip():
+        yield start, end
+
+
+def in_one_line(text: str) -> str:
+    """Text as a person would write it in one line: breaks inside of Chinese vanish, others become a space."""
+    return " ".join(JOINED.sub("", text).split())
+
+
+def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
+    """Join neighbours of one section and one page up to the size that is read well, and part what is longer."""
+    waiting: list[tuple[int, Piece]] = []
+    place = 0
+    for piece in pieces:
+        start = place if piece.start is None else piece.start
+        place = start + len(piece.text) + len(GLUE)
+        if piece.image is not None:
+            yield Chunk(piece.text, piece.page, piece.heading, start, start + len(piece.text), piece.lines, piece.image)
+            continue
+        if not piece.text.strip():
+            continue
+        if waiting and not _goes_on(waiting, piece):
+            yield _join(waiting)
+            waiting = []
+        if weight(piece.text) > MAX_WEIGHT:
+            yield from _part(piece, start)
+        else:
+            waiting.append((start, piece))
+    if waiting:
+        yield _join(waiting)
+
+
+def _goes_on(waiting: list[tuple[int, Piece]], piece: Piece) -> bool:
+    last = waiting[-1][1]
+    if (last.page, last.heading) != (piece.page, piece.heading):
+        return False
+    return sum(weight(other.text) for _, other in waiting) + weight(piece.text) <= MAX_WEIGHT
+
+
+def _join(waiting: list[tuple[int, Piece]]) -> Chunk:
+    text, lines = "", []
+    for _, piece in waiting:
+        text += GLUE if text else ""
+        lines += [(start + len(text), end + len(text), box) for start, end, box in piece.lines]
+        text += piece.text
+    (start, first), (last_start, last) = waiting[0], waiting[-1]
+    return Chunk(text, first.page, first.heading, start, last_start + len(last.text), tuple(lines))
+
+
+def _part(piece: Piece, place: int) -> Iterator[Chunk]:
+    """Groups of whole sentences."""
+    group: tuple[int, int] | None = None
+    for start, end in sentences(piece.text):
+        if group is not None and weight(piece.text[group[0] : end]) > MAX_WEIGHT:
+            yield _cut(piece, place, *group)
+            group = None
+        group = (start if group is None else group[0], end)
+    if group is not None:
+        yield _cut(piece, place, *group)
+
+
+def _cut(piece: Piece, place: int, begun: int, ended: int) -> Chunk:
+    lines = tuple(
+        (max(first, begun) - begun, min(last, ended) - begun, box)
+        for first, last, box in piece.lines
+        if first < ended and last > begun
+    )
+    return Chunk(piece.text[begun:ended], piece.page, piece.heading, place + begun, place + ended, lines)

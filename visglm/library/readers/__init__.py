@@ -1,0 +1,82 @@
+"""A document's bytes → its pieces, by a table. Nothing in a document is fetched or executed, and no other file opened.
+
+A new kind is one function `(data, name, limits) -> Iterator[Piece]` and one row of `READERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import NamedTuple
+
+from ...errors import DocumentError, MissingDependencyError
+from ..pieces import LibraryLimits, Piece, within
+from .epub import read_epub
+from .mail import read_mail
+from .markup import read_html
+from .office import read_docx, read_pptx, read_xlsx
+from .pdf import read_pdf
+from .picture import read_picture
+from .text import read_csv, read_markdown, read_text
+
+__all__ = ["READERS", "Reader", "read", "reader_of"]
+
+Read = Callable[[bytes, str, LibraryLimits], Iterator[Piece]]
+
+
+class Reader(NamedTuple):
+    """A row of `READERS`."""
+
+    read: Read
+    suffixes: tuple[str, ...]
+
+
+READERS: dict[str, Reader] = {
+    "text": Reader(read_text, (".txt", ".text", ".log", ".rst")),
+    "markdown": Reader(read_markdown, (".md", ".markdown")),
+    "csv": Reader(read_csv, (".csv", ".tsv")),
+    "html": Reader(read_html, (".html", ".htm", ".xhtml")),
+    "pdf": Reader(read_pdf, (".pdf",)),
+    "docx": Reader(read_docx, (".docx",)),
+    "pptx": Reader(read_pptx, (".pptx",)),
+    "xlsx": Reader(read_xlsx, (".xlsx",)),
+    "epub": Reader(read_epub, (".epub",)),
+    "mail": Reader(read_mail, (".eml",)),
+    "picture": Reader(
+        read_picture, (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif")
+    ),
+}  # fmt: skip
+BY_SUFFIX = {suffix: name for name, reader in READERS.items() for suffix in reader.suffixes}
+
+
+def reader_of(name: str) -> str | None:
+    """The row of `READERS` that a file of this name is read by; None where there is none."""
+    return BY_SUFFIX.get(PurePath(name).suffix.lower())
+
+
+def read(data: bytes, name: str, limits: LibraryLimits) -> list[Piece]:
+    """Everything in a document.
+
+    Args:
+        data: its bytes.
+        name: of the file; its ending chooses the reader.
+
+    Raises:
+        DocumentError: nobody reads such files, or this one is damaged, encrypted or larger than allowed. The message
+            does not name it.
+    """
+    kind = reader_of(name)
+    if kind is None:
+        raise DocumentError(f"files like this are not read. Those that are end in {', '.join(BY_SUFFIX)}.")
+    if not data:
+        raise DocumentError("it is empty.")
+    try:
+        return list(within(READERS[kind].read(data, name, limits), limits))
+    except (DocumentError, MissingDependencyError):
+        raise
+    except (RecursionError, MemoryError) as error:
+        raise DocumentError(
+            f"it is nested too deeply, or unpacks to more than fits ({type(error).__name__})."
+        ) from None
+    except Exception as error:  # parsers meet a damaged file with any error there is
+        raise DocumentError(f"it is damaged, or no {kind} ({type(error).__name__}). Get a complete copy.") from None

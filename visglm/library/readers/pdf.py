@@ -1,0 +1,207 @@
+"""PDF: paragraphs whose lines keep their boxes, pictures, and pages that are scans."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ...errors import DocumentError, ImageError, require
+from ...pictures import load_image
+from ..ocr import can_read, read_lines
+from ..pieces import Box, LibraryLimits, Line, Piece, check_size, union
+
+PDFIUM = threading.Lock()  # it is not made for several threads
+SCAN_PIXELS = 2_000  # of the longer side of a page that is read by OCR
+SMALLEST_PICTURE = 48  # pixels a side; below are rules and bullets
+MAX_CHARACTERS = 200_000  # of one page
+WIDE_GAP = 1.6  # between lines, in the usual distance of this page: a new paragraph
+ENDS = "。！？!?.:：；;"
+PASSWORD = 4  # of PDFium's error codes
+SOFT_HYPHEN = {"\x02", "\xad"}
+
+
+@dataclass
+class Row:
+    """One line as it is printed, in points from the lower left corner."""
+
+    text: str
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+def read_pdf(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
+    """Page by page; the outline gives the headings. Forms, scripts and attachments are not looked at."""
+    with PDFIUM:
+        yield from list(_read(data, limits))
+
+
+def _read(data: bytes, limits: LibraryLimits) -> Iterator[Piece]:
+    pdfium = require("library", "pypdfium2")
+    try:
+        document = pdfium.PdfDocument(data)
+    except pdfium.PdfiumError as error:
+        if getattr(error, "err_code", None) == PASSWORD or "password" in str(error).lower():
+            raise DocumentError("it is encrypted. Save it without a password.") from None
+        raise DocumentError("it is damaged, or no PDF. Get a complete copy.") from None
+    try:
+        check_size(len(document), limits.max_pages, "pages")
+        outline = _outline(document)
+        unread = characters = 0
+        for number in range(1, len(document) + 1):
+            page = document[number - 1]
+            heading = next((title for first, title in reversed(outline) if first <= number), "")
+            found = list(_page(pdfium, page, number, heading, limits))
+            is_blank = not any(piece.text for piece in found)
+            if is_blank and any(piece.image for piece in found):
+                found += _scan(page, number, heading)
+                unread += not can_read()
+            page.close()
+            characters += sum(len(piece.text) for piece in found)
+            yield from found
+        if unread and not characters:
+            raise DocumentError(
+                f'its {unread} pages are pictures of text. To read them: pip install "visglm[ocr]", then add it again.'
+            )
+    finally:
+        document.close()
+
+
+def _outline(document: Any) -> list[tuple[int, str]]:
+    """Pages and the title that begins there, in the order of pages."""
+    found = []
+    try:
+        for entry in document.get_toc():
+            target = entry.get_dest()
+            index = target.get_index() if target is not None else None
+            if index is not None and (title := " ".join(entry.get_title().split())):
+                found.append((index + 1, title))
+    except Exception:  # one that is damaged leads nowhere, and the text is what counts
+        return []
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _page(pdfium: Any, page: Any, number: int, heading: str, limits: LibraryLimits) -> Iterator[Piece]:
+    left, bottom, right, top = page.get_cropbox()
+    width, height = right - left, top - bottom
+    if width <= 0 or height <= 0:
+        return
+
+    def place(row: Row) -> Box:
+        corners = (
+            (row.left - left) / width, (top - row.top) / height, (row.right - left) / width, (top - row.bottom) / height
+        )  # fmt: skip
+        a, b, c, d = (min(max(corner, 0.0), 1.0) for corner in corners)
+        return turned((a, b, c, d), page.get_rotation())
+
+    for paragraph in _paragraphs(_rows(pdfium, page)):
+        text, lines = "", []
+        for row in paragraph:
+            text += "\n" if text else ""
+            lines.append((len(text), len(text) + len(row.text), place(row)))
+            text += row.text
+        yield Piece(text, number, heading, tuple(lines))
+    yield from _pictures(pdfium, page, number, heading, limits, place)
+
+
+def turned(box: Box, degrees: int) -> Box:
+    """A box as it stands once the page is turned clockwise, as its viewers show it."""
+    left, top, right, bottom = box
+    for _ in range(degrees // 90 % 4):
+        left, top, right, bottom = 1 - bottom, left, 1 - top, right
+    return (left, top, right, bottom)
+
+
+def _rows(pdfium: Any, page: Any) -> list[Row]:
+    textpage = page.get_textpage()
+    raw = pdfium.raw
+    try:
+        count = textpage.count_chars()
+        check_size(count, MAX_CHARACTERS, "characters on one page")
+        rows: list[Row] = []
+        letters: list[str] = []
+        boxes: list[Box] = []
+        for index in range(count):
+            code = raw.FPDFText_GetUnicode(textpage, index)
+            letter = chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
+            if 0xD800 <= code < 0xDC00:  # half of a character beyond the first plane; the other half follows
+                low = raw.FPDFText_GetUnicode(textpage, index + 1) if index + 1 < count else 0
+                letter = chr(0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)) if 0xDC00 <= low < 0xE000 else ""
+            box = textpage.get_charbox(index, loose=True) if letter.strip() else None
+            is_below = box and boxes and (box[3] < boxes[-1][1] or box[1] > boxes[-1][3])
+            if letter in "\r\n" or is_below:
+                _end_row(rows, letters, boxes)
+            if letter in SOFT_HYPHEN:
+                letter = "-"
+            if letter and letter not in "\r\n\0":
+                letters.append(letter)
+                if box:
+                    boxes.append(box)
+        _end_row(rows, letters, boxes)
+        return rows
+    finally:
+        textpage.close()
+
+
+def _end_row(rows: list[Row], letters: list[str], boxes: list[Box]) -> None:
+    text = "".join(letters).strip()
+    around = union(boxes)
+    if text and around:
+        rows.append(Row(text, *around))
+    letters.clear()
+    boxes.clear()
+
+
+def _paragraphs(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows that run on are one: no wide gap, no jump up or aside, and none that was cut short behind its last stop."""
+    gaps = [one.top - other.top for one, other in zip(rows, rows[1:], strict=False) if one.top > other.top]
+    usual = median(gaps) if gaps else 0.0
+    paragraph: list[Row] = []
+    for row in rows:
+        if paragraph:
+            last = paragraph[-1]
+            step, height = last.top - row.top, max(last.top - last.bottom, 1.0)
+            right = max(other.right for other in paragraph)
+            ended = last.text[-1] in ENDS and last.right < right - 1.5 * height
+            apart = step > max(WIDE_GAP * usual, 2.5 * height) or step < 0.3 * height
+            other_size = not 0.8 < (row.top - row.bottom) / height < 1.25
+            aside = row.left > right or row.right < min(other.left for other in paragraph)
+            if ended or apart or other_size or aside:
+                yield paragraph
+                paragraph = []
+        paragraph.append(row)
+    if paragraph:
+        yield paragraph
+
+
+def _pictures(pdfium: Any, page: Any, number: int, heading: str, limits: LibraryLimits, place: Any) -> Iterator[Piece]:
+    found = 0
+    for item in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE], max_depth=3):
+        found += 1
+        if found > limits.max_pictures:
+            return
+        try:
+            width, height = item.get_px_size()
+            if min(width, height) < SMALLEST_PICTURE or width * height > limits.images.max_pixels:
+                continue
+            left, bottom, right, top = item.get_bounds()
+            image = load_image(item.get_bitmap().to_pil(), limits=limits.images)
+        except (pdfium.PdfiumError, ImageError, ValueError):  # the text counts, and other pictures
+            continue
+        yield Piece("", number, heading, ((0, 0, place(Row("", left, bottom, right, top))),), image)
+
+
+def _scan(page: Any, number: int, heading: str) -> list[Piece]:
+    """What a page says that has pictures and no text, if there is somebody to read it."""
+    if not can_read():
+        return []
+    scale = SCAN_PIXELS / max(page.get_width(), page.get_height(), 1)
+    image = page.render(scale=scale).to_pil().convert("RGB")
+    return [Piece(piece.text, number, heading, piece.lines) for piece in read_lines(image)]
+
+
+__all__ = ["Line", "read_pdf", "turned"]

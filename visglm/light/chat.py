@@ -1,0 +1,194 @@
+"""`VisGLM` without torch: a folder that `visglm export` wrote, and the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import request
+from ..errors import PromptError, VisGLMError
+from ..pictures import DEFAULT_LIMITS, ImageLimits, load_images
+from ..reply import History, Reply
+from ..sampling import Sampling
+from ..settings import Rule, check_call
+from ..stream import ReplyStream
+from ..tokenizers import load_plain
+from .answer import Answer, Asker
+from .manifest import Manifest
+from .network import Network
+
+EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
+RULES: Mapping[str, Rule] = {
+    "folder": Rule(Path, optional=True),
+    "allow_urls": Rule(bool),
+    "image_limits": Rule(ImageLimits, optional=True),
+}
+Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
+
+
+class VisGLM:
+    """Chat about pictures in Chinese and English, with NumPy and ONNX Runtime in place of torch.
+
+    Use `VisGLM.from_pretrained()`. Calls, settings, limits and errors are those of `visglm.VisGLM`, and so are greedy
+    answers; what is drawn by a `seed` comes again here, but is not what torch would draw by it. Threads may share one.
+
+    Args:
+        manifest: what the model's folder says of itself.
+        allow_urls: fetch pictures named by a URL; public addresses only.
+        image_limits: how much one picture may cost.
+    """
+
+    def __init__(self, manifest: Manifest, *, allow_urls: bool = False, image_limits: ImageLimits = DEFAULT_LIMITS):
+        self.manifest = manifest
+        self.allow_urls = allow_urls
+        self.image_limits = image_limits
+        self.tokenizer = load_plain(manifest.folder / manifest.tokenizer["file"], manifest.tokenizer)
+        self.network = Network(manifest)
+        self._asker = Asker(self.network, self.tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        allow_urls: bool = False,
+        image_limits: ImageLimits | None = None,
+    ) -> VisGLM:
+        """Load a model that `visglm export` wrote.
+
+        Args:
+            folder: where it is; None for the embedded visglm-tiny.
+            allow_urls: fetch pictures named by a URL; public addresses only.
+            image_limits: how much one picture may cost; None for what is usual.
+
+        Raises:
+            CheckpointError: there is no exported model, or it is damaged: every file is compared with its hash.
+        """
+        check_call(RULES, folder=folder, allow_urls=allow_urls, image_limits=image_limits)
+        path = EMBEDDED_MODEL if folder is None else Path(folder).expanduser()
+        return cls(Manifest(path), allow_urls=allow_urls, image_limits=image_limits or DEFAULT_LIMITS)
+
+    def __repr__(self) -> str:
+        bits = self.manifest.scheme or "float32"
+        return f"VisGLM({self.manifest.folder.name}: {bits} on ONNX Runtime)"
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self.manifest.text_config.max_position_embeddings
+
+    def chat(
+        self,
+        images: Any,
+        prompt: str,
+        history: Past = None,
+        *,
+        language: str = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_new_tokens: int = 0,
+        seed: int | None = None,
+        n: int = 1,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        choices: Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
+        logit_bias: Mapping[int, float] | None = None,
+    ) -> Reply:
+        """Answer one question: arguments and errors as of `visglm.VisGLM.chat`."""
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
+        )  # fmt: skip
+        return self._ask(self._compose(images, prompt, history, language, sampling), sampling).reply()
+
+    def stream_chat(
+        self,
+        images: Any,
+        prompt: str,
+        history: Past = None,
+        *,
+        language: str = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_new_tokens: int = 0,
+        seed: int | None = None,
+        logprobs: int = 0,
+        stop: str | Sequence[str] = (),
+        json_schema: Mapping[str, Any] | str = "",
+        regex: str = "",
+        logit_bias: Mapping[int, float] | None = None,
+    ) -> ReplyStream:
+        """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`."""
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
+            stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
+        )  # fmt: skip
+        ready = self._compose(images, prompt, history, language, sampling)
+        return ReplyStream(lambda: self._ask(ready, sampling), self._asker.writer(sampling))
+
+    def batch(
+        self, requests: Iterable[Sequence[Any]], *, on_error: str = "raise", language: str = "auto", **settings: Any
+    ) -> list[Reply | VisGLMError]:
+        """Answer many questions, one after the other.
+
+        Args:
+            requests: `(images, prompt)` or `(images, prompt, history)` each, as `chat` takes them.
+            on_error: "raise" stops at the first bad request; "return" puts its error in its place.
+            settings: as the keyword arguments of `chat`.
+        """
+        check_call({"on_error": Rule(str, names=("raise", "return"))}, on_error=on_error)
+        Sampling.of(settings)
+        found: list[Reply | VisGLMError] = []
+        for images, prompt, *history in requests:
+            try:
+                found.append(self.chat(images, prompt, *history, language=language, **settings))
+            except VisGLMError as error:
+                if on_error == "raise":
+                    raise
+                found.append(error)
+        return found
+
+    def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
+        """Fill the blank in a text, as `visglm.VisGLM.fill`."""
+        if not isinstance(text, str):
+            raise PromptError(f"the text to fill must be a string with [MASK] or [gMASK] in it; got {text!r:.80}.")
+        if self.manifest.positions["kind"] != "two planes":
+            raise PromptError(
+                "this text model writes on from a text and cannot fill blanks in it. Ask with chat instead."
+            )
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        prompt = request.prepare_blank(text, max_new_tokens or 1, config=self.manifest, tokenizer=self.tokenizer)
+        return replace(self._ask(prompt, sampling).reply(), history=History())
+
+    def encode(self, images: Any) -> np.ndarray:
+        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
+        if self.manifest.pictures is None:
+            raise PromptError("this is a text-only model: it has no vision tower to look at a picture with.")
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        return self.network.look(self.network.pixels(pictures))
+
+    def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:
+        return request.prepare(
+            images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
+            config=self.manifest, tokenizer=self.tokenizer, to_pixels=self.network.pixels,
+            limits=self.image_limits, allow_urls=self.allow_urls, fingerprint=lambda: self.manifest.fingerprint,
+        )  # fmt: skip
+
+    def _ask(self, prompt: request.Prompt, sampling: Sampling) -> Answer:
+        return self._asker.ask(prompt, sampling)

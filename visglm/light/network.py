@@ -1,0 +1,226 @@
+"""The graphs of an exported model at work: pictures to visual tokens, ids to logits, a cache that grows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import CheckpointError, require
+from ..untrusted import DamagedFile
+from .graph import locations
+from .manifest import NEXT_STEP, Manifest
+
+MOST_PICTURES = 64  # that are remembered as visual tokens
+Cache = list[Any]  # per layer keys and values `[1, heads, positions, head_dim]`, as ONNX Runtime's values
+
+
+class Network:
+    """What torch's network is elsewhere. Threads may use it at the same time: nothing in it changes.
+
+    Args:
+        manifest: of the folder.
+
+    Raises:
+        CheckpointError: a graph is damaged, does not fit the manifest, or would read files that are none of its own.
+    """
+
+    def __init__(self, manifest: Manifest):
+        self.manifest = manifest
+        self._value = require("light", "onnxruntime").OrtValue.ortvalue_from_numpy
+        for name in manifest.graphs:  # before any is opened
+            check_locations(manifest, name)
+        self._vision: Any = None  # opened for the first picture: convolutions take longest to get ready
+        self._opening = threading.Lock()
+        self._decoder = open_graph(manifest, "decoder")
+        self._seen: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._tables = {name: table.open() for name, table in manifest.tables.items()}
+        layers = manifest.cache_shape[0]
+        names = [f"{part}_{number}" for number in range(layers) for part in ("key", "value")]
+        self._past = [f"past_{name}" for name in names]
+        self._outputs = ["logits", *(f"present_{name}" for name in names)]
+        heads, width = manifest.cache_shape[1:]
+        hidden = manifest.text_config.hidden_size
+        cache = dict.fromkeys([*self._past, *self._outputs[1:]], [1, heads, None, width])
+        check_shapes(manifest, "decoder", self._decoder, {
+            "inputs_embeds": [1, None, hidden], "logits": [1, 1, manifest.vocab_size], "position_ids": None, **cache,
+        })  # fmt: skip
+
+    # --- pictures ---
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """`[num_images, 3, height, width]`, as the network takes them."""
+        settings = self.manifest.pictures
+        size = settings["width"], settings["height"]
+        mean, std = (np.array(settings[name], np.float32)[:, None, None] for name in ("mean", "std"))
+        found = []
+        for picture in pictures:
+            samples = np.asarray(picture.resize(size, settings["resample"]), np.float64)
+            scaled = (np.moveaxis(samples, -1, 0) * settings["rescale_factor"]).astype(np.float32)
+            found.append((scaled - mean) / std)
+        return np.stack(found)
+
+    def look(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Visual tokens `[num_images, num_query_tokens, hidden_size]`."""
+        with self._opening:
+            self._vision = self._vision or self._open_vision()
+        return np.concatenate([self._look_at(picture) for picture in pixel_values])
+
+    def _open_vision(self) -> Any:
+        manifest, settings = self.manifest, self.manifest.pictures
+        session = open_graph(manifest, "vision")
+        seen = [1, manifest.num_query_tokens, manifest.text_config.hidden_size]
+        pixels = [1, 3, settings["height"], settings["width"]]
+        check_shapes(manifest, "vision", session, {"pixel_values": pixels, "image_embeds": seen})
+        return session
+
+    def _look_at(self, picture: np.ndarray) -> np.ndarray:
+        """Of one, which is remembered for a while: the next question may be about it, too."""
+        key = hashlib.sha256(np.ascontiguousarray(picture).data).digest()
+        with self._opening:
+            if key in self._seen:
+                self._seen.move_to_end(key)
+                return self._seen[key]
+        (seen,) = self._vision.run(["image_embeds"], {"pixel_values": picture[None]})
+        with self._opening:
+            self._seen[key] = seen
+            while len(self._seen) > MOST_PICTURES:
+                self._seen.popitem(last=False)
+        return seen
+
+    # --- words ---
+
+    def embed(self, ids: Sequence[int], image_embeds: np.ndarray | None = None) -> np.ndarray:
+        """`[1, length, hidden_size]`, with visual tokens at the image slots in order of appearance."""
+        manifest, rows = self.manifest, np.asarray(ids)
+        table, scales = manifest.tables["embeddings"], manifest.tables.get("embedding_scales")
+        numbers = self._tables["embeddings"][rows]
+        if scales is not None:
+            steps = numbers.astype(np.float32)
+            if table.dtype == "U8":  # two to a byte, the even column in the low half; 8 stands for 0
+                steps = np.stack([numbers & 15, numbers >> 4], -1).reshape(len(rows), -1).astype(np.float32) - 8
+            wide = scales.widen(self._tables["embedding_scales"][rows])
+            embeds = (steps.reshape(*wide.shape, -1) * wide[..., None]).reshape(len(rows), -1)
+        else:
+            embeds = table.widen(numbers)
+        if image_embeds is not None:
+            embeds[rows == manifest.image_token_id] = image_embeds.reshape(-1, embeds.shape[-1])
+        return embeds[None]
+
+    def empty_cache(self) -> Cache:
+        """Where every answer starts: nothing, or the prefix that fine-tuning has put there."""
+        layers, heads, width = self.manifest.cache_shape
+        if "prefix_0" not in self.manifest.tables:
+            nothing = self._value(np.zeros((1, heads, 0, width), np.float32))
+            return [nothing] * (2 * layers)
+        found = []
+        for number in range(layers):
+            name = f"prefix_{number}"
+            pair = self.manifest.tables[name].widen(self._tables[name])
+            found += [self._value(np.ascontiguousarray(part[None])) for part in pair]
+        return found
+
+    def step(self, embeds: np.ndarray, positions: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
+        """Logits `[vocabulary]` behind the last of these tokens, and the longer cache; the shorter stays as it is."""
+        feeds = dict(zip(self._past, cache, strict=True))
+        feeds["inputs_embeds"] = self._value(embeds)
+        feeds["position_ids"] = self._value(positions)
+        logits, *longer = self._decoder.run_with_ort_values(self._outputs, feeds)
+        return logits.numpy()[0, -1], longer
+
+
+class Place:
+    """Where in its context an answer is, in the terms of the model's family.
+
+    Args:
+        positions: of the manifest. ids: of the prompt.
+    """
+
+    def __init__(self, positions: dict[str, Any], ids: Sequence[int]):
+        self._ids = list(ids)
+        self._planes = positions["kind"] == "two planes"
+        self._next = len(self._ids)
+        if self._planes:
+            start = self._ids.index(positions["start"])
+            prefix = self._ids[:start]
+            # [gMASK] wins over a [MASK] inside the text, and the first of its kind; without either, the last token.
+            blanks = [prefix.index(id_) for id_ in positions["blanks"] if id_ in prefix]
+            self._blank, self._start = (blanks or [max(start - 1, 0)])[0], start
+
+    def pieces(self) -> list[tuple[list[int], np.ndarray]]:
+        """The prompt as the graph takes it, piece by piece, with positions `[planes, 1, length]` or `[1, length]`.
+
+        What a prefix-LM reads both ways is one piece; behind it, every token sees only what came before.
+        """
+        if not self._planes:
+            return [(self._ids, np.arange(len(self._ids))[None])]
+        index = np.arange(self._start)
+        found = [(self._ids[: self._start], np.stack([index, np.zeros_like(index)])[:, None])] if self._start else []
+        for number in range(self._start, len(self._ids)):
+            found.append(([self._ids[number]], self._at(number)))
+        return found
+
+    def go_on(self) -> np.ndarray:
+        """The position of the next token."""
+        self._next += 1
+        return self._at(self._next - 1)
+
+    def _at(self, number: int) -> np.ndarray:
+        if not self._planes:
+            return np.array([[number]])
+        return np.array([[[self._blank]], [[number - self._start + 1]]])
+
+
+def check_locations(manifest: Manifest, name: str) -> None:
+    """Raise `CheckpointError` where a graph would read files whose hashes nobody has compared."""
+    path = manifest.graphs[name]
+    try:
+        if foreign := locations(path) - manifest.files:
+            raise DamagedFile(f"file {path.name}: it takes weights from {', '.join(sorted(foreign))[:200]}")
+    except DamagedFile as error:
+        raise CheckpointError(manifest.folder, [str(error)], NEXT_STEP) from error
+
+
+def open_graph(manifest: Manifest, name: str) -> Any:
+    """A session of ONNX Runtime."""
+    path = manifest.graphs[name]
+    runtime = require("light", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    # By itself it takes all cores that there are, even where this process has one of them. And threads that wait by
+    # spinning keep others from the cores.
+    options.intra_op_num_threads = usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    problem: Exception | None = None
+    # Where somebody in this process has set up threads for all sessions, as packed weights of torch's do, it refuses to
+    # make a session's own, and there is no way to ask beforehand.
+    for has_own_threads in (True, False):
+        options.use_per_session_threads = has_own_threads
+        try:
+            # Without its own way back, which prints on stdout.
+            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        except Exception as error:  # the library has a dozen types for graphs that make no sense
+            problem = problem or error
+    line = str(problem).splitlines()[0][:200]
+    raise CheckpointError(
+        manifest.folder, [f"file {path.name}: no graph that can be used ({line})"], NEXT_STEP
+    ) from problem
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_shapes(manifest: Manifest, name: str, session: Any, wanted: dict[str, list[int | None] | None]) -> None:
+    """Raise `CheckpointError` where a graph takes or gives anything else than the manifest says; None is any size."""
+    ends = [*session.get_inputs(), *session.get_outputs()]
+    found = {end.name: [size if isinstance(size, int) else None for size in end.shape] for end in ends}
+    if found.keys() != wanted.keys() or any(shape not in (None, found[end]) for end, shape in wanted.items()):
+        raise CheckpointError(manifest.folder, [f"the graph {name} is another model's"], NEXT_STEP)
