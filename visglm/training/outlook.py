@@ -17,9 +17,12 @@ class Outlook:
     """A run that nobody has started.
 
     Args:
-        method: of `METHODS`. towers: the parts of the network that learn, of `TOWERS`.
-        num_weights: numbers that learn. share: of all that the network has, 0 to 1, or more.
-        num_steps: optimizer steps. is_most: whether the run may end before them, when everything is learnt.
+        method: of `METHODS`.
+        towers: the parts of the network that learn, of `TOWERS`.
+        num_weights: numbers that learn.
+        share: those of all that the network has, 0 to 1, or more.
+        num_steps: optimizer steps.
+        is_most: whether the run may end before them, when everything is learnt.
         num_general: examples of what the model knows, mixed into those of an epoch.
     """
 
