@@ -139,7 +139,7 @@ def test_no_code_runs_and_nothing_is_fetched(tmp_path):
 
 
 # What reads its files itself, configurations among it; everything else goes through the one helper.
-OWN = re.compile(r"VisGLM|VisGLMConfig|cls")
+OWN = re.compile(r"(light\.)?VisGLM|VisGLMConfig|cls")
 
 
 def test_every_call_into_transformers_refuses_code():

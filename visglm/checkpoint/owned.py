@@ -78,6 +78,9 @@ SPEAKERS: dict[str, Speaker] = {
             "tokenizer.model" if fields["tokenizer_class"] == "ChatGLM2Tokenizer" else "ice_text.model"
         ],
     ),
+    "light.json": Speaker(
+        lambda fields: {"format", "graphs"} <= fields.keys(), lambda folder, fields: ["vision.onnx", "decoder.onnx"]
+    ),
     "generation_config.json": Speaker(lambda fields: "transformers_version" in fields, lambda folder, fields: ()),
 }
 
