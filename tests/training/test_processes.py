@@ -18,6 +18,7 @@ from .samples import captions, picture
 SETTINGS: dict[str, Any] = {
     "max_steps": 3, "every": 3, "num_workers": 0, "held_out": 0.2, "report_to": "none", "rank": 4, "dropout": 0.0,
     "learning_rate": 5e-3, "num_samples": 0, "accumulation": 1,
+    "replay": 0.0,  # of which one process alone learns by all that could be said
 }  # fmt: skip
 # How accelerate launch hands its configuration on, see finetune/fsdp2.accelerate.yaml.
 KINDS = {

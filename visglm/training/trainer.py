@@ -168,6 +168,7 @@ class VisGLMTrainer(Trainer):
             if bool((inputs["labels"] != IGNORE_INDEX).any()):
                 self.check_loss(loss, where, training=False)
             return (loss, outputs) if return_outputs else loss
+        # Several processes expect one pass through the model for each backward pass; there, the words are learnt.
         if any(is_own) and self.part.can_be_weighed and self.args.world_size == 1:
             outputs = self.compare_with_base(model, inputs, is_own, num_items_in_batch)
         else:
