@@ -85,7 +85,7 @@ light: $(DEV)  ## build the wheel of visglm-light, which answers without torch, 
 	@$(VENV_PYTHON) .ci/light.py build/light
 
 test-light: $(DEV)  ## install visglm-light into an environment of its own, and ask it about a picture
-	@$(VENV_PYTHON) -m pytest tests/light tests/export -m "fresh or not fresh" --timeout 1800 -s
+	@$(VENV_PYTHON) -m pytest tests/light tests/export -m fresh --timeout 1800 -s
 
 constraints: $(DEV)  ## bring constraints.txt up to date with setup.cfg, keeping every version that still fits
 	@$(VENV_PYTHON) -m pip install --quiet uv
