@@ -593,11 +593,7 @@ class VisGLM:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
-        return self._asker.look(self._pixels(pictures))
-
-    def _pixels(self, pictures: Sequence[Any]) -> Tensor:
-        """`[num_images, 3, height, width]`, as the network takes them."""
-        return self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+        return self._asker.look(self.processor.pixels(pictures))
 
     def _compose(
         self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None,
@@ -608,7 +604,7 @@ class VisGLM:
         check_call(ADAPTER, adapter=adapter)
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, to_pixels=self._pixels,
+            config=self.model.config, tokenizer=self.tokenizer, to_pixels=self.processor.pixels,
             limits=self.image_limits, allow_urls=self.allow_urls,
             fingerprint=self._fingerprint if adapter is None else None, references=references,
         )  # fmt: skip

@@ -101,7 +101,7 @@ def explain(
             "Pass all of them in order, those of the history first."
         )
     row = render(turns, language=language, **processor.render_options)
-    pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(model.device)
+    pixel_values = processor.pixels(images).to(model.device)
     with torch.enable_grad():
         image_embeds, attentions = look(vision, pixel_values)
         try:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
@@ -75,6 +77,10 @@ class VisGLMProcessor(ProcessorMixin):
                     folder, problems, "Nothing was loaded. Make the files agree, or download the folder again, whole."
                 )
         return processor
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """`[num_images, 3, height, width]`, as the network takes pictures."""
+        return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
     @classmethod
     def of(cls, config: VisGLMConfig, tokenizer: Any, image_processor: Any = None) -> VisGLMProcessor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -218,3 +220,18 @@ def thumbnail_url(image: Image.Image, size: int = 256) -> str:
     thumbnail.thumbnail((size, size))
     thumbnail.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def shares_of(logprobs: Sequence[float]) -> list[float]:
+    """Each one's share of the probability of them all."""
+    largest = max(logprobs)
+    shares = [math.exp(logprob - largest) for logprob in logprobs]
+    return [share / sum(shares) for share in shares]
+
+
+def parse(text: str) -> Any:
+    """What JSON says; None where a stop cut it short."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -15,6 +15,11 @@ from .pictures import ImageLimits, load_images
 from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History
 
+OTHER_NETWORK = (
+    "the history is another network's, or was made before this one learnt or changed its adapter: the weights that "
+    "looked at its pictures are not those of this network. Show it the pictures again."
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -154,10 +159,7 @@ def check_source(history: History, config: Any, fingerprint: Callable[[], str] |
             f"{embeds.shape[2]}, this network's {expected[0]} of width {expected[1]}. Show this one the pictures again."
         )
     if history.source and fingerprint is not None and history.source != fingerprint():
-        raise PromptError(
-            "the history is another network's, or was made before this one learnt or changed its adapter: the weights "
-            "that looked at its pictures are not those of this network. Show it the pictures again."
-        )
+        raise PromptError(OTHER_NETWORK)
 
 
 def prepare_blank(text: str, max_new_tokens: int, *, config: Any, tokenizer: Any) -> Prompt:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import ConfigError
 from .settings import Rule, shorten
 
 LOWEST_TEMPERATURE = 0.01  # below, logits divided by it leave float32, and the answer is the likeliest one anyway
+DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
+RULED_OUT = -100.0  # as a bias: the token does not come
+# What leaves everything as it is, of the settings that narrow a choice.
+NEUTRAL = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+}  # fmt: skip
+# What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.
+OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 
 # Setting → what it may be. Out of range is an error, never a clamp.
 RULES: Mapping[str, Rule] = {
@@ -151,3 +159,16 @@ class Sampling:
     def draws(self) -> bool:
         """Whether chance has a part in the answer."""
         return self.temperature > 0
+
+    def room(self, context_length: int, num_prompt_tokens: int) -> int:
+        """Tokens that an answer may have."""
+        return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, context_length - num_prompt_tokens)
+
+    def numbered(self, number: int) -> Sampling:
+        """Those of an answer among several, from 0 on: each has a seed of its own, if any."""
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % 2**64)
+
+    def check_biases(self, vocab_size: int) -> None:
+        """Raise `ConfigError` for a token that the vocabulary does not have."""
+        if unknown := [token for token in dict(self.logit_bias) if token >= vocab_size]:
+            raise ConfigError(f"logit_bias names the token {unknown[0]}; this vocabulary has {vocab_size}, from 0 on.")

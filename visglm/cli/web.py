@@ -15,7 +15,6 @@ from ..errors import ConfigError, VisGLMError
 from .flags import show_status
 
 PAGE = Path(__file__).parents[2] / "demos" / "web"
-EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 STATIC = (
     *("index.html", "style.css", "app.js", "texts.js"),
@@ -46,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..light.chat import EMBEDDED_MODEL
     from ..light.manifest import Manifest
 
     if not PAGE.is_dir():

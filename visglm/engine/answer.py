@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,19 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from ..adapters import Adapters
 from ..errors import ConfigError, EngineError
 from ..model import VisGLMForConditionalGeneration
-from ..prompt import fit, render
-from ..reply import History, Reply, Timings, Usage
-from ..request import Prompt
-from ..sampling import Sampling
+from ..reply import History, Reply, Timings, Usage, parse, shares_of
+from ..request import Prompt, lay_out
+from ..sampling import OF_CHECKPOINT, Sampling
 from ..shapes import Shape, shape_of, vocabulary_of
 from ..writing import Writer
 from .choosing import Chooser, Dictated
 from .core import Engine
 from .task import Outcome, Request, Ticket
-
-DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
-# What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.
-OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 
 
 class Asker:
@@ -98,15 +91,14 @@ class Asker:
         """As many answers as are wanted, each by a seed of its own."""
         ids = prompt.rendered.input_ids
         context = self.network.config.text_config.max_position_embeddings
-        room = sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, context - len(ids))
+        room = sampling.room(context, len(ids))
         settings = self.network.generation_config
         also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
-        self._check_biases(sampling)
+        sampling.check_biases(self.network.config.text_config.vocab_size)
         shape, found = self._shape(sampling), []
         for number in range(sampling.n):
-            seed = None if sampling.seed is None else (sampling.seed + number) % 2**64
             chooser = Chooser(
-                replace(sampling, seed=seed), self.end_ids, ids, self.network.device, also, shape and shape.begin()
+                sampling.numbered(number), self.end_ids, ids, self.network.device, also, shape and shape.begin()
             )
             has_ended = self.writer(sampling).push if sampling.stop else None
             found.append(self._request(prompt, room, chooser, has_ended))
@@ -117,11 +109,9 @@ class Asker:
         found = []
         for choice in sampling.choices:
             turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=choice))
-            whole = render(
-                turns, tokenizer=self.tokenizer, style=self.style, language=prompt.language,
-                num_query_tokens=self.network.config.num_query_tokens,
-            )  # fmt: skip
-            fit(whole, self.network.config.text_config.max_position_embeddings)
+            whole = lay_out(
+                turns, language=prompt.language, max_new_tokens=0, config=self.network.config, tokenizer=self.tokenizer
+            )
             answer = whole.input_ids[len(prompt.rendered.input_ids) :]
             chooser = Dictated(answer, sampling, self.network.device)
             found.append(self._request(prompt, len(answer), chooser))
@@ -141,11 +131,6 @@ class Asker:
             pixel_values=prompt.pixel_values, source=prompt.source,
             has_ended=has_ended,
         )  # fmt: skip
-
-    def _check_biases(self, sampling: Sampling) -> None:
-        size = self.network.config.text_config.vocab_size
-        if unknown := [token for token in dict(sampling.logit_bias) if token >= size]:
-            raise ConfigError(f"logit_bias names the token {unknown[0]}; this vocabulary has {size}, from 0 on.")
 
 
 def check_adapter(name: Any, names: Sequence[str]) -> None:
@@ -199,11 +184,9 @@ class Answer:
     def _likeliest(self, outcomes: Sequence[Outcome]) -> Reply:
         """The choice that the model would write most likely, with every one's share of the probability of them all."""
         scores = [sum(token.logprob for token in outcome.tokens) for outcome in outcomes]
-        largest = max(scores)
-        shares = [math.exp(score - largest) for score in scores]
-        best = scores.index(largest)
+        best = scores.index(max(scores))
         reply = self._reply(outcomes[best], self._sampling.choices[best])
-        told = {choice: share / sum(shares) for choice, share in zip(self._sampling.choices, shares, strict=True)}
+        told = dict(zip(self._sampling.choices, shares_of(scores), strict=True))
         return replace(reply, finish_reason="stop", scores=told)
 
     def _reply(self, outcome: Outcome, text: str) -> Reply:
@@ -223,11 +206,3 @@ class Answer:
             alternatives=tuple(token.alternatives for token in tokens),
             parsed=parse(text) if self._sampling.json_schema and outcome.finish_reason == "stop" else None,
         )
-
-
-def parse(text: str) -> Any:
-    """What JSON says; None where a stop cut it short."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..sampling import Sampling
+from ..sampling import NEUTRAL, RULED_OUT, Sampling
 
 # Setting, in the order that they have a say → what it makes of its value. `WARPERS` shape the draw, and have no say
 # where the likeliest token is taken.
@@ -33,13 +33,6 @@ WARPERS: Mapping[str, Maker] = {
     "top_p": lambda value: TopPLogitsWarper(value),
     "min_p": lambda value: MinPLogitsWarper(value),
 }
-# What leaves everything as it is.
-NEUTRAL = {
-    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-}  # fmt: skip
-
-
-RULED_OUT = -100.0  # as a bias: the token does not come
 
 
 class Chooser:

@@ -14,6 +14,7 @@ from ..errors import EngineError, PromptError
 from ..identity import Fingerprint
 from ..model import VisGLMForConditionalGeneration
 from ..quant.products import rounds_alike, without_contention
+from ..request import OTHER_NETWORK
 from .cache import SlotCache
 from .lookup import Lookup
 from .pictures import Looker
@@ -356,12 +357,6 @@ class Loop:
     def _see_off(self, over: Sequence[int]) -> None:
         for row in reversed(over):
             self._leave(row)
-
-
-OTHER_NETWORK = (
-    "the history is another network's, or was made before this one learnt or changed its adapter: the weights that "
-    "looked at its pictures are not those of this network. Show it the pictures again."
-)
 
 
 def step_error(error: BaseException) -> EngineError:

@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from .. import checkpoint, request
 from ..engine import Asker, engine_of
@@ -47,7 +46,7 @@ class Eyes:
         found = []
         for start in range(0, len(images), TOGETHER):
             some = list(images[start : start + TOGETHER])
-            found.append(self._asker.look(self._pixels(some)).float().mean(dim=1).cpu().numpy())
+            found.append(self._asker.look(self.processor.pixels(some)).float().mean(dim=1).cpu().numpy())
         means = np.concatenate(found) if found else np.zeros((0, self.size), np.float32)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
 
@@ -63,13 +62,10 @@ class Eyes:
         engine = engine_of(self.model)
         return request.prepare(
             image, QUESTIONS[language], None, language=language, max_new_tokens=MAX_WORDS, config=self.model.config,
-            tokenizer=self.processor.tokenizer, to_pixels=self._pixels, limits=self.processor.image_processor.limits,
-            allow_urls=False, fingerprint=lambda: engine.fingerprint(self.model),
+            tokenizer=self.processor.tokenizer, to_pixels=self.processor.pixels,
+            limits=self.processor.image_processor.limits, allow_urls=False,
+            fingerprint=lambda: engine.fingerprint(self.model),
         )  # fmt: skip
-
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """`[num_images, 3, height, width]`, as the network takes them."""
-        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
 
 @cache

@@ -3,7 +3,6 @@ together."""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -120,11 +119,6 @@ def pattern(name: str) -> str:
     """A pattern of a shell as a regular expression that holds of the end of a path, from a slash on."""
     parts = [".*" if letter == "*" else "." if letter == "?" else re.escape(letter) for letter in name]
     return f"(^|/){''.join(parts)}$"
-
-
-def matches(name: str, source: str) -> bool:
-    """Whether `pattern` holds, in Python."""
-    return fnmatch.fnmatch(source, name) or fnmatch.fnmatch(source, f"*/{name}")
 
 
 def by_text(

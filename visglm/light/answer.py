@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -11,19 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..prompt import fit, render
-from ..reply import History, Reply, Timings, Usage
-from ..request import Prompt
-from ..sampling import Sampling
+from ..reply import History, Reply, Timings, Usage, parse, shares_of
+from ..request import Prompt, lay_out
+from ..sampling import OF_CHECKPOINT, Sampling
 from ..shapes import Shape, shape_of, vocabulary_of
 from ..tokenizers import PlainTokenizer
 from ..writing import Writer
 from .choosing import NEVER, Chooser
 from .network import Network, Place
-
-DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
-OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")  # what its own settings may say beyond `Sampling`
 
 
 class Token(NamedTuple):
@@ -58,8 +52,7 @@ class Asker:
             ConfigError: a setting does not go with this model.
         """
         size = self.manifest.vocab_size
-        if unknown := [token for token in dict(sampling.logit_bias) if token >= size]:
-            raise ConfigError(f"logit_bias names the token {unknown[0]}; this vocabulary has {size}, from 0 on.")
+        sampling.check_biases(size)
         shape = None
         if shape_of(sampling):
             vocabulary = vocabulary_of(self.tokenizer, size, self.manifest.answers["end_ids"])
@@ -164,11 +157,10 @@ class Answer:
         prompt, sampling, manifest = self._prompt, self._sampling, self._asker.manifest
         ids = prompt.rendered.input_ids
         context = manifest.text_config.max_position_embeddings
-        room = sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, context - len(ids))
-        seed = None if sampling.seed is None else (sampling.seed + number) % 2**64
+        room = sampling.room(context, len(ids))
         also = {name: manifest.answers.get(name) for name in OF_CHECKPOINT}
         chooser = Chooser(
-            replace(sampling, seed=seed), manifest.answers["end_ids"], ids, also, self._shape and self._shape.begin()
+            sampling.numbered(number), manifest.answers["end_ids"], ids, also, self._shape and self._shape.begin()
         )
         return self._ticket(chooser, room, manifest.answers["end_ids"])
 
@@ -198,20 +190,17 @@ class Answer:
         tickets, scores = [], []
         for choice in self._sampling.choices:
             turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=choice))
-            whole = render(
-                turns, tokenizer=asker.tokenizer, style=manifest.prompt_style, language=prompt.language,
-                num_query_tokens=manifest.num_query_tokens,
-            )  # fmt: skip
-            fit(whole, manifest.text_config.max_position_embeddings)
+            whole = lay_out(
+                turns, language=prompt.language, max_new_tokens=0, config=manifest, tokenizer=asker.tokenizer
+            )
             dictated = whole.input_ids[len(prompt.rendered.input_ids) :]
             plain = replace(self._sampling, choices=(), min_new_tokens=0)
             ticket = self._ticket(Chooser(plain, (), (), {}, None, dictated), len(dictated), ())
             ticket.text()
             tickets.append(ticket)
             scores.append(sum(token.logprob for token in ticket.taken))
-        shares = [math.exp(score - max(scores)) for score in scores]
         best = scores.index(max(scores))
-        told = {choice: share / sum(shares) for choice, share in zip(self._sampling.choices, shares, strict=True)}
+        told = dict(zip(self._sampling.choices, shares_of(scores), strict=True))
         reply = self._reply(tickets[best], self._sampling.choices[best])
         return replace(reply, finish_reason="stop", scores=told)
 
@@ -233,11 +222,3 @@ class Answer:
             alternatives=tuple(token.alternatives for token in tokens),
             parsed=parse(text) if is_whole_json else None,
         )
-
-
-def parse(text: str) -> Any:
-    """What JSON says; None where a stop cut it short."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

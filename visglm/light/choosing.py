@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..sampling import Sampling
+from ..sampling import NEUTRAL, RULED_OUT, Sampling
 
-RULED_OUT = -100.0  # as a bias: the token does not come
 NEVER = np.float32(-np.inf)
 
 Narrow = Callable[[np.ndarray, Sequence[int], Any], np.ndarray]  # scores, ids so far, the setting's value → scores
@@ -59,10 +58,6 @@ LIMITS: Mapping[str, Narrow] = {
     "repetition_penalty": repetition_penalty, "no_repeat_ngram_size": no_repeat_ngram_size,
 }  # fmt: skip
 WARPERS: Mapping[str, Narrow] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-# What leaves everything as it is.
-NEUTRAL = {
-    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-}  # fmt: skip
 
 
 class Chooser:

@@ -14,7 +14,7 @@ from ..engine import Token
 from ..reply import Reply
 from ..sampling import Sampling
 from .asking import STREAMS, Event, ask, service_of, stream, visit_of
-from .chat import Spelled
+from .chat import JsonObject, NamedSchema, PlainText, Spelled
 from .conversation import read
 from .errors import Refusal
 from .service import Piece, Question, Service
@@ -73,20 +73,8 @@ class Item(Wire):
         return {"role": self.role, "content": parts}
 
 
-class PlainText(Wire):
-    type: Literal["text"]
-
-
-class JsonObject(Wire):
-    type: Literal["json_object"]
-
-
-class JsonSchema(Wire):
+class JsonSchema(NamedSchema):
     type: Literal["json_schema"]
-    name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    description: str | None = None
-    strict: bool | None = None  # answers keep to it in any case
 
 
 class TextOptions(Wire):

@@ -181,7 +181,7 @@ class Service:
     def _prepare(self, question: Question, found: Sequence[str | bytes]) -> tuple[Question, Prompt]:
         """The prompt, its pictures decoded one by one and no more of them kept than the network needs; and the question
         with an answer no longer than the context has room for: in all protocols the length is an upper bound."""
-        config, processor = self.vlm.model.config, self.vlm.processor.image_processor
+        config = self.vlm.model.config
         if not question.turns[-1].question.strip() and not question.turns[-1].num_images:
             raise PromptError("the last message must not be empty. Add a question.")
         rendered = lay_out(question.turns, max_new_tokens=1, config=config, tokenizer=self.vlm.tokenizer)
@@ -192,7 +192,7 @@ class Service:
         values = []
         for source in found:
             picture = decode(source, self.vlm.image_limits, self.settings.limits.max_body)
-            values.append(processor([picture], return_tensors="pt")["pixel_values"])
+            values.append(self.vlm.processor.pixels([picture]))
             pictures += [picture] if question.explains else []
         pixel_values = torch.cat(values) if values else None
         prompt = Prompt(question.turns, rendered, images=tuple(pictures), pixel_values=pixel_values, language="auto")
