@@ -9,11 +9,14 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.demos.browser import CHROMIUM, DRIVER, FLAGS, PASTE
 from tests.light.talks import EXAMPLES
 from visglm.checkpoint import EMBEDDED_MODEL
+from visglm.cli import web
+from visglm.errors import VisGLMError
 from visglm.light import VisGLM as LightVisGLM
+from visglm.light.manifest import Manifest
 
 WEB = Path(__file__).parents[2] / "demos" / "web"
 ZH = "模型就在这个网页里运行，图片和问题都不会离开这台设备。第一次打开之后，没有网络也能用。"
@@ -86,16 +92,25 @@ def served() -> Iterator[str]:
     words = [sys.executable, "-m", "visglm", "web", "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
-            address = ""
-            while not address.startswith("http://"):
-                address = process.stderr.readline().split()[0]
+            said = iter(process.stderr.readline, "")
+            address = next((line.split()[0] for line in said if line.startswith("http://")), None)
+            assert address is not None, "the command ended before it listened"
             yield address
         finally:
             process.terminate()
 
 
+@pytest.fixture(scope="module")
+def runtime() -> None:
+    """What the page runs on, which the command has npm bring. Nothing else here needs npm and its registry."""
+    try:
+        web.fetch_runtime()
+    except VisGLMError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture
-def browser(tmp_path) -> Iterator[Any]:
+def browser(runtime, tmp_path) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,900"):
         options.add_argument(flag)
@@ -234,14 +249,20 @@ def test_an_answer_is_stopped(browser):
 
 
 def test_only_the_pages_own_files_are_served():
-    with served() as address:
-        for path in ("/../pyproject.toml", "/model/..%2f..%2fchat.py", "/package.json", "/model/config.json"):
-            with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(address + path)
-        with urllib.request.urlopen(address) as page:
-            assert "connect-src 'self'" in page.headers["Content-Security-Policy"]
-        with urllib.request.urlopen(f"{address}/model/light.json") as manifest:
-            assert json.load(manifest)["format"] == 1
+    files = web.served(EMBEDDED_MODEL, Manifest(EMBEDDED_MODEL).files)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(web.Handler, files)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            for path in ("/../pyproject.toml", "/model/..%2f..%2fchat.py", "/package.json", "/model/config.json"):
+                with pytest.raises(urllib.error.HTTPError, match="404"):
+                    urllib.request.urlopen(address + path)
+            with urllib.request.urlopen(address) as page:
+                assert "connect-src 'self'" in page.headers["Content-Security-Policy"]
+            with urllib.request.urlopen(f"{address}/model/light.json") as manifest:
+                assert json.load(manifest)["format"] == 1
+        finally:
+            server.shutdown()
 
 
 def test_the_page_says_the_same_in_both_languages():
