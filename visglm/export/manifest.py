@@ -14,7 +14,7 @@ from ..processor import VisGLMProcessor
 from ..prompt import PROMPT_STYLES, Control, PromptStyle, Segments
 from ..text import BACKBONES
 from ..text.prefix import attentions
-from ..tokenizers import ChatGLM2Tokenizer
+from ..tokenizers import ChatGLM2Tokenizer, control_ids
 from .graphs import bare_network, cache_names, cache_shape
 from .weights import Weights
 
@@ -132,7 +132,7 @@ def tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "unk_token_id": tokenizer.unk_token_id,
         "image_token_id": getattr(tokenizer, "image_token_id", None),
-        "special_ids": sorted(set(tokenizer.all_special_ids)),
+        "special_ids": sorted(control_ids(tokenizer)),
         "tokens": {str(token): index for index, token in sorted(tokenizer.added_tokens_decoder.items())},
     }
 
