@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,14 @@ OF_ANSWERS = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")  #
 BLOCK = 2**20
 
 
-def describe(source: Source, processor: VisGLMProcessor, weights: Weights, folder: Path) -> None:
-    """Write the manifest of a folder that holds everything else."""
+def describe(
+    source: Source, processor: VisGLMProcessor, weights: Weights, folder: Path, graphs: Mapping[str, str]
+) -> None:
+    """Write the manifest of a folder that holds everything else.
+
+    Args:
+        graphs: name → file.
+    """
     config, text = source.config, source.config.text_config
     layers, heads, width = cache_shape(text)
     both_ways = BACKBONES[text.model_type].reads_prefix_both_ways
@@ -52,7 +59,7 @@ def describe(source: Source, processor: VisGLMProcessor, weights: Weights, folde
         "answers": answer_settings(source.generation_config()),
         "pictures": None if config.vision_config is None else picture_settings(processor.image_processor),
         "tokenizer": tokens,
-        "graphs": {"decoder": "decoder.onnx"} | ({"vision": "vision.onnx"} if config.vision_config else {}),
+        "graphs": dict(graphs),
         "tables": tables,
     }
     named = {entry["file"] for entry in tables.values()} | {place.file for place in weights.places.values()}
