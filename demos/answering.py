@@ -23,7 +23,7 @@ class Answering(threading.Thread):
         self.begin, self.before = start, before
         self.stopped = threading.Event()
         self.news = threading.Event()
-        self.text = ""
+        self.text = self.thinking = ""
         self.reply: Reply | None = None
         self.error: Exception | None = None
 
@@ -41,8 +41,11 @@ class Answering(threading.Thread):
 
     def read(self, stream: ReplyStream) -> None:
         try:
-            for piece in stream:
-                self.text += piece
+            for kind, piece in stream.parts():
+                if kind == "thinking":
+                    self.thinking += piece
+                else:
+                    self.text += piece
                 self.news.set()
                 if self.stopped.is_set():
                     return

@@ -58,8 +58,8 @@ def view(page: Page) -> None:
                 stream_into(place, exchange, vlm, choice, page.prompt_language, sampling, say)
             with place:
                 draw_text(exchange, say)
-            if page.show_heat:
-                draw_overlay(exchange, [exchange], load_or_tell(choice, say), page, wanted=True)
+            if page.show_heat and "explain" in (vlm := load_or_tell(choice, say)).abilities:
+                draw_overlay(exchange, [exchange], vlm, page, wanted=True)
             if exchange.timings is not None:
                 st.html(f'<div class="remark">{timing_line(say, exchange)}</div>')
     stopping.empty()

@@ -19,7 +19,7 @@ from texts import Told, as_markdown
 from visglm import Explanation, History, ImageLimits, Reply, VisGLM, VisGLMError, load_image
 from visglm.errors import PromptError
 from visglm.prompt import Turn, messages_to_turns
-from visglm.reply import Timings, Usage
+from visglm.reply import Timings, Usage, draw_boxes
 
 WAITING, STOPPED, FAILED = "waiting", "stopped", "failed"  # beside the finish reasons of a reply
 # Pixels of the longest side of a picture that the page holds, which is far more than a model sees. Streamlit serves no
@@ -45,6 +45,8 @@ class Exchange:
         model: label of the model that answered.
         history: what `VisGLM.chat` takes to go on behind this answer; None where that has to be worked out.
         explanation: heat map over the conversation's last picture.
+        thinking: what the model thought before it answered; it is not saved, and no model is told.
+        marked: the picture with the places that the answer names, if it names any.
     """
 
     question: str
@@ -57,6 +59,8 @@ class Exchange:
     history: History | None = None
     explanation: Explanation | None = None
     failure: Told | None = None
+    thinking: str = ""
+    marked: Image.Image | None = None
 
     def again(self, question: str | None = None) -> Exchange:
         """The same question, or another about the same pictures, waiting. A new object: a run of the page that is
@@ -67,6 +71,9 @@ class Exchange:
         """The reply is the answer."""
         self.answer, self.status, self.history = reply.text, reply.finish_reason, reply.history
         self.usage, self.timings = reply.usage, reply.timings
+        self.thinking = reply.thinking
+        if reply.boxes and self.pictures:
+            self.marked = draw_boxes(self.pictures[-1], reply.boxes)
 
     def fail(self, key: str, **values: Any) -> None:
         """There is no answer, and the text `key` says why."""
@@ -101,7 +108,7 @@ def history_of(exchanges: Sequence[Exchange], vlm: VisGLM, model: str) -> Histor
     if last.history is not None and last.model == model:
         return last.history
     pictures = pictures_of(exchanges)
-    return History(turns_of(exchanges), vlm.encode(pictures) if pictures else None)
+    return vlm.recall(turns_of(exchanges), pictures)
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------

@@ -58,10 +58,10 @@ button:focus-visible { outline: 2px solid var(--st-primary-color); opacity: 1; }
 """
 
 
-def as_html(text: str, cursor: bool = False) -> str:
+def as_html(text: str, cursor: bool = False, kind: str = "said") -> str:
     """What people and models wrote is text: no markup in it is followed, no picture in it fetched."""
     tail = '<span class="cursor"></span>' if cursor else ""
-    return f'<div class="said">{html.escape(text)}{tail}</div>'
+    return f'<div class="{kind}">{html.escape(text)}{tail}</div>'
 
 
 def view(page: Page) -> None:
@@ -167,7 +167,7 @@ def draw_question(page: Page, index: int, exchange: Exchange) -> None:
             for picture in exchange.pictures:
                 pictures.shown(picture, 220 if len(exchange.pictures) == 1 else 120, say)
         number = sum(len(each.pictures) for each in state.exchanges[: index + 1])
-        most = page.vlm.model.config.max_pictures
+        most = page.vlm.max_pictures
         if most is not None and number > most:
             st.caption(say("many_pictures", most=most, number=number))
     if state.editing == index:
@@ -236,9 +236,12 @@ def stream_into(
         while answering.is_alive() and not visitor_left():
             answering.wait()
             # Drawn every time, for only where something is drawn does Streamlit notice a click.
+            exchange.thinking = answering.thinking
             if text := answering.text:
                 place.html(as_html(text, cursor=True))
                 exchange.answer = text
+            elif exchange.thinking:
+                place.html(as_html(exchange.thinking, cursor=True, kind="said thought"))
             else:
                 place.html(f'<div class="said waiting">{html.escape(say("looking"))}<span class="cursor"></span></div>')
     finally:
@@ -258,7 +261,7 @@ def stream_into(
 def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
     say, is_last = page.say, index == len(st.session_state.exchanges) - 1
     draw_text(exchange, say)
-    if page.show_heat and exchange.status != FAILED:
+    if page.show_heat and exchange.status != FAILED and "explain" in page.vlm.abilities:
         # The model that is loaded now may not be the one that answered.
         wanted = is_last and exchange.model == page.choice.label
         draw_overlay(exchange, st.session_state.exchanges[: index + 1], page.vlm, page, wanted=wanted)
@@ -278,7 +281,12 @@ def draw_answer(page: Page, index: int, exchange: Exchange) -> None:
 
 
 def draw_text(exchange: Exchange, say: Callable[..., str]) -> None:
-    """The answer, or why there is none."""
+    """The answer, or why there is none; before it, folded, what the model thought, and the picture it points into."""
+    if exchange.thinking:
+        with st.expander(say("thinking")):
+            st.html(as_html(exchange.thinking, kind="said thought"))
+    if exchange.marked is not None:
+        pictures.shown(exchange.marked, 220, say)
     if exchange.failure is not None:
         st.html(notice(exchange.failure.said(say)))
     else:

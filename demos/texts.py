@@ -135,6 +135,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "suggest_3": ("图中有几个物体？", "How many objects are there?"),
     "suggest_4": ("它是什么颜色？", "What colour is it?"),
     "looking": ("正在看…", "Looking…"),
+    "thinking": ("思考过程", "Thoughts"),
     "stop": ("停止", "Stop"),
     "regenerate": ("重新回答", "Answer again"),
     "edit": ("编辑并重发", "Edit and resend"),

@@ -145,6 +145,16 @@ class VisGLM:
         self.processor.limits = limits
 
     @property
+    def abilities(self) -> tuple[str, ...]:
+        """What models of this family do here, such as "explain"."""
+        return family_of(self.model.config).can
+
+    @property
+    def max_pictures(self) -> int | None:
+        """In a conversation, as the model was taught; None for any number."""
+        return manner_of(self.model.config).max_pictures
+
+    @property
     def context_length(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self.model.config.text_config.max_position_embeddings
@@ -604,6 +614,25 @@ class VisGLM:
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
         return self._asker.look(self.processor.pixels(pictures))
+
+    def recall(self, turns: Iterable[Turn], images: Any) -> History:
+        """A history to go on from, of turns that another model or a file brought: this one looks at their pictures.
+
+        Args:
+            images: the pictures of all turns, in order.
+
+        Raises:
+            PromptError: there are more pictures or fewer than the turns say.
+        """
+        self._check_process()
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        past = History(tuple(turns))
+        if len(pictures) != past.num_images:
+            raise PromptError(f"the turns show {past.num_images} pictures, and {len(pictures)} came with them.")
+        if not pictures:
+            return past
+        embeds = self._asker.look(self.processor.pixels(pictures))
+        return replace(past, image_embeds=embeds, shapes=tuple(self.processor.shapes(pictures)))
 
     def _compose(
         self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None,

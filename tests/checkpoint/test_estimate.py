@@ -12,6 +12,7 @@ from visglm.checkpoint import EMBEDDED_MODEL, RandomSource, choose_quantization,
 from visglm.checkpoint.estimate import part_of
 from visglm.cli import main
 from visglm.engine.cache import SlotCache
+from visglm.families.visualglm import VISUALGLM
 from visglm.quant import QuantizedEmbedding
 from visglm.text.cache_size import cache_bytes
 
@@ -24,7 +25,7 @@ def loaded_bytes(network) -> dict[str, int]:
     for name, tensor in network.state_dict().items():
         if name in in_files:
             continue
-        found[part_of(name)] = found.get(part_of(name), 0) + tensor.nbytes
+        found[part_of(name, VISUALGLM)] = found.get(part_of(name, VISUALGLM), 0) + tensor.nbytes
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,6 +192,35 @@ def talks(count: int, seed: int) -> list[Talk]:
         ]
         for _ in range(count)
     ]
+
+
+@contextmanager
+def scripted(vlm: VisGLM, text: str) -> Iterator[None]:
+    """The model writes this, control tokens in it being control tokens, whatever it is asked; then its end."""
+    script = [*vlm.tokenizer.encode(text, add_special_tokens=False), vlm.tokenizer.eos_token_id]
+    language, places, start = vlm.model.model.language_model, [], []
+
+    def listen(module: Any, args: Any, kwargs: Any) -> None:
+        places[:] = kwargs["position_ids"][0, 0].tolist()
+
+    def speak(module: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        if logits.dim() == 2:  # behind a prompt
+            start[:] = places[-1:]
+        shown = places[-logits.shape[-2] :] if logits.dim() == 3 else places[-1:]
+        numbers = torch.full((len(shown), logits.shape[-1]), -9.0)
+        for row, place in enumerate(shown):
+            numbers[row, script[min(place - start[0], len(script) - 1)]] = 9.0
+        return numbers.view(logits.shape)
+
+    hooks = [
+        language.register_forward_pre_hook(listen, with_kwargs=True),
+        vlm.model.lm_head.register_forward_hook(speak),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def load(folder: Path, **options: Any) -> VisGLM:

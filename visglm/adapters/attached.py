@@ -267,7 +267,7 @@ class Adapters:
         alphas = {
             name: alpha for part in attached.parts if isinstance(part, Lora) for name, alpha in part.alphas.items()
         }
-        return Delta(attached.method, tensors, base, alphas, self.network.config.quantization)
+        return Delta(attached.method, tensors, base, alphas, getattr(self.network.config, "quantization", None))
 
     def _parts(self, name: str | None) -> list[Part]:
         return self._attached[name].parts if name is not None else []

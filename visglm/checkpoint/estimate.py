@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import VisGLMConfig
+from ..families import Family, Room, family_of
 from ..quant import Quantization, QuantizedEmbedding, QuantizedLinear, StoredLinear, replace_modules, store_vision
 from ..text.cache_size import cache_bytes
 from .assemble import build
 from .source import Source
 
-# First words of a name → part. The first match wins.
-PARTS = (
-    ("model.vision.vit.", "ViT"),
-    ("model.vision.recogniser.", "recogniser"),
-    ("model.vision.", "Q-Former"),
-    ("model.text.embed_tokens.", "embeddings"),
-    ("model.text.", "text layers"),
-    ("lm_head.", "head"),
-)
 FLOAT32 = torch.float32.itemsize
 
 
@@ -36,12 +28,14 @@ class Estimate:
         load_peak: of weights at the worst moment of loading; a number, not by part.
         activations: of the largest tensors that exist at once while a picture is encoded or a prompt of the full
             context is read, and of the keys and values of the answers that are given at a time.
+        room: what a picture takes; None for a text-only model.
     """
 
     disk: dict[str, int]
     resident: dict[str, int]
     load_peak: int
     activations: dict[str, int]
+    room: Room | None = None
 
 
 def estimate(
@@ -57,16 +51,18 @@ def estimate(
     network = build(source.config)
     stored = dict(source.keys())
     if quantization is not None:
-        record = source.config.quantization
+        record = getattr(source.config, "quantization", None)
         replace_modules(network, quantization, dtype)
         source.config.quantization = record
         if dtype == torch.float32:
             store_vision(network)
     modules = dict(network.named_modules())
+    family = family_of(source.config)
+    room = None if source.config.vision_config is None else family.room(source.config, source.processor)
     disk: Counter[str] = Counter()
     resident: Counter[str] = Counter()
     for name, info in stored.items():
-        disk[part_of(name)] += info.num_bytes
+        disk[part_of(name, family)] += info.num_bytes
     if (delta := source.delta()) is not None:
         disk["adapter"] = resident["adapter"] = sum(tensor.nbytes for tensor in delta.tensors.values())
     sizes = {}
@@ -77,12 +73,12 @@ def estimate(
             sizes[name] = packed_size(module, name, tensor, device)
         elif isinstance(module, StoredLinear) and name in stored:
             sizes[name] = stored[name].num_bytes
-        resident[part_of(name)] += sizes[name]
+        resident[part_of(name, family)] += sizes[name]
     loaded, load_peak = 0, sum(sizes.values())
     for name, info in stored.items():
         loaded += sizes.get(name, 0)
         load_peak = max(load_peak, loaded + 2 * info.num_bytes)  # as it is in its file, and a copy being made
-    return Estimate(dict(disk), dict(resident), load_peak, activations(source.config, dtype, num_answers))
+    return Estimate(dict(disk), dict(resident), load_peak, activations(source.config, dtype, num_answers, room), room)
 
 
 def packed_size(module: QuantizedLinear | QuantizedEmbedding, name: str, tensor: Tensor, device: torch.device) -> int:
@@ -96,11 +92,12 @@ def packed_size(module: QuantizedLinear | QuantizedEmbedding, name: str, tensor:
     return tensor.nbytes
 
 
-def part_of(name: str) -> str:
-    return next((part for start, part in PARTS if name.startswith(start)), "other")
+def part_of(name: str, family: Family) -> str:
+    """What a tensor of that name is a part of."""
+    return next((part for start, part in family.parts if name.startswith(start)), "other")
 
 
-def activations(config: VisGLMConfig, dtype: torch.dtype, num_answers: int) -> dict[str, int]:
+def activations(config: Any, dtype: torch.dtype, num_answers: int, room: Room | None) -> dict[str, int]:
     """The largest tensors that exist at once, by part."""
     text, vision, size = config.text_config, config.vision_config, dtype.itemsize
     length = text.max_position_embeddings
@@ -110,7 +107,6 @@ def activations(config: VisGLMConfig, dtype: torch.dtype, num_answers: int) -> d
         "cache": cache_bytes(text, size, num_answers, length),
         "head": num_answers * text.vocab_size * FLOAT32,  # logits, of which the next tokens are chosen
     }
-    if vision is not None:
-        patches = (vision.image_size // vision.patch_size) ** 2 + 1
-        sizes["ViT"] = patches * (2 * vision.hidden_size + 2 * vision.intermediate_size) * size
+    if room is not None:
+        sizes["ViT"] = room.patches * (2 * vision.hidden_size + 2 * room.width) * size
     return sizes

@@ -104,9 +104,7 @@ class Conversation:
         images = [picture.image for picture in self.waiting]
         stream = self.vlm.stream_chat(images, question, self.history, **self.settings)
         try:
-            for piece in stream:
-                print(piece, end="", flush=True)
-            print()
+            show_parts(stream)
         finally:
             stream.close()
         self.shown += self.waiting
@@ -139,6 +137,21 @@ class Conversation:
             messages.append({"role": "user", "content": "<image>" * turn.num_images + turn.question})
             messages.append({"role": "assistant", "content": turn.answer})
         return {"images": [picture.path for picture in self.shown], "messages": messages}
+
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def show_parts(stream: Any) -> None:
+    """Print an answer as it comes, and before it, to people only and dimmed, what the model thinks."""
+    is_seen, thinks = sys.stdout.isatty(), False
+    for kind, piece in stream.parts():
+        if kind == "thinking" and not is_seen:
+            continue
+        change = "" if (kind == "thinking") == thinks else DIM if not thinks else f"{PLAIN}\n"
+        thinks = kind == "thinking"
+        print(change + piece, end="", flush=True)
+    print(PLAIN if thinks else "")
 
 
 class Command(NamedTuple):

@@ -44,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     disk, resident, activations = (sum(column.values()) / 1e9 for column in columns)
     print(f"{'together':12}{disk:10.3f}{resident:10.3f}{activations:13.3f}")
     print(f"{'load peak':12}{'':10}{found.load_peak / 1e9:10.3f}")
+    if (room := found.room) is not None:
+        count = room.most if room.least == room.most else f"{room.least} to {room.most}, by its size,"
+        print(f"a picture takes {count} of the context's tokens")
     text = source.config.text_config
     at_a_time = slots_for(text, checkpoint.torch_dtype(dtype).itemsize, device, sum(found.resident.values()))
     print(f"answers of {text.max_position_embeddings} tokens that fit at a time, with the memory free now: {at_a_time}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ConfigError
-from .base import Family, Manner
+from .base import Family, Manner, Room
 from .glm4v import GLM41V, GLM46V, GLM_OCR
 from .processor import FamilyProcessor
 from .visualglm import VISUALGLM
 
 FAMILIES: dict[str, Family] = {row.model_type: row for row in (VISUALGLM, GLM41V, GLM46V, GLM_OCR)}
 
-__all__ = ["FAMILIES", "Family", "FamilyProcessor", "Manner", "check_can", "family_of", "manner_of"]
+__all__ = ["FAMILIES", "Family", "FamilyProcessor", "Manner", "Room", "check_can", "family_of", "manner_of"]
 
 
 def family_of(config: Any) -> Family:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,19 @@ class Manner:
     max_pictures: int | None = None
 
 
+class Room(NamedTuple):
+    """What a picture takes.
+
+    Args:
+        least, most: visual tokens. patches: of the largest one. width: of the widest layer that they pass.
+    """
+
+    least: int
+    most: int
+    patches: int
+    width: int
+
+
 class Family(ABC):
     """A row of `FAMILIES`: everything that is asked about a network of the family.
 
@@ -39,8 +52,9 @@ class Family(ABC):
         name: how people call it.
         model_type: of its configuration.
         text_part, vision_part: names of the parts of its network, which tensors' names start with.
-        attention_name: under which the text model's layers keep their attention.
-        lora_targets: names of the text model's linear layers.
+        towers: what may be taught, and how the names of its parameters start.
+        methods: by which.
+        takes_image_embeds: whether the network takes visual tokens in place of pictures, so that training looks once.
         kept_whole: linear layers that are never packed.
         can: what its models do here, for people.
     """
@@ -49,8 +63,9 @@ class Family(ABC):
     model_type: str
     text_part: str
     vision_part: str
-    attention_name: str
-    lora_targets: tuple[str, ...]
+    towers: Mapping[str, tuple[str, ...]]
+    methods: tuple[str, ...]
+    takes_image_embeds: bool
     kept_whole: tuple[str, ...] = ()
     can: tuple[str, ...]
 
@@ -107,6 +122,31 @@ class Family(ABC):
 
         Raises:
             PromptError: image slots and pictures do not match.
+        """
+
+    def arrange(self, config: Any, batch: Mapping[str, Any], pictures: Sequence[Tensor]) -> dict[str, Any]:
+        """What the network takes of a batch to learn from, beside its ids and labels, where pictures are of any size.
+
+        Args:
+            batch: `input_ids`, `attention_mask` and `labels` `[rows, length]`, and `logits_to_keep`.
+            pictures: of all rows, in order.
+        """
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """How the names of tensors start → what they are a part of; the first match wins."""
+        return (
+            (f"{self.vision_part}.", "ViT"), (f"{self.text_part}.embed_tokens.", "embeddings"),
+            (f"{self.text_part}.", "text layers"), ("lm_head.", "head"),
+        )  # fmt: skip
+
+    @abstractmethod
+    def room(self, config: Any, processor: Callable[[], Any]) -> Room:
+        """What a picture takes.
+
+        Args:
+            processor: gives that of the model, where it has a say.
         """
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ import transformers
 from torch import Tensor
 
 from ..errors import PromptError
-from ..prompt import GMASK, LANGUAGES, SOP, Control, Mark, PromptStyle, Slots, Thinking
+from ..prompt import GMASK, IGNORE_INDEX, LANGUAGES, SOP, Control, Mark, PromptStyle, Slots, Thinking
 from ..reply import PictureShape
-from .base import Family, Manner, go_on
+from .base import Family, Manner, Room, go_on
 from .processor import FamilyProcessor
 
 USER, ASSISTANT = Control(("<|user|>",)), Control(("<|assistant|>",))
@@ -63,9 +63,11 @@ class Glm4v(Family):
     images: str
     style: PromptStyle
 
-    text_part, vision_part, attention_name = "model.language_model", "model.visual", "self_attn"
-    lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-    can = ("chat", "quantize")
+    text_part, vision_part = "model.language_model", "model.visual"
+    can = ("chat", "finetune", "quantize")
+    towers = {"vision": ("model.visual.",), "text": ("model.language_model.", "lm_head.")}
+    methods = ("lora", "qlora")
+    takes_image_embeds = False
     control = ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>")  # which no prompt goes without
     ends = ("<|endoftext|>", "<|user|>", "<|observation|>")  # of answers, where no file says it
 
@@ -150,6 +152,25 @@ class Glm4v(Family):
             inputs_embeds=embeds, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **derived
         ).last_hidden_state
         return network.lm_head(hidden_states[:, -1])
+
+    def arrange(self, config: Any, batch: Mapping[str, Any], pictures: Sequence[Tensor]) -> dict[str, Any]:
+        kept = batch["logits_to_keep"]
+        following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+        found = {
+            "mm_token_type_ids": (batch["input_ids"] == config.image_token_id).int(),
+            "shift_labels": following[:, kept].contiguous(),  # theirs are of every place, kept or not
+        }
+        if pictures:
+            found["pixel_values"] = torch.cat([picture.flatten(0, 2) for picture in pictures])
+            found["image_grid_thw"] = torch.tensor([picture.shape[:3] for picture in pictures])
+        return found
+
+    def room(self, config: Any, processor: Callable[[], Any]) -> Room:
+        images, vision = processor().image_processor, config.vision_config
+        per_token = images.temporal_patch_size * (images.patch_size * images.merge_size) ** 2
+        most = images.size["longest_edge"] // per_token
+        width = max(vision.intermediate_size, vision.out_hidden_size)
+        return Room(max(1, images.size["shortest_edge"] // per_token), most, most * images.merge_size**2, width)
 
 
 def num_patches(picture: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import VisGLMConfig
 from ..model import VisGLMForConditionalGeneration
 from ..reply import PictureShape
-from .base import Family
+from .base import Family, Room
 
 
 class VisualGLM(Family):
@@ -22,12 +22,13 @@ class VisualGLM(Family):
     text_part, vision_part = "model.text", "model.vision"
     kept_whole = ("model.vision.projection",)
     can = ("chat", "finetune", "explain", "export", "quantize")
-
-    @property
-    def attention_name(self) -> str:  # type: ignore[override]
-        raise AttributeError("each text backbone has its own")
-
-    lora_targets = ()  # those of the text backbone
+    towers = {
+        "vision": ("model.vision.vit.", "model.vision.recogniser."),
+        "qformer": ("model.vision.query_tokens", "model.vision.qformer.", "model.vision.projection."),
+        "text": ("model.text.", "lm_head."),
+    }
+    methods = ("lora", "qlora", "ptuning", "qformer", "full")
+    takes_image_embeds = True
 
     def vision(self, network: Any) -> Any:
         return network.model.vision
@@ -61,6 +62,15 @@ class VisualGLM(Family):
             image_embeds=torch.stack(list(pictures)) if pictures else None,
             past_key_values=cache, use_cache=True, logits_to_keep=1, **derived,
         ).logits[:, -1]  # fmt: skip
+
+    parts = (
+        ("model.vision.vit.", "ViT"), ("model.vision.recogniser.", "recogniser"), ("model.vision.", "Q-Former"),
+        ("model.text.embed_tokens.", "embeddings"), ("model.text.", "text layers"), ("lm_head.", "head"),
+    )  # fmt: skip
+
+    def room(self, config: VisGLMConfig, processor: Callable[[], Any]) -> Room:
+        count, vision = config.num_query_tokens, config.vision_config
+        return Room(count, count, (vision.image_size // vision.patch_size) ** 2 + 1, vision.intermediate_size)
 
     @property
     def network_class(self) -> Any:

@@ -69,6 +69,7 @@ class AssistantMessage(Wire):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "name": (), "refusal": (), "annotations": ([],), "audio": (), "tool_calls": ([],), "function_call": (),
     }  # fmt: skip
+    reasoning_content: Annotated[str, Field(description="what was thought: no history keeps it")] | None = None
 
 
 Message = Annotated[Instruction | UserMessage | AssistantMessage, Field(discriminator="role")]
@@ -129,6 +130,9 @@ class ChatRequest(Wire):
     user: Annotated[str, Field(max_length=512, description="whom the client asks for; it changes nothing")] | None = (
         None
     )
+    max_thinking_tokens: Annotated[
+        int, Field(ge=0, le=1_000_000, description="extension: of a model that thinks before it answers; 0: at once")
+    ] | None = None  # fmt: skip
     choices: Annotated[list[str], Field(description="extension: the answer is the likeliest of these")] | None = None
     explain: Annotated[bool, Field(description="extension: a heat map of the last picture comes along")] = False
 
@@ -170,6 +174,7 @@ class ChatRequest(Wire):
             raise Refusal(400, f"logit_bias: {wrong[:20]!r} is no token's number.", "invalid_value", "logit_bias")
         return Sampling(
             max_new_tokens=self.max_tokens or self.max_completion_tokens, temperature=self.temperature,
+            max_thinking_tokens=self.max_thinking_tokens,
             top_p=self.top_p, stop=self.stop or (), seed=None if self.seed is None else self.seed % NEAREST, n=self.n,
             logprobs=self.top_logprobs or 0, logit_bias={int(key): value for key, value in biases.items()} or (),
             json_schema=schema_of(self.response_format), choices=self.choices or (),
@@ -245,7 +250,13 @@ class Told(Spelled):
     def _choice(self, index: int, reply: Reply) -> dict[str, Any]:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []},
+            "message": {
+                "role": "assistant",
+                "content": reply.text,
+                "refusal": None,
+                "annotations": [],
+                **thought(reply),
+            },
             "logprobs": self._logprobs(self.tokens_of(reply)),
             "finish_reason": reply.finish_reason,
         }
@@ -261,6 +272,8 @@ class Told(Spelled):
 
     def tell(self, piece: Piece) -> Iterable[Event]:
         logprobs = self._logprobs(piece.tokens)
+        if piece.thinking:
+            yield self._chunk(piece.index, {"reasoning_content": piece.thinking})
         if piece.text or (logprobs and logprobs["content"]):
             yield self._chunk(piece.index, {"content": piece.text}, logprobs)
         if piece.finish_reason is not None:
@@ -282,10 +295,20 @@ class Told(Spelled):
         return None, {**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage}
 
 
-def usage_of(reply: Reply) -> dict[str, int]:
+def usage_of(reply: Reply) -> dict[str, Any]:
     """Prompts are read once, however many answers are wanted."""
     prompt, completion = reply.usage.prompt_tokens, sum(one.usage.completion_tokens for one in (reply, *reply.others))
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    told: dict[str, Any] = {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion
+    }  # fmt: skip
+    if thinking := sum(one.usage.thinking_tokens for one in (reply, *reply.others)):
+        told["completion_tokens_details"] = {"reasoning_tokens": thinking}
+    return told
+
+
+def thought(reply: Reply) -> dict[str, str]:
+    """What was thought before an answer, if anything was, by the name that other servers give it."""
+    return {"reasoning_content": reply.thinking} if reply.thinking else {}
 
 
 def png_url(explanation: Explanation) -> str:

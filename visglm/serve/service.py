@@ -64,12 +64,14 @@ class Piece:
     Args:
         index: which of the answers. text: what is new. tokens: it was made of.
         finish_reason: at its end, else None.
+        thinking: what was thought since the last.
     """
 
     index: int
     text: str
     tokens: tuple[Token, ...] = ()
     finish_reason: str | None = None
+    thinking: str = ""
 
 
 class Service:
@@ -356,21 +358,26 @@ class Shown:
 
     def __init__(self, writer: Writer):
         self._writer = writer
-        self._length = 0
+        self._length = self._num_thought = 0
         self._held: list[Token] = []  # whose text is not settled yet
 
     def more(self, index: int, tokens: Sequence[Token]) -> Piece | None:
         self._take(tokens)
-        text = self._writer.ready[self._length :]
-        if not text:
+        text, thought = self._writer.ready[self._length :], self._thought()
+        if not text and not thought:
             return None
         self._length += len(text)
         held, self._held = tuple(self._held), []
-        return Piece(index, text, held)
+        return Piece(index, text, held, thinking=thought)
 
     def end(self, index: int, tokens: Sequence[Token], finish_reason: str) -> Piece:
         self._take(tokens)
-        return Piece(index, self._writer.finish()[self._length :], tuple(self._held), finish_reason)
+        text = self._writer.finish()[self._length :]
+        return Piece(index, text, tuple(self._held), finish_reason, self._thought())
+
+    def _thought(self) -> str:
+        start, self._num_thought = self._num_thought, len(self._writer.thinking)
+        return self._writer.thinking[start:]
 
     def _take(self, tokens: Sequence[Token]) -> None:
         self._held += tokens

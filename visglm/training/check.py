@@ -109,7 +109,8 @@ def check_data(
             report.problems.append((problem[0], rows.where(number), problem[1]))
             continue
         try:
-            found = [renderer.render(conversation.turns[: turn + 1]) for turn, _ in answered(conversation)]
+            shapes = renderer.shapes(conversation.images, rows.folder)
+            found = [renderer.render(conversation.turns[: turn + 1], shapes) for turn, _ in answered(conversation)]
         except VisGLMError as error:
             report.problems.append(("too long", rows.where(number), str(error)))
             continue

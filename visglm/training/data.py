@@ -10,7 +10,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import DataError, ImageError, VisGLMError
-from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX, Rendered, Turn, render
+from ..reply import PictureShape
 from .containers import Rows, as_row, undecoded
 from .folder import HERE, Folder, check_files, open_image
 from .formats import Conversation, read_row, unused_keys
@@ -163,12 +163,23 @@ class Renderer:
         max_length: longest prompt and answer, in tokens.
     """
 
-    def __init__(self, processor: VisGLMProcessor, max_length: int):
-        self.image_processor = processor.image_processor
+    def __init__(self, processor: Any, max_length: int):
+        self.processor = processor
         self.max_length = max_length
         self.options = processor.render_options
 
-    def render(self, turns: Sequence[Turn]) -> tuple[Rendered, int, bool]:
+    def shapes(self, images: Sequence[Any], folder: Folder) -> tuple[PictureShape, ...]:
+        """Of pictures that are opened for it, where their size says how many image slots they have; else nothing."""
+        if self.processor.num_query_tokens is not None:
+            return ()
+        return tuple(self.processor.shapes([self.open(image, folder) for image in images]))
+
+    def rendered(self, turns: Sequence[Turn], shapes: Sequence[PictureShape] = ()) -> Rendered:
+        """Turns with all their pictures' image slots."""
+        slots = {"num_query_tokens": [one.num_tokens for one in shapes]}
+        return render(turns, **self.options | (slots if self.processor.num_query_tokens is None else {}))
+
+    def render(self, turns: Sequence[Turn], shapes: Sequence[PictureShape] = ()) -> tuple[Rendered, int, bool]:
         """The conversation up to its last answer, how many of its first turns had to go, and whether anything had to.
 
         What does not fit loses its oldest turns as long as they show no picture, then the end of the answer. Image
@@ -178,10 +189,10 @@ class Renderer:
             DataError: the question alone does not fit.
         """
         num_dropped = 0
-        rendered = render(turns, **self.options)
+        rendered = self.rendered(turns, shapes)
         if len(rendered.input_ids) > self.max_length:
-            num_dropped = self.num_to_drop(turns)
-            rendered = render(turns[num_dropped:], **self.options)
+            num_dropped = self.num_to_drop(turns, shapes)
+            rendered = self.rendered(turns[num_dropped:], shapes)
         length = len(rendered.input_ids)
         if length <= self.max_length:
             return rendered, num_dropped, num_dropped > 0
@@ -194,7 +205,7 @@ class Renderer:
         cut = slice(self.max_length)
         return Rendered(rendered.input_ids[cut], rendered.labels[cut]), num_dropped, True
 
-    def num_to_drop(self, turns: Sequence[Turn]) -> int:
+    def num_to_drop(self, turns: Sequence[Turn], shapes: Sequence[PictureShape] = ()) -> int:
         """How many of the first turns must go until the rest fits; all that may, where it never does.
 
         Searched for by halves: a row may have thousands.
@@ -204,21 +215,22 @@ class Renderer:
         candidates = range(least, most)
 
         def fits(dropped: int) -> bool:
-            return len(render(turns[dropped:], **self.options).input_ids) <= self.max_length
+            return len(self.rendered(turns[dropped:], shapes).input_ids) <= self.max_length
 
         return least + bisect_left(candidates, True, key=fits)
 
     def example(self, conversation: Conversation, turn: int, folder: Folder, where: str) -> Example:
         """The example of one answer, its pictures read."""
         turns = conversation.turns[: turn + 1]
-        rendered, _, is_cut = self.render(turns)
-        num_images = sum(turn.num_images for turn in turns)  # only turns without pictures were dropped
-        images = tuple(self.open(image, folder) for image in conversation.images[:num_images])
+        num_images = sum(turn.num_images for turn in turns)  # only turns without pictures are dropped
+        shown = conversation.images[:num_images]
+        rendered, _, is_cut = self.render(turns, self.shapes(shown, folder))  # before all are opened: it may not fit
+        images = tuple(self.open(image, folder) for image in shown)
         return Example(rendered, images, where, is_cut)
 
     def open(self, image: Any, folder: Folder) -> Image.Image:
         """As `open_image`, within the limits of the model's image processor."""
-        return open_image(image, folder, self.image_processor.limits)
+        return open_image(image, folder, self.processor.limits)
 
     def tensors(self, example: Example) -> dict[str, Any]:
         """An example as the collator takes it."""
@@ -230,7 +242,7 @@ class Renderer:
             "skipped": [],
         }
         if example.images:
-            item["pixel_values"] = self.image_processor(list(example.images), return_tensors="pt")["pixel_values"]
+            item["pixel_values"] = self.processor.pixels(example.images)
         return item
 
 
@@ -273,7 +285,10 @@ class TrainingData(Dataset):
 
     def rendered(self, index: int) -> tuple[Rendered, bool]:
         """Ids and labels of an item without its pictures, and whether it was cut."""
-        rendered, _, is_cut = self.renderer.render(self.conversation(index).turns[: self.turn_of[index] + 1])
+        conversation = self.conversation(index)
+        turns = conversation.turns[: self.turn_of[index] + 1]
+        shown = conversation.images[: sum(turn.num_images for turn in turns)]
+        rendered, _, is_cut = self.renderer.render(turns, self.renderer.shapes(shown, self.rows.folder))
         return rendered, is_cut
 
     def example(self, index: int) -> Example:
@@ -364,10 +379,12 @@ class Collator:
     Args:
         pad_token_id: fills up ids.
         image_size: height and width of `pixel_values`; None for a text-only model.
+        arrange: of a family whose pictures are of any size, what its network takes of a batch and its pictures.
     """
 
     pad_token_id: int
     image_size: tuple[int, int] | None
+    arrange: Callable[[dict[str, Any], list[Tensor]], dict[str, Any]] | None = None
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         input_ids, labels = [item["input_ids"] for item in items], [item["labels"] for item in items]
@@ -395,6 +412,8 @@ class Collator:
         # Over a whole vocabulary, logits of a long prompt would take more time and memory than all else around them.
         batch["logits_to_keep"] = is_learnt.nonzero().flatten() - 1
         pictures = [item["pixel_values"] for item in items if "pixel_values" in item]
+        if self.arrange is not None:
+            return batch | self.arrange(batch, [picture for some in pictures for picture in some])
         if self.image_size is not None:
             batch["pixel_values"] = torch.cat(pictures) if pictures else torch.zeros(0, 3, *self.image_size)
         elif pictures:

@@ -14,6 +14,7 @@ from torch import nn
 from ..adapters import Lora, Part, Prefix, Whole, base_name
 from ..config import VisGLMConfig
 from ..errors import ConfigError
+from ..families import FAMILIES, family_of
 from ..model import VisGLMForConditionalGeneration
 from ..recipe import FinetuneArguments, split_names
 from ..text.prefix import attentions, prefix_shape
@@ -26,11 +27,10 @@ LAYER = re.compile(r".*\.(?:layers|blocks|layer)\.(?P<number>\d+)\..*")
 REFERENCE_WIDTHS: Mapping[str, int] = {"vision": 1408, "qformer": 768, "text": 4096}
 RATE_POWER = 0.775
 
-# Part of the network → how the names of its parameters start.
+# Part of the network → how the names of its parameters start, in whichever family.
 TOWERS: Mapping[str, tuple[str, ...]] = {
-    "vision": ("model.vision.vit.", "model.vision.recogniser."),
-    "qformer": ("model.vision.query_tokens", "model.vision.qformer.", "model.vision.projection."),
-    "text": ("model.text.", "lm_head."),
+    tower: tuple(start for row in FAMILIES.values() for start in row.towers.get(tower, ()))
+    for tower in ("vision", "qformer", "text")
 }
 
 
@@ -96,7 +96,16 @@ def make_part(model: VisGLMForConditionalGeneration, key: str, arguments: Finetu
     Raises:
         ConfigError: the network has not what is to learn, or none of its layers is meant; nothing was changed.
     """
-    missing = [tower for tower in tower_names(arguments) if model.model.vision is None and tower != "text"]
+    family = family_of(model.config)
+    if arguments.method not in family.methods:
+        raise ConfigError(
+            f"{family.name} is not taught by {arguments.method!r} here; the methods are {', '.join(family.methods)}."
+        )
+    if unknown := [tower for tower in tower_names(arguments) if tower not in family.towers]:
+        raise ConfigError(
+            f"{family.name} has no {' and no '.join(unknown)}; its towers are {', '.join(family.towers)}."
+        )
+    missing = [tower for tower in tower_names(arguments) if family.vision(model) is None and tower != "text"]
     if missing:
         raise ConfigError(f"this text-only model has no {' and no '.join(missing)} to train. Leave it out of towers.")
     return METHODS[arguments.method].make(model, key, arguments)
@@ -170,7 +179,7 @@ def parse_layers(text: str | None) -> set[int] | None:
 
 
 def _make_qlora(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
-    if model.config.quantization is None:
+    if getattr(model.config, "quantization", None) is None:
         raise ConfigError(
             "qlora trains over a base in 4 bits, and this one is not. "
             'Load it with quantize="int4" or "nf4", or use lora.'

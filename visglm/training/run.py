@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..adapters import EMBEDDED, Adapters, Home, relative_to
+from ..families import family_of
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments
 from .data import Collator, StreamData, TrainingData
@@ -187,9 +188,12 @@ def checkpointing(model: Any, verb: str) -> None:
 
 
 def make_collator(model: Any, processor: VisGLMProcessor) -> Collator:
+    pad = model.config.text_config.pad_token_id or 0
+    if processor.num_query_tokens is None:
+        return Collator(pad, None, partial(family_of(model.config).arrange, model.config))
     size = processor.image_processor.size
     has_vision = model.config.vision_config is not None
-    return Collator(model.config.text_config.pad_token_id or 0, (size["height"], size["width"]) if has_vision else None)
+    return Collator(pad, (size["height"], size["width"]) if has_vision else None)
 
 
 def rehearse(plan: Plan, adapters: Adapters, collator: Collator) -> None:

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..adapters import Adapters, Home, relative_to
 from ..config import VisGLMConfig
 from ..errors import DataError, TrainingError, VisGLMError, require
+from ..families import family_of
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX
 from ..recipe import FinetuneArguments, split_names
@@ -61,11 +62,13 @@ class VisGLMTrainer(Trainer):
         super().__init__(model=adapters.network, args=schedule, processing_class=processor, **data)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        vision = adapters.network.model.vision
+        family = family_of(adapters.network.config)
+        vision = family.vision(adapters.network)
         learns = vision is not None and any(parameter.requires_grad for parameter in vision.parameters())
         self.frozen_vision = None if learns else vision
         # Of sharded weights every process must run every module at every step.
-        self.seen = SeenPictures(vision) if self.frozen_vision is not None and not self.is_sharded else None
+        is_kept = self.frozen_vision is not None and not self.is_sharded and family.takes_image_embeds
+        self.seen = SeenPictures(vision) if is_kept else None
         if data.get("train_dataset") is not None:
             self.add_callback(Epochs(data["train_dataset"]))
         self.meter = Meter()

@@ -1,0 +1,93 @@
+"""Taught by the same rows and the same call: LoRA over transformers' own network, and what comes of it in their classes
+and in another process."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.families.made import Reference, load, picture
+from visglm import VisGLM
+from visglm.errors import ConfigError
+from visglm.quant import QuantizedLinear
+
+SETTINGS = {
+    "epochs": 6, "batch_size": 2, "learning_rate": 2e-2, "rank": 8, "held_out": 0, "replay": 0, "num_samples": 2,
+}  # fmt: skip
+ELSEWHERE = """
+import sys
+from visglm import VisGLM
+vlm = VisGLM.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
+print(list(vlm.chat(sys.argv[2], "What is this?", max_new_tokens=8).ids))
+"""
+
+
+def said(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Two pictures of different sizes, and one question without any."""
+    dice, found = random.Random(3), []
+    for number, answer in enumerate(("a red cat", "两只狗")):
+        picture(dice).save(tmp_path / f"{number}.png")
+        found.append({"images": [f"{number}.png"], "messages": said("<image>What is this?", answer)})
+    found.append({"messages": said("Hi", "你好")})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in found), "utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    "family", ["glm4v", *(pytest.param(name, marks=pytest.mark.slow) for name in ("glm46v", "glm_ocr"))]
+)
+def test_taught_saved_and_merged(family, folders, rows, tmp_path):
+    vlm = load(folders[family])
+    shown = str(rows.parent / "0.png")
+    before = vlm.encode(shown)[0]
+    report = vlm.finetune(rows, method="lora", output_dir=tmp_path / "taught", **SETTINGS)
+    losses = [point["loss"] for point in report.history if "loss" in point]
+    assert losses[-1] < losses[0] / 2
+    assert torch.equal(vlm.encode(shown)[0], before)  # its eyes did not learn
+    wanted = list(vlm.chat(shown, "What is this?", max_new_tokens=8).ids)
+    assert list(load(folders[family]).chat(shown, "What is this?", max_new_tokens=8).ids) != wanted
+    again = VisGLM.from_pretrained(tmp_path / "taught", device="cpu", dtype="float32")
+    assert list(again.chat(shown, "What is this?", max_new_tokens=8).ids) == wanted
+    if family == "glm4v":
+        other = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, str(tmp_path / "taught"), shown],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        assert other.returncode == 0, other.stderr[-2000:]
+        assert json.loads(other.stdout.splitlines()[-1]) == wanted
+    vlm.merge()
+    vlm.save_pretrained(tmp_path / "merged")
+    assert sorted(path.suffix for path in (tmp_path / "merged").glob("model*")) == [".safetensors"]
+    _, ids = Reference(family, tmp_path / "merged").answer([("What is this?", "", [Image.open(shown)])], 8)
+    assert ids == wanted
+
+
+@pytest.mark.slow
+def test_over_a_base_in_four_bits(folders, rows, tmp_path):
+    vlm = load(folders["glm46v"], quantize="int4")
+    vlm.finetune(rows, method="qlora", output_dir=tmp_path / "taught", **SETTINGS | {"epochs": 2})
+    assert any(isinstance(module, QuantizedLinear) for module in vlm.model.modules())
+    shown = str(rows.parent / "1.png")
+    again = VisGLM.from_pretrained(tmp_path / "taught", device="cpu", dtype="float32")
+    assert again.chat(shown, "这是什么？", max_new_tokens=6).ids == vlm.chat(shown, "这是什么？", max_new_tokens=6).ids
+
+
+def test_what_the_family_does_not_learn_by_is_told(folders, rows, tmp_path):
+    vlm = load(folders["glm4v"])
+    with pytest.raises(ConfigError, match="not taught by 'qformer' here; the methods are lora, qlora"):
+        vlm.finetune(rows, method="qformer", output_dir=tmp_path / "taught", **SETTINGS)
+    with pytest.raises(ConfigError, match="has no qformer"):
+        vlm.finetune(rows, method="lora", towers="text,qformer", output_dir=tmp_path / "taught", **SETTINGS)
+    assert vlm.chat(None, "Hi", max_new_tokens=1).ids
