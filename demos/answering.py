@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from visglm import Reply, ReplyStream
+from visglm import Reply
 
 POLL_SECONDS = 0.1  # how long the page looks away at the most
 
@@ -14,11 +15,12 @@ class Answering(threading.Thread):
     """Reads a stream to its end, or until it is stopped.
 
     Args:
-        start: gives the stream; called here, for it may have to encode pictures first.
+        start: gives the stream, a `ReplyStream` or what has its face; called here, for it may have to encode pictures
+            first.
         before: the visitor's last one, which may still be busy with being stopped; nobody has two at a time.
     """
 
-    def __init__(self, start: Callable[[], ReplyStream], before: Answering | None = None):
+    def __init__(self, start: Callable[[], Any], before: Answering | None = None):
         super().__init__(name="visglm-answer", daemon=True)
         self.begin, self.before = start, before
         self.stopped = threading.Event()
@@ -39,7 +41,7 @@ class Answering(threading.Thread):
         finally:
             self.news.set()
 
-    def read(self, stream: ReplyStream) -> None:
+    def read(self, stream: Any) -> None:
         try:
             for kind, piece in stream.parts():
                 if kind == "thinking":

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from texts import Told, as_markdown
 
-from visglm import Explanation, History, ImageLimits, Reply, VisGLM, VisGLMError, load_image
+from visglm import Explanation, History, ImageLimits, RemoteVisGLM, Reply, VisGLM, VisGLMError, load_image
 from visglm.errors import PromptError
 from visglm.prompt import Turn, messages_to_turns
 from visglm.reply import Timings, Usage, draw_boxes
@@ -45,6 +45,7 @@ class Exchange:
         model: label of the model that answered.
         history: what `VisGLM.chat` takes to go on behind this answer; None where that has to be worked out.
         explanation: heat map over the conversation's last picture.
+        sampling: the settings it was answered with.
         thinking: what the model thought before it answered; it is not saved, and no model is told.
         marked: the picture with the places that the answer names, if it names any.
     """
@@ -58,6 +59,7 @@ class Exchange:
     timings: Timings | None = None
     history: History | None = None
     explanation: Explanation | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
     failure: Told | None = None
     thinking: str = ""
     marked: Image.Image | None = None
@@ -97,13 +99,16 @@ def turns_of(exchanges: Sequence[Exchange]) -> tuple[Turn, ...]:
     return tuple(Turn(item.question, item.answer, num_images=len(item.pictures)) for item in exchanges)
 
 
-def history_of(exchanges: Sequence[Exchange], vlm: VisGLM, model: str) -> History | None:
+def history_of(exchanges: Sequence[Exchange], vlm: VisGLM | RemoteVisGLM, model: str) -> Any:
     """What `vlm`, whose label is `model`, needs to go on behind these exchanges.
 
-    It is the last reply's own history if this model gave it; else the pictures are encoded anew.
+    It is the last reply's own history if this model gave it; else the pictures are encoded anew. A server is told
+    everything each time.
     """
     if not exchanges:
         return None
+    if isinstance(vlm, RemoteVisGLM):
+        return messages_of(exchanges)
     last = exchanges[-1]
     if last.history is not None and last.model == model:
         return last.history
@@ -157,20 +162,30 @@ def title_of(exchanges: Sequence[Exchange]) -> str:
     return words if len(words) <= MAX_TITLE else words[: MAX_TITLE - 1] + "…"
 
 
+def shown_to(vlm: VisGLM | RemoteVisGLM, pictures: Sequence[Image.Image]) -> list[Any]:
+    """Pictures as this model takes them: a server always by the same bytes, so that it knows them again."""
+    return [picture_url(picture) for picture in pictures] if isinstance(vlm, RemoteVisGLM) else list(pictures)
+
+
 def to_json(exchanges: Sequence[Exchange], whole: bool = False) -> str:
     """Messages as OpenAI and Hugging Face write them, pictures as data URLs: what `from_json` reads.
 
     Args:
         whole: with the last question, though it has no answer. Only what is kept here needs that.
     """
+    messages = messages_of(exchanges if whole else answered(exchanges))
+    return json.dumps({"messages": messages}, ensure_ascii=False, indent=1)
+
+
+def messages_of(exchanges: Sequence[Exchange]) -> list[dict]:
     messages: list[dict] = []
-    for item in exchanges if whole else answered(exchanges):
+    for item in exchanges:
         parts: list[dict] = [{"type": "image_url", "image_url": {"url": picture_url(each)}} for each in item.pictures]
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": item.question}]})
         if item.status not in (WAITING, FAILED):
             message = {"role": "assistant", "content": item.answer, "model": item.model, "finish_reason": item.status}
             messages.append(message)
-    return json.dumps({"messages": messages}, ensure_ascii=False, indent=1)
+    return messages
 
 
 def from_json(data: bytes | str, most: int | None = MAX_LOADED_PICTURES) -> list[Exchange]:

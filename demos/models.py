@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from texts import as_label
+from texts import Told, as_label
 
-from visglm import ImageLimits, VisGLM, VisGLMError
+from visglm import ImageLimits, RemoteVisGLM, VisGLM, VisGLMError
+from visglm.errors import ServerError
 
 EMBEDDED = "visglm-tiny"
+LISTED_SECONDS = 30  # for which what a server lists is taken to be so
 KEPT = 3  # models in memory at a time, over all visitors; the one used longest ago goes first
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model to load: name, folder or hub id, and how."""
+    """A model to load: name, folder or hub id, and how; or the name of one that the server has."""
 
     model: str
     quantize: str | None = None
+    server: str | None = None
 
     @property
     def label(self) -> str:
@@ -34,13 +37,15 @@ def arguments() -> argparse.Namespace:
     """What stood behind `--` on the command line."""
     parser = argparse.ArgumentParser(prog="streamlit run demos/server.py --")
     parser.add_argument("--model", action="append", help="model or adapter folder, or hub id; may be given again")
+    parser.add_argument("--server", help="address of a visglm serve, which answers in the place of models here")
     parser.add_argument("--quantize", help="how the first model is loaded at the start")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
     parser.add_argument("--max-pixels", type=int, help="largest width × height of a picture")
     parser.add_argument("--library", help="the library that everybody asks; by default each visitor has one")
     parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parsed = parser.parse_args()
-    parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))
+    if not parsed.server:
+        parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))
     return parsed
 
 
@@ -48,6 +53,34 @@ def image_limits() -> ImageLimits:
     """How large pictures may be, as the page was started."""
     max_pixels = arguments().max_pixels
     return ImageLimits() if max_pixels is None else ImageLimits(max_pixels=max_pixels)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def remote(server: str, model: str | None = None) -> RemoteVisGLM:
+    """The server's model that everybody who chose it shares. Its key is in the environment."""
+    return RemoteVisGLM(server, model=model)
+
+
+@st.cache_data(ttl=LISTED_SECONDS, show_spinner=False)
+def models_of(server: str) -> list[str]:
+    """What the server has: the base, then its adapters."""
+    return remote(server).models()
+
+
+def told_of(error: ServerError, server: str) -> Told:
+    """What is wrong with a server, and what to do, for whoever is on the page."""
+    return Told(f"server_{error.reason}", {"server": server, "problem": str(error)})
+
+
+def find_models(asked: argparse.Namespace, say: Callable[..., str]) -> ServerError | None:
+    """Note in `asked` what the server has. Returns why it cannot be asked."""
+    asked.model = [asked.server]
+    try:
+        with st.spinner(say("server_asking")):
+            asked.model = models_of(asked.server)
+    except ServerError as error:
+        return error
+    return None
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
@@ -62,8 +95,10 @@ def load_fresh(choice: Choice) -> VisGLM:
     return VisGLM.from_pretrained(None if choice.model == EMBEDDED else choice.model, **options)
 
 
-def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM:
+def load_or_tell(choice: Choice, say: Callable[..., str]) -> VisGLM | RemoteVisGLM:
     """The model; while it loads, a line that says so. Where it cannot be loaded, the page ends here with the reason."""
+    if choice.server is not None:
+        return remote(choice.server, choice.model)
     try:
         with st.spinner(say("loading", model=as_label(choice.label))):
             vlm = load(choice)

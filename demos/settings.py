@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 from models import Choice
 
-from visglm import VisGLM
+from visglm import RemoteVisGLM, VisGLM
 from visglm.quant import SCHEMES
 from visglm.sampling import Sampling
 
@@ -24,7 +24,7 @@ class Page:
     say: Callable[..., str]
     asked: Namespace
     choice: Choice
-    vlm: VisGLM
+    vlm: VisGLM | RemoteVisGLM
     sampling: dict[str, Any]
     prompt_language: str
     show_heat: bool
@@ -40,9 +40,12 @@ def pick_model(key: str, asked: Namespace, say: Callable[..., str], *, is_second
     """
     names = [*asked.model, *st.session_state.taught]
     name = st.selectbox(
-        say("model"), names, min(int(is_second), len(names) - 1), key=f"model_{key}", help=say("model_help"),
+        say("model"), names, min(int(is_second), len(names) - 1), key=f"model_{key}",
+        help=say("model_help_server" if asked.server else "model_help"),
         format_func=lambda name: Choice(name).label,
     )  # fmt: skip
+    if asked.server:
+        return Choice(name, server=asked.server)
     schemes = ["none", *SCHEMES]
     start = asked.quantize if name == asked.model[0] and asked.quantize in SCHEMES else "none"
     if is_second and len(names) == 1:
@@ -61,20 +64,23 @@ def say_labels_again() -> None:
         state[key] = state[key]
 
 
-def sampling_controls(key: str, say: Callable[..., str]) -> dict[str, Any]:
-    """The settings of `visglm.reply.Sampling`, as `chat` takes them."""
+def sampling_controls(key: str, asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
+    """The settings of `visglm.sampling.Sampling`, as `chat` takes them; for a server those that its protocol has."""
 
     def words(name: str) -> dict[str, str]:
         return {"label": say(name), "help": say(f"{name}_help"), "key": f"{name}_{key}"}
 
     max_new_tokens = st.number_input(**words("max_new_tokens"), min_value=0, max_value=4096, value=0, step=16)
-    return {
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or None}
+    settings |= {
         "temperature": st.slider(**words("temperature"), min_value=0.0, max_value=2.0, value=DEFAULTS.temperature),
         "top_p": st.slider(**words("top_p"), min_value=0.05, max_value=1.0, value=DEFAULTS.top_p),
-        "top_k": st.number_input(**words("top_k"), min_value=0, max_value=1000, value=DEFAULTS.top_k),
-        "repetition_penalty": st.slider(
-            **words("repetition_penalty"), min_value=0.5, max_value=2.0, value=DEFAULTS.repetition_penalty
-        ),
-        "seed": st.number_input(**words("seed"), min_value=0, value=DEFAULTS.seed, step=1),
-        "max_new_tokens": max_new_tokens or None,
     }
+    if not asked.server:
+        settings |= {
+            "top_k": st.number_input(**words("top_k"), min_value=0, max_value=1000, value=DEFAULTS.top_k),
+            "repetition_penalty": st.slider(
+                **words("repetition_penalty"), min_value=0.5, max_value=2.0, value=DEFAULTS.repetition_penalty
+            ),
+        }
+    return settings | {"seed": st.number_input(**words("seed"), min_value=0, value=DEFAULTS.seed, step=1)}

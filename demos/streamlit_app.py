@@ -3,8 +3,10 @@
     visglm app                               the embedded model
     visglm app --model FOLDER --model OTHER  any checkpoints or adapters, to choose and compare
     visglm app --library FOLDER              a library of documents that everybody here asks
+    visglm app --server URL                  what a running `visglm serve` has
 
-Widgets only: everything that answers, encodes, explains or trains is `visglm.VisGLM`.
+Widgets only: everything that answers, encodes, explains or trains is `visglm.VisGLM`, or
+`visglm.RemoteVisGLM` for a server.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import history
 import streamlit as st
 import talk
 import teach
-from models import arguments, load_or_tell
+from models import arguments, find_models, load_or_tell, told_of
 from settings import Page, pick_model, sampling_controls, say_labels_again
-from texts import LANGUAGES, notice, speak
+from texts import LANGUAGES, as_label, notice, speak
 from visitors import count_pictures
 
 VIEWS = {"talk": talk.view, "library": documents.view, "compare": compare.view, "teach": teach.view}
+OF_MODELS_HERE = ("library", "teach")  # views that need the model itself
 # What a visitor's session starts with. Every browser tab has its own.
 STATE: dict[str, Any] = {
     "exchanges": [],
@@ -73,10 +76,16 @@ def main() -> None:
     words = "".join(f'--{name.replace("_", "-")}: "{say(name)}";' for name in ("choose_file", "file_limit"))
     st.html(f"<style>:root {{ {words} }}</style>")
     st.html(f'<span data-language="{"zh-CN" if state.language == "zh" else "en"}"></span>')
+    problem = find_models(asked, say) if asked.server else None
     with st.sidebar:
         settings = sidebar(asked, say)
+    if problem is not None:  # what was said is kept, and is there again once the server is
+        st.html(notice(told_of(problem, asked.server).said(say)))
+        st.button(say("server_again"), icon=":material/refresh:", key="server_again")
+        return
+    views = [name for name in VIEWS if name not in OF_MODELS_HERE or not asked.server]
     name = st.segmented_control(
-        say("title"), list(VIEWS), default="talk", required=True, key="view", format_func=say,
+        say("title"), views, default="talk", required=True, key="view", format_func=say,
         label_visibility="collapsed",
     )  # fmt: skip
     try:
@@ -95,14 +104,18 @@ def sidebar(asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
     )  # fmt: skip
     history.menu(say)
     settings: dict[str, Any] = {"choice": pick_model("main", asked, say)}
+    if asked.server:
+        st.caption(say("server_asked", server=as_label(asked.server)))
     settings["show_heat"] = st.toggle(say("heat"), key="heat", help=say("heat_help"))
     settings["show_timings"] = st.toggle(say("timings"), value=True, key="timings")
     with st.expander(say("settings"), icon=":material/tune:"):
-        settings["prompt_language"] = st.segmented_control(
-            say("prompt_language"), ["auto", *LANGUAGES], default="auto", required=True, key="prompt_language",
-            format_func=lambda name: LANGUAGES.get(name) or say(name), help=say("prompt_language_help"),
-        )  # fmt: skip
-        settings["sampling"] = sampling_controls("main", say)
+        settings["prompt_language"] = "auto"
+        if not asked.server:
+            settings["prompt_language"] = st.segmented_control(
+                say("prompt_language"), ["auto", *LANGUAGES], default="auto", required=True, key="prompt_language",
+                format_func=lambda name: LANGUAGES.get(name) or say(name), help=say("prompt_language_help"),
+            )  # fmt: skip
+        settings["sampling"] = sampling_controls("main", asked, say)
     history.files(say)
     return settings
 

@@ -10,14 +10,14 @@ import history
 import pictures
 import streamlit as st
 from answering import Answering
-from conversation import FAILED, STOPPED, WAITING, Exchange, history_of, is_text, pictures_of, turns_of
-from models import Choice
+from conversation import FAILED, STOPPED, WAITING, Exchange, history_of, is_text, pictures_of, shown_to, turns_of
+from models import Choice, told_of
 from settings import Page
 from texts import Told, notice
 from visitors import free_uploads, visitor_left
 
-from visglm import History, ReplyStream, VisGLM, VisGLMError
-from visglm.errors import ContextLengthError
+from visglm import Explanation, History, RemoteVisGLM, VisGLM, VisGLMError
+from visglm.errors import ContextLengthError, ServerError
 
 NUM_SUGGESTIONS = 4
 PLACE = "talk"  # of what the box to write in has to say
@@ -85,7 +85,9 @@ def hero(page: Page) -> None:
         pictures.gallery("hero", st.session_state.tray, page.say)
         with st.container(width=560):
             pictures.adder("hero", st.session_state.tray, page.say, page.asked.allow_urls)
-        st.html(f'<div class="hero"><small>{page.say("hero_local")}</small></div>')
+        st.html(
+            f'<div class="hero"><small>{page.say("hero_server" if page.asked.server else "hero_local")}</small></div>'
+        )
 
 
 def bottom(page: Page) -> None:
@@ -167,7 +169,7 @@ def draw_question(page: Page, index: int, exchange: Exchange) -> None:
             for picture in exchange.pictures:
                 pictures.shown(picture, 220 if len(exchange.pictures) == 1 else 120, say)
         number = sum(len(each.pictures) for each in state.exchanges[: index + 1])
-        most = page.vlm.max_pictures
+        most = None if isinstance(page.vlm, RemoteVisGLM) else page.vlm.max_pictures
         if most is not None and number > most:
             st.caption(say("many_pictures", most=most, number=number))
     if state.editing == index:
@@ -209,12 +211,12 @@ def generate(page: Page, index: int, exchange: Exchange) -> None:
 def stream_into(
     place: Any,
     exchange: Exchange,
-    vlm: VisGLM,
+    vlm: VisGLM | RemoteVisGLM,
     choice: Choice,
     language: str,
     sampling: dict[str, Any],
     say: Callable[..., str],
-    history: Callable[[], History | None] = lambda: None,
+    history: Callable[[], Any] = lambda: None,
 ) -> None:
     """Show the answer in `place`, an `st.empty()`, as it comes, and keep it in `exchange`.
 
@@ -225,9 +227,12 @@ def stream_into(
     state = st.session_state
     exchange.status, exchange.model = STOPPED, choice.label
 
-    def start() -> ReplyStream:
+    frame = {} if isinstance(vlm, RemoteVisGLM) else {"language": language}
+    exchange.sampling = sampling
+
+    def start() -> Any:
         # The model that was picked meanwhile may not be able to read this conversation's pictures.
-        return vlm.stream_chat(exchange.pictures, exchange.question, history(), language=language, **sampling)
+        return vlm.stream_chat(shown_to(vlm, exchange.pictures), exchange.question, history(), **frame, **sampling)
 
     answering = state.answering = Answering(start, state.answering)
     place.html(f'<div class="said waiting">{html.escape(say("looking"))}<span class="cursor"></span></div>')
@@ -251,6 +256,9 @@ def stream_into(
         exchange.take(answering.reply)
     elif isinstance(answering.error, ContextLengthError):
         exchange.fail("too_long")
+    elif isinstance(answering.error, ServerError) and choice.server is not None:
+        told = told_of(answering.error, choice.server)
+        exchange.fail(told.key, **told.values)
     elif isinstance(answering.error, VisGLMError):
         exchange.fail("failed", problem=str(answering.error))
     elif answering.error is not None:
@@ -296,7 +304,7 @@ def draw_text(exchange: Exchange, say: Callable[..., str]) -> None:
 def timing_line(say: Callable[..., str], exchange: Exchange) -> str:
     rate = exchange.tokens_per_second
     return say(
-        "timing_line",
+        "timing_line" if exchange.timings.encode else "timing_line_whole",  # a server does not tell them apart
         encode=exchange.timings.encode,
         first=exchange.timings.first_token,
         rate=say("rate", rate=rate) if rate is not None else "–",
@@ -304,22 +312,28 @@ def timing_line(say: Callable[..., str], exchange: Exchange) -> str:
     )
 
 
-def draw_overlay(exchange: Exchange, exchanges: Sequence[Exchange], vlm: VisGLM, page: Page, *, wanted: bool) -> None:
+def draw_overlay(exchange: Exchange, exchanges: Sequence[Exchange], vlm: Any, page: Page, *, wanted: bool) -> None:
     """The heat map over the last picture of `exchanges`, whose last is `exchange`; worked out if wanted, once."""
     if wanted and exchange.explanation is None and exchange.answer and pictures_of(exchanges):
         try:
-            exchange.explanation = vlm.explain(
-                pictures_of(exchanges),
-                exchange.question,
-                exchange.answer,
-                History(turns_of(exchanges[:-1])),
-                language=page.prompt_language,
-            )
+            exchange.explanation = explained(exchange, exchanges, vlm, page)
         except VisGLMError as error:
             st.html(notice(page.say("heat_failed", problem=error)))
     if exchange.explanation is not None:
         with st.container(key=f"heat_{len(exchanges)}_{id(exchange)}"):
             pictures.shown(exchange.explanation.overlay(), 220, page.say, page.say("heat_caption"))
+
+
+def explained(exchange: Exchange, exchanges: Sequence[Exchange], vlm: Any, page: Page) -> Explanation:
+    """Where the last answer comes from. A server is asked the same again: it explains what it answers."""
+    if isinstance(vlm, RemoteVisGLM):
+        before = history_of(exchanges[:-1], vlm, exchange.model)
+        pictures = shown_to(vlm, exchange.pictures)
+        return vlm.explain(pictures, exchange.question, exchange.answer, before, **exchange.sampling)
+    return vlm.explain(
+        pictures_of(exchanges), exchange.question, exchange.answer, History(turns_of(exchanges[:-1])),
+        language=page.prompt_language,
+    )  # fmt: skip
 
 
 def copy_button(text: str, say: Callable[..., str], key: str) -> None:

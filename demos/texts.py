@@ -30,6 +30,44 @@ TEXTS: dict[str, tuple[str, str]] = {
         "启动时用 --model 添加更多模型或适配器。",
         "Add models and adapters with --model when you start the page.",
     ),
+    "model_help_server": (
+        "服务器上的模型和它的适配器。",
+        "The server's model and its adapters.",
+    ),
+    # a server
+    "server_asking": ("正在问服务器有哪些模型…", "Asking the server what it has…"),
+    "server_asked": (
+        "由 {server} 上的服务回答。教学、资料库和换模型要在模型所在的机器上做，这里就不显示了。",
+        "Answered by the server at {server}. Teaching, libraries and loading other models need the model itself, on the "
+        "machine where it is, and are not shown here.",
+    ),
+    "server_again": ("再试一次", "Try again"),
+    "server_unreachable": (
+        "{server} 没有应答。请确认 visglm serve 正在那里运行、地址没有写错，然后再试一次。",
+        "{server} does not answer. See that visglm serve is running there and that the address is right, then try "
+        "again.",
+    ),
+    "server_key": (
+        "{server} 不接受这个密钥。请用 --api-key-file 或 VISGLM_API_KEY 给出正确的密钥，重新启动本页。",
+        "{server} does not accept the key. Start this page again with the right one: --api-key-file or VISGLM_API_KEY.",
+    ),
+    "server_missing": (
+        "{server} 上没有要找的东西：地址可能不是 visglm serve 的，或者这个模型已经不在了。（{problem}）",
+        "{server} has not got what was looked for: it may be no visglm serve, or this model is gone. ({problem})",
+    ),
+    "server_full": (
+        "{server} 上排队的人太多了。稍等片刻，再点“重新回答”。",
+        "Too many are waiting at {server}. Wait a moment, then answer again.",
+    ),
+    "server_ending": (
+        "{server} 正要停止，或正忙着别的事。等它重新启动后再试。",
+        "{server} is about to end, or busy with something long. Try again once it is back.",
+    ),
+    "server_refused": ("{server} 拒绝了这个问题：{problem}", "{server} refused this question: {problem}"),
+    "server_failed": (
+        "{server} 没能答出来。再试一次；如果还不行，请看它的日志。",
+        "{server} failed while it answered. Try again; if it fails again, look at its log.",
+    ),
     "quantize": ("量化", "Quantization"),
     "quantize_help": (
         "用更少的比特存储权重：省内存，答案可能略有不同。",
@@ -85,6 +123,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Drop it, paste it, photograph it, or take one of these. Then ask about it in Chinese or English.",
     ),
     "hero_local": ("图片只留在运行本页的机器上。", "Pictures stay on the machine that runs this page."),
+    "hero_server": ("图片会发送给回答问题的服务器。", "Pictures are sent to the server that answers."),
     "gallery": ("示例图片", "Samples"),
     # pictures
     "add_picture": ("添加图片", "Add a picture"),
@@ -157,6 +196,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "timing_line": (
         "图像编码 {encode:.2f} 秒 · 首字 {first:.2f} 秒 · {rate} · {tokens} 个词元",
         "picture {encode:.2f} s · first token {first:.2f} s · {rate} · {tokens} tokens",
+    ),
+    "timing_line_whole": (
+        "首字 {first:.2f} 秒 · {rate} · {tokens} 个词元",
+        "first token {first:.2f} s · {rate} · {tokens} tokens",
     ),
     "rate": ("{rate:.0f} 词元/秒", "{rate:.0f} tokens/s"),
     "too_long": (

@@ -36,7 +36,7 @@ LAYERS = (
     ("adapters",),
     ("checkpoint",),
     ("explain", "engine", "export"),
-    ("training", "library"),
+    ("training", "library", "remote"),
     ("chat",),
     ("serve", "describe", "selftest", "drop_in"),
     ("cli",),
@@ -205,7 +205,20 @@ def circles(sources: list[Source]) -> Iterator[str]:
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
     extras = (
-        *("evaluate", "finetune", "serve", "describe", "demo", "quant", "export", "heif", "shapes", "library", "ocr"),
+        *(
+            "evaluate",
+            "finetune",
+            "serve",
+            "describe",
+            "remote",
+            "demo",
+            "quant",
+            "export",
+            "heif",
+            "shapes",
+            "library",
+            "ocr",
+        ),
         "sat",
     )
     optional = set.union(*map(read_requirements, extras))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .pictures import ImageLimits, load_image
     from .pictures.preprocess import VisGLMImageProcessor
     from .processor import VisGLMProcessor
+    from .remote import RemoteVisGLM
     from .reply import Citation, History, Reply
     from .stream import ReplyStream
     from .tokenizers import ChatGLMTokenizer
@@ -41,6 +42,7 @@ _MODULES = {
     "History": "reply",
     "ImageLimits": "pictures",
     "Library": "library",
+    "RemoteVisGLM": "remote",
     "Reply": "reply",
     "ReplyStream": "stream",
     "VisGLM": "chat",
@@ -63,6 +65,7 @@ __all__ = [
     "History",
     "ImageLimits",
     "Library",
+    "RemoteVisGLM",
     "Reply",
     "ReplyStream",
     "VisGLM",

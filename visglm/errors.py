@@ -63,6 +63,24 @@ class EngineError(VisGLMError, RuntimeError):
     """The model failed while it answered."""
 
 
+class ServerError(VisGLMError, RuntimeError):
+    """A server of `visglm serve` cannot be asked, or does not answer.
+
+    Args:
+        message: for people.
+        reason: "unreachable", "key" (a wrong one, or none), "missing" (no such model, or no such server), "full",
+            "ending" (or busy with something long), "refused" (what was asked) or "failed".
+        wait: seconds after which to ask again, where the server said so.
+    """
+
+    def __init__(self, message: str, reason: str, wait: float | None = None):
+        super().__init__(message, reason, wait)
+        self.reason, self.wait = reason, wait
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 class DataError(VisGLMError, ValueError):
     """A row, or a whole file, of training data cannot be used; the message names file and line."""
 

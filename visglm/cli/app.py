@@ -14,6 +14,7 @@ from ..errors import ConfigError, printable, require
 from .flags import add_max_pixels
 
 KEEP = "keep their talks and documents on its disk (--no-history turns that off)"
+VARIABLE = "VISGLM_API_KEY"  # of a server, as `RemoteVisGLM` reads it
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
@@ -21,6 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", help="checkpoint or adapter folder, or hub id; given again, there is a choice"
     )
+    group = parser.add_argument_group("a running server, in the place of models here")
+    group.add_argument(
+        "--server", metavar="URL", help="address of a `visglm serve`: one model answers any number of pages"
+    )
+    group.add_argument("--api-key", metavar="KEY", help="that it asks for; others on this machine can see it here, so "
+                       "rather use:")  # fmt: skip
+    group.add_argument("--api-key-file", metavar="PATH", help="file of it; or VISGLM_API_KEY in the environment")
     parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
     add_max_pixels(parser)
@@ -37,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def command_line(arguments: argparse.Namespace) -> list[str]:
     """What starts Streamlit: its own options, then `--`, then the page's."""
     page = [word for model in arguments.model or () for word in ("--model", model)]
+    page += ["--server", arguments.server] if arguments.server else []
     page += ["--quantize", arguments.quantize] if arguments.quantize else []
     page += ["--allow-urls"] if arguments.allow_urls else []
     page += [] if arguments.max_pixels is None else ["--max-pixels", str(arguments.max_pixels)]
@@ -61,9 +70,9 @@ def what_is_open(arguments: argparse.Namespace) -> str:
     """What others can do here, for whoever lets them in."""
     can = [
         "ask every model of the page, with pictures of theirs",
-        "teach a model on this machine, one lesson at a time",
-        *([KEEP] if not arguments.no_history else []),
-        "have documents of theirs read, one visitor's at a time",
+        *(["teach a model on this machine, one lesson at a time"] if not arguments.server else []),
+        *([KEEP if not arguments.server else KEEP.replace(" and documents", "")] if not arguments.no_history else []),
+        *(["have documents of theirs read, one visitor's at a time"] if not arguments.server else []),
         *([f"ask {printable(arguments.library)}, and see the pages that answers cite"] if arguments.library else []),
         *(["have it fetch pictures from public addresses (--allow-urls)"] if arguments.allow_urls else []),
     ]
@@ -83,12 +92,41 @@ def run(arguments: argparse.Namespace) -> int:
             f"the page is part of the repository, not of the installed package: there is no {SCRIPT}. "
             "Clone the repository and call `make app` in it."
         )
+    key = key_of(arguments)
     if not is_this_machine_only(arguments.host):
         print(what_is_open(arguments), file=sys.stderr)
-    return serve(command_line(arguments))
+    # Not among the words, which others on this machine can see.
+    return serve(command_line(arguments), **({VARIABLE: key} if key else {}))
 
 
-def serve(words: list[str]) -> int:
+def key_of(arguments: argparse.Namespace) -> str:
+    """The server's key, as the command line has it.
+
+    Raises:
+        ConfigError: flags do not go together, or the file cannot be read.
+    """
+    if arguments.server and (arguments.model or arguments.quantize or arguments.library):
+        raise ConfigError(
+            "with --server the models are the server's. Leave --model, --quantize and --library out, or give them to "
+            "it."
+        )
+    if not arguments.server and (arguments.api_key or arguments.api_key_file):
+        raise ConfigError("an API key is for the server that --server names.")
+    if arguments.api_key_file is None:
+        return arguments.api_key or ""
+    try:
+        lines = Path(arguments.api_key_file).read_text("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"--api-key-file {printable(arguments.api_key_file)} cannot be read ({error.strerror})."
+        ) from None
+    key = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None)
+    if key is None:
+        raise ConfigError(f"there is no API key in {printable(arguments.api_key_file)}.")
+    return key
+
+
+def serve(words: list[str], **environment: str) -> int:
     """Run the server until it ends, handing on what asks this process to end: alone, it would leave the server behind.
 
     Returns:
@@ -105,7 +143,7 @@ def serve(words: list[str]) -> int:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server = subprocess.Popen(words)
+        server = subprocess.Popen(words, env={**os.environ, **environment})
         for number in early:
             server.send_signal(number)
         status = server.wait()
