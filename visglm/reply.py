@@ -189,6 +189,7 @@ class Reply:
         parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
         citations: of `ask`, where the answer comes from; empty where nothing was found.
+        skipped: of `ask` on the web: pages that were found and could not be had, and why.
     """
 
     text: str
@@ -204,6 +205,7 @@ class Reply:
     parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
     citations: tuple[Citation, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
