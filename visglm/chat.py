@@ -32,7 +32,7 @@ from .stream import ReplyStream
 
 if TYPE_CHECKING:
     from .explain import Explanation
-    from .library import Library
+    from .library import Library, Web
     from .training import Evaluation, FinetuneReport, Stop
 
 # What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
@@ -531,7 +531,8 @@ class VisGLM:
         self,
         question: str,
         *,
-        library: Library | str | Path,
+        library: Library | str | Path | None = None,
+        web: bool | str | Web = False,
         images: Any = None,
         history: Past = None,
         limit: int = 3,
@@ -552,6 +553,9 @@ class VisGLM:
         Args:
             question: what to answer.
             library: a `visglm.Library`, or where one lies.
+            web: in place of a library, what a search engine finds: True for the one that the environment names, its
+                name or the address of a SearXNG, or a `visglm.library.Web`. The question is sent there, and pages that
+                it names are fetched.
             images: a picture to look for, besides the words.
             history: the turns before; a model that reads is shown them.
             limit: sources of an answer, at most.
@@ -564,14 +568,16 @@ class VisGLM:
             settings: as the keyword arguments of `chat`, for a model that writes.
 
         Raises:
-            LibraryError: there is no library.
+            LibraryError: there is no library; as `WebError`, no search engine that answers.
+            ConfigError: neither library nor web was given, or both.
             PromptError: the question is empty.
             ContextLengthError: not even one reference fits into the context.
         """
         from . import library as shelves
 
         sampling = Sampling.of(settings)
-        opened = shelves.Library.open(library, create=False) if isinstance(library, str | Path) else library
+        if (library is None) == (web is False):
+            raise ConfigError("an answer comes from a library or from the web: give library=… or web=….")
         if extract is None:
             extract = self.context_length < shelves.READING_CONTEXT
 
@@ -582,10 +588,21 @@ class VisGLM:
             )
             return self._ask([ready], replace(sampling, max_new_tokens=room))[0].reply()
 
-        return shelves.answer(
-            question, opened, image=images, past=History.of(history), language=language, limit=limit,
-            write=None if extract else write, files=files, kinds=kinds, after=after, before=before,
-        )  # fmt: skip
+        def answer_from(opened: Library) -> Reply:
+            return shelves.answer(
+                question, opened, image=images, past=History.of(history), language=language, limit=limit,
+                write=None if extract else write, files=files, kinds=kinds, after=after, before=before,
+            )  # fmt: skip
+
+        if library is not None:
+            return answer_from(
+                shelves.Library.open(library, create=False) if isinstance(library, str | Path) else library
+            )
+        settled = shelves.Web.of(web)
+        if not isinstance(question, str) or not question.strip():
+            raise PromptError(f"the question must be a string that is not empty; got {question!r:.80}.")
+        with shelves.visited(question, settled) as (opened, skipped):
+            return replace(answer_from(opened), skipped=skipped)
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.

@@ -27,6 +27,10 @@ class ImageError(VisGLMError, ValueError):
     """A picture was refused or could not be read."""
 
 
+class FetchError(VisGLMError, ValueError):
+    """An address was refused, or what is behind it cannot be had; the message does not name it."""
+
+
 class PromptError(VisGLMError, ValueError):
     """A conversation cannot be turned into a prompt."""
 
@@ -45,6 +49,10 @@ class LibraryError(VisGLMError, ValueError):
 
 class DocumentError(LibraryError):
     """A document was refused or cannot be read."""
+
+
+class WebError(LibraryError):
+    """No search engine was named, or the one that was cannot be used."""
 
 
 class LibraryWarning(UserWarning):

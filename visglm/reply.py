@@ -235,6 +235,7 @@ class Reply:
         parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
         citations: of `ask`, where the answer comes from; empty where nothing was found.
+        skipped: of `ask` on the web: pages that were found and could not be had, and why.
         thinking: what the model thought before it answered. The history does not keep it.
         boxes: places in the last picture that the answer names in the way the model was taught.
     """
@@ -252,6 +253,7 @@ class Reply:
     parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
     citations: tuple[Citation, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     thinking: str = ""
     boxes: tuple[Box, ...] = ()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from ..errors import ConfigError, printable, require
 from .flags import add_max_pixels
 
-KEEP = "keep their talks and documents on its disk (--no-history turns that off)"
 VARIABLE = "VISGLM_API_KEY"  # of a server, as `RemoteVisGLM` reads it
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
@@ -68,10 +67,11 @@ def is_this_machine_only(host: str) -> bool:
 
 def what_is_open(arguments: argparse.Namespace) -> str:
     """What others can do here, for whoever lets them in."""
+    kept = "talks" if arguments.server else "talks and documents"
     can = [
         "ask every model of the page, with pictures of theirs",
         *(["teach a model on this machine, one lesson at a time"] if not arguments.server else []),
-        *([KEEP if not arguments.server else KEEP.replace(" and documents", "")] if not arguments.no_history else []),
+        *([f"keep their {kept} on its disk (--no-history turns that off)"] if not arguments.no_history else []),
         *(["have documents of theirs read, one visitor's at a time"] if not arguments.server else []),
         *([f"ask {printable(arguments.library)}, and see the pages that answers cite"] if arguments.library else []),
         *(["have it fetch pictures from public addresses (--allow-urls)"] if arguments.allow_urls else []),

@@ -7,9 +7,11 @@ from .collection import Changes, Entry, Library, Stats
 from .pieces import LibraryLimits, Piece
 from .readers import READERS
 from .search import Found
+from .searchers import SEARCHERS
 from .views import View
+from .web import Web, visited
 
 __all__ = [
-    "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "Changes", "Entry", "Found", "Library",
-    "LibraryLimits", "Piece", "Stats", "View", "answer", "confidences",
+    "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "SEARCHERS", "Changes", "Entry", "Found",
+    "Library", "LibraryLimits", "Piece", "Stats", "View", "Web", "answer", "confidences", "visited",
 ]  # fmt: skip

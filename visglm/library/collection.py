@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat as modes
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..reply import Citation
 from .chunks import Chunk, chunks
 from .embed import NoEmbedder, as_list, embedder
 from .eyes import Eyes, embedded_eyes, embedded_size
-from .pieces import LibraryLimits, check_size
+from .pieces import LibraryLimits, Piece, check_size
 from .readers import read, reader_of
 from .search import Filter, Found, by_text
 from .store import FORMAT, HEAD, Store
@@ -204,6 +205,18 @@ class Library:
         changes.removed = sorted(source for source in gone if source not in changes.moved_from)
         return changes
 
+    def put(self, source: str, pieces: Iterable[Piece]) -> None:
+        """Add what somebody else has read, in the place of what there was of this source.
+
+        Args:
+            source: what it is cited as: an address, or any other name.
+            pieces: what it says, in its order.
+        """
+        found = list(chunks(pieces))
+        digest = hashlib.sha256("\n".join(chunk.text for chunk in found).encode("utf-8", "replace")).hexdigest()
+        self._store.replace(self._rows(source, found, "", digest, "", time.time()))
+        self._store.tidy()
+
     def remove(self, sources: str | Path | Iterable[str | Path]) -> Names:
         """Take files, or all in a folder, out of the library; the files stay. They are found no more from now on, and
         `compact` removes what is left of them in the library's files.
@@ -359,7 +372,7 @@ class Library:
                 if reader_of(source) == reader_of(old) != "picture":  # whose name is a part of what is found
                     self._store.update(old, {"source": source, "stamp": stamp, "modified": status.st_mtime})
                     continue
-            rows = self._rows(source, data, digest, stamp, status.st_mtime)
+            rows = self._rows(source, *self._read(source, data), digest, stamp, status.st_mtime)
             if rows[0]["problem"]:
                 changes.skipped[source] = rows[0]["problem"]
             elif old is None:
@@ -379,15 +392,16 @@ class Library:
             return True
         return looker != UNREAD and self._eyes is not None and looker != self._eyes.name
 
-    def _rows(self, source: str, data: bytes, digest: str, stamp: str, modified: float) -> Rows:
-        """A document's head and parts."""
-        problem, found = "", list[Chunk]()
+    def _read(self, source: str, data: bytes) -> tuple[Chunks, str]:
+        """The parts of a document, or why there are none."""
         try:
             found = list(chunks(read(data, source, self.limits)))
-            if not found:
-                problem = "there is no text and no picture in it."
         except DocumentError as error:
-            problem = str(error)
+            return [], str(error)
+        return found, "" if found else "there is no text and no picture in it."
+
+    def _rows(self, source: str, found: Chunks, problem: str, digest: str, stamp: str, modified: float) -> Rows:
+        """A document's head and parts."""
         pictures = [chunk for chunk in found if chunk.image is not None]
         looker = self.eyes.name if pictures else UNREAD
         looks, said = self._look(pictures)

@@ -14,12 +14,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..errors import ImageError
-from .limits import check_num_bytes
+from ..errors import FetchError, printable
 
 CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
     "http": http.client.HTTPConnection,
@@ -27,6 +28,9 @@ CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
 }
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK_SIZE = 2**16
+USER_AGENT = "visglm"
+# How an answer may be packed, though that is not asked for → the window bits of zlib.
+PACKINGS: dict[str, int | None] = {"identity": None, "": None, "gzip": 31, "x-gzip": 31, "deflate": 47}
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 # What Python's `is_global` lets through, in some versions at least.
 NOT_PUBLIC = (
@@ -35,6 +39,20 @@ NOT_PUBLIC = (
     ipaddress.ip_network("2002::/16"),  # 6to4, which could lead back to a private IPv4 address
     ipaddress.ip_network("3fff::/20"),  # documentation
 )
+
+
+class Fetched(NamedTuple):
+    """What an address gave.
+
+    Args:
+        url: the address in the end, behind all redirects.
+        body: its bytes, unpacked.
+        kind: its Content-Type, as the server wrote it.
+    """
+
+    url: str
+    body: bytes
+    kind: str
 
 
 def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int, hosts: Collection[str] | None = None) -> bytes:
@@ -48,32 +66,62 @@ def fetch(url: str, max_bytes: int, timeout: float, max_redirects: int, hosts: C
         hosts: names, in lower case, of the only hosts that are asked, redirects included; None for every public one.
 
     Raises:
-        ImageError: the URL was refused, or the download failed; the message says which, not the URL.
+        FetchError: the URL was refused, or the download failed; the message says which, not the URL.
+    """
+
+    def check(parts: SplitResult) -> None:
+        if hosts is not None and parts.hostname not in hosts:
+            raise FetchError("its host is not among those that pictures may be fetched from.")
+
+    return get(url, max_bytes, timeout, max_redirects, before=check).body
+
+
+def get(
+    url: str,
+    max_bytes: int,
+    timeout: float,
+    max_redirects: int,
+    *,
+    before: Callable[[SplitResult], None] = lambda parts: None,
+    headers: Mapping[str, str] | None = None,
+    data: bytes | None = None,
+    may_be_inside: bool = False,
+) -> Fetched:
+    """`fetch`, with all there is to say about a request.
+
+    Args:
+        before: is shown every address, those of redirects too, before it is connected to; what it raises ends it.
+        headers: of the request.
+        data: is sent by POST; None for GET.
+        may_be_inside: the address is the operator's own word and no visitor's or page's: it may lead to this machine
+            and its network. Give no redirects then.
+
+    Raises:
+        FetchError: as `fetch`.
     """
     deadline = time.monotonic() + timeout
     try:
         for _ in range(max_redirects + 1):
             parts = check_url(url)
-            if hosts is not None and parts.hostname not in hosts:
-                raise ImageError("its host is not among those that pictures may be fetched from.")
-            body, location = _get(parts, max_bytes, deadline)
+            before(parts)
+            found, location = _ask(url, parts, max_bytes, deadline, headers or {}, data, may_be_inside)
             if time.monotonic() >= deadline:
                 raise TimeoutError  # the connection was cut, so that the body merely seems to end here
             if location is None:
-                return body
+                return found
             url = urljoin(url, location)
-    except ImageError:
+    except FetchError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
-            raise ImageError(f"the download took longer than {timeout:g} seconds.") from None
+            raise FetchError(f"the download took longer than {timeout:g} seconds.") from None
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ImageError(f"the download failed ({reason}). Is the host reachable from here?") from None
-    raise ImageError(f"it redirects more than {max_redirects} times. Give the final URL.")
+        raise FetchError(f"the download failed ({reason}). Is the host reachable from here?") from None
+    raise FetchError(f"it redirects more than {max_redirects} times. Give the final URL.")
 
 
 def check_url(url: str) -> SplitResult:
-    """Split a URL whose parts every parser agrees on; raise ImageError for any other."""
+    """Split a URL whose parts every parser agrees on; raise FetchError for any other."""
     problem = "it is not a valid URL."
     with suppress(ValueError):
         parts = urlsplit(url)
@@ -85,20 +133,36 @@ def check_url(url: str) -> SplitResult:
             problem = "URLs with a user name are not fetched."
         elif parts.hostname and parts.port != 0:
             return parts
-    raise ImageError(problem)
+    raise FetchError(problem)
 
 
-def read_all(read: Callable[[int], bytes], max_bytes: int) -> bytes:
-    """Read to the end, never holding more than the limit and one chunk; raise ImageError beyond it."""
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """The body, never holding more than the limit and a chunk of it, however it is packed."""
+    packing = (response.getheader("Content-Encoding") or "identity").strip().lower()
+    if packing not in PACKINGS:  # none was asked for
+        raise FetchError(f"the server packs its answer as {printable(packing[:20])!r}, which was not asked for.")
+    window = PACKINGS[packing]
+    unpacker = None if window is None else zlib.decompressobj(window)
+    if unpacker is None:
+        check_size(response.length or 0, max_bytes)
     chunks: list[bytes] = []
-    num_bytes = 0
-    while chunk := read(CHUNK_SIZE):
-        if not isinstance(chunk, bytes):
-            raise ImageError('it yields text, not bytes. Open it with mode "rb".')
-        num_bytes += len(chunk)
-        check_num_bytes(num_bytes, max_bytes)
-        chunks.append(chunk)
+    num_bytes = num_packed = 0
+    while chunk := response.read(CHUNK_SIZE):
+        num_packed += len(chunk)
+        check_size(num_packed, max_bytes)
+        try:
+            plain = chunk if unpacker is None else unpacker.decompress(chunk, max_bytes + 1 - num_bytes)
+        except zlib.error:
+            raise FetchError("its packed content is damaged.") from None
+        num_bytes += len(plain)
+        check_size(num_bytes, max_bytes)
+        chunks.append(plain)
     return b"".join(chunks)
+
+
+def check_size(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise FetchError(f"it is over {max_bytes:,} bytes. Save it smaller, or allow more.")
 
 
 def is_public_address(address: str) -> bool:
@@ -111,30 +175,33 @@ def is_public_address(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in NOT_PUBLIC)
 
 
-def _get(parts: SplitResult, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
-    """One request → its body and None, or nothing and where it redirects to."""
+def _ask(
+    url: str, parts: SplitResult, max_bytes: int, deadline: float, headers: Mapping[str, str], data: bytes | None,
+    may_be_inside: bool,
+) -> tuple[Fetched, str | None]:  # fmt: skip
+    """One request → what came and None, or nothing and where it redirects to."""
     target = quote((parts.path or "/") + (parts.query and f"?{parts.query}"), safe="/?%:@!$&'()*+,;=~[]")
-    with _connection(parts, deadline) as connection:
-        connection.request("GET", target, headers={"User-Agent": "visglm"})
+    with _connection(parts, deadline, may_be_inside) as connection:
+        method = "GET" if data is None else "POST"
+        connection.request(method, target, body=data, headers={"User-Agent": USER_AGENT, **headers})
         response = connection.getresponse()
         location = response.getheader("Location")
         if response.status in REDIRECTS and location:
-            return b"", location
+            return Fetched(url, b"", ""), location
         if response.status != 200:
-            raise ImageError(f"the server answered with status {response.status}.")
-        check_num_bytes(response.length or 0, max_bytes)
-        return read_all(response.read, max_bytes), None
+            raise FetchError(f"the server answered with status {response.status}.")
+        return Fetched(url, _read(response, max_bytes), response.getheader("Content-Type") or ""), None
 
 
 @contextmanager
-def _connection(parts: SplitResult, deadline: float) -> Iterator[http.client.HTTPConnection]:
+def _connection(parts: SplitResult, deadline: float, may_be_inside: bool) -> Iterator[http.client.HTTPConnection]:
     """A connection to a checked address, cut at the deadline however slowly the server dribbles."""
     connection_class = CONNECTIONS[parts.scheme]
     host = (parts.hostname or "").encode("idna").decode("ascii")
     port = parts.port or connection_class.default_port
     connection = connection_class(host, port)
     connection.auto_open = 0  # or else it would look the name up itself after a lost connection
-    sock = _connect(host, port, deadline)
+    sock = _connect(host, port, deadline, may_be_inside)
     twin = sock.dup()  # still reaches the connection once TLS has taken `sock` over
     alarm = threading.Timer(deadline - time.monotonic(), _hang_up, [twin])
     alarm.daemon = True
@@ -155,11 +222,11 @@ def _hang_up(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
+def _connect(host: str, port: int, deadline: float, may_be_inside: bool) -> socket.socket:
     """Look the name up once and connect to what was found, unless any of it is not public."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if not all(is_public_address(str(address[0])) for *_, address in found):
-        raise ImageError("its host has a private, local or reserved address. Only public hosts are fetched from.")
+    if not may_be_inside and not all(is_public_address(str(address[0])) for *_, address in found):
+        raise FetchError("its host has a private, local or reserved address. Only public hosts are fetched from.")
     problem = OSError()
     for family, kind, protocol, _, address in found:
         sock = socket.socket(family, kind, protocol)

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import ImageError
-from .fetch import check_url, fetch, read_all
+from ..errors import FetchError, ImageError
+from .fetch import CHUNK_SIZE, check_url, fetch
 from .formats import decode
 from .limits import DEFAULT_LIMITS, ImageLimits, check_num_bytes, check_pixels
 from .pixels import to_8_bit, to_rgb
@@ -140,11 +140,28 @@ def _from_path(source: str | os.PathLike[str], options: Options) -> Image.Image:
 
 
 def _from_url(source: str, options: Options) -> Image.Image:
-    check_url(source)
-    if not options.allow_urls:
-        raise ImageError("URLs are switched off. Pass allow_urls=True, or download it and give the path.")
     limits = options.limits
-    return decode(fetch(source, limits.max_bytes, limits.timeout, limits.max_redirects), limits)
+    try:
+        check_url(source)
+        if not options.allow_urls:
+            raise ImageError("URLs are switched off. Pass allow_urls=True, or download it and give the path.")
+        data = fetch(source, limits.max_bytes, limits.timeout, limits.max_redirects)
+    except FetchError as error:
+        raise ImageError(str(error)) from None
+    return decode(data, limits)
+
+
+def read_all(read: Callable[[int], bytes], max_bytes: int) -> bytes:
+    """Read to the end, never holding more than the limit and one chunk; raise ImageError beyond it."""
+    chunks: list[bytes] = []
+    num_bytes = 0
+    while chunk := read(CHUNK_SIZE):
+        if not isinstance(chunk, bytes):
+            raise ImageError('it yields text, not bytes. Open it with mode "rb".')
+        num_bytes += len(chunk)
+        check_num_bytes(num_bytes, max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _from_data_url(source: str, options: Options) -> Image.Image:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from ..errors import ImageError
+from ..errors import FetchError, ImageError
 from ..pictures import ImageLimits, load_image
 from ..pictures.fetch import check_url, fetch
 
@@ -27,7 +27,11 @@ def check_source(source: str, hosts: Collection[str]) -> None:
         raise ImageError(f"A picture is neither a data URL nor an http(s) address. {EXPECTED}.")
     if not hosts:
         raise ImageError(f"Pictures are not fetched from addresses here. {EXPECTED}.")
-    if check_url(source).hostname not in hosts:
+    try:
+        host = check_url(source).hostname
+    except FetchError as error:
+        raise ImageError(str(error)) from None
+    if host not in hosts:
         raise ImageError(f"Pictures are fetched from hosts that were allowed only, and this is none. {EXPECTED}.")
 
 
@@ -43,7 +47,7 @@ def download(source: str, hosts: Collection[str], limits: ImageLimits) -> bytes:
     """
     try:
         return fetch(source, limits.max_bytes, limits.timeout, limits.max_redirects, hosts)
-    except ImageError as error:
+    except FetchError as error:
         raise ImageError(f"A picture could not be fetched: {error}") from None
 
 
