@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 class Running:
     """A server: its process, its port, what it has written to stderr."""
 
-    def __init__(self, process: subprocess.Popen):
-        self.process, self.lines = process, []
+    def __init__(self, process: subprocess.Popen, patience: float = 100):
+        self.process, self.patience, self.lines = process, patience, []
         self._reader = threading.Thread(
             target=lambda: self.lines.extend(iter(process.stderr.readline, "")), daemon=True
         )
@@ -36,7 +36,7 @@ class Running:
     def wait_for(self, pattern: str) -> str:
         started = time.monotonic()
         while not (found := re.search(pattern, self.log)):
-            assert self.process.poll() is None and time.monotonic() - started < 100, self.log
+            assert self.process.poll() is None and time.monotonic() - started < self.patience, self.log
             time.sleep(0.01)
         return found[1] if found.groups() else found[0]
 

@@ -15,7 +15,18 @@ from ..errors import ConfigError, VisGLMError, printable
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
-from .flags import add_language, add_model, add_settings, load_model, read_settings, settings_of, show_status
+from .flags import (
+    add_language,
+    add_model,
+    add_ray,
+    add_settings,
+    image_limits,
+    load_model,
+    options_of,
+    read_settings,
+    settings_of,
+    show_status,
+)
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -25,7 +36,11 @@ if TYPE_CHECKING:
 PROMPTS = {"en": "Describe the picture.", "zh": "描述这张图片。"}
 FAILED = 3  # exit status when some pictures could not be described
 SHOWN = 10  # of what went wrong, on the way to a folder of results, which holds all of it
-RULES = {"batch_size": Rule(int, 1, 65_536), "shard_size": Rule(int, 1, 1_000_000)}
+RULES = {
+    "batch_size": Rule(int, 1, 65_536),
+    "shard_size": Rule(int, 1, 1_000_000),
+    "workers": Rule(int, 1, 4096),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +72,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         help="pictures that share a pass through the model (default: 8)",
     )
+    group = parser.add_argument_group("more than one process or machine, into DST (extra ray)")
+    add_ray(group)
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="INT",
+        help="processes with a model each, and a GPU where there are any (default: 1)",
+    )  # fmt: skip
     parser.epilog = (
         f"Exit status: 0 when every picture was described, {FAILED} when some failed, 1 when nothing was done."
     )
@@ -66,7 +87,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_call(RULES, batch_size=arguments.batch_size, shard_size=arguments.shard_size)
+    check_call(
+        RULES, batch_size=arguments.batch_size, shard_size=arguments.shard_size, workers=arguments.workers
+    )  # fmt: skip
     sampling = replace(read_settings(arguments, Sampling), json_schema=read_schema(arguments.json_schema))
     question = (
         PROMPTS["zh" if arguments.language == "zh" else "en"] if arguments.question is None else arguments.question
@@ -77,7 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     if sampling.json_schema:
         settings["json_schema"] = sampling.json_schema
     ends = source_and_results(arguments)
+    if arguments.workers > 1 and arguments.ray is None:
+        raise ConfigError("--workers are processes of Ray: add --ray local, or the address of a cluster.")
     if ends is None:
+        if arguments.ray is not None:
+            raise ConfigError("--ray is for many pictures, whose answers go into a folder: `visglm describe SRC DST`.")
         return print_all(arguments, question, settings)
     return write_all(arguments, *ends, question, settings)
 
@@ -123,19 +150,22 @@ def write_all(arguments: argparse.Namespace, source: str, target: str, question:
     from tqdm import tqdm
 
     from ..describe import Results, Task, describe, find, is_address, missing, to_shards
-    from .flags import image_limits
 
     task = Task(question, settings)
-    results = Results(target, arguments.format)
+    where = source if is_address(source) else os.path.abspath(source)
+    results = Results(target if is_address(target) else os.path.abspath(target), arguments.format)
     try:
-        results.begin(facts_of(arguments, source if is_address(source) else os.path.abspath(source), task))
+        results.begin(facts_of(arguments, where, task))
         done = results.done()
         if done.count:
             show_status(f"{done.count:,} pictures are done already.")
-        wanted = missing(find(source, target), done, image_limits(arguments).max_bytes)
+        wanted = missing(find(where, target), done, image_limits(arguments).max_bytes)
         number, tally = results.num_shards(), Tally(arguments.flags)
         vlm = None
         with tqdm(unit="picture", initial=done.count, file=sys.stderr) as bar:
+            if arguments.ray is not None:
+                write_by_ray(arguments, to_shards(wanted, arguments.shard_size), number, task, results, tally, bar)
+                wanted = iter(())
             for items in to_shards(wanted, arguments.shard_size):
                 vlm = vlm or load_model(arguments)  # where nothing is missing, it is not needed
                 rows: list[Any] = []
@@ -153,14 +183,28 @@ def write_all(arguments: argparse.Namespace, source: str, target: str, question:
     return tally.tell(target)
 
 
+def write_by_ray(
+    arguments: argparse.Namespace, shards: Any, number: int, task: Any, results: Any, tally: Tally, bar: Any
+) -> None:
+    from ..cluster import Recipe, joined
+    from ..describe import spread
+
+    with joined(arguments.ray, arguments.workers) as share:
+        recipe = Recipe.of(options_of(arguments))
+        for count, failed in spread(shards, number, recipe, task, results, arguments.workers, share):
+            tally.add(failed, count)
+            bar.update(count)
+
+
 class Tally:
     """How it went; tells the first errors as they come."""
 
     def __init__(self, flags: dict[str, str]):
         self.flags, self.num_rows, self.num_failed = flags, 0, 0
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        self.num_rows += len(rows)
+    def add(self, rows: Sequence[dict[str, Any]], count: int | None = None) -> None:
+        """Rows; or of so many pictures those that failed."""
+        self.num_rows += len(rows) if count is None else count
         for row in rows:
             if row["error"] is not None:
                 self.num_failed += 1

@@ -143,6 +143,23 @@ def add_language(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray(group: Any) -> None:
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='by processes of Ray: "local" starts it on this machine, else a cluster\'s address',
+    )
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model` declared, as `VisGLM.from_pretrained` takes it."""
+    return {
+        "name_or_path": arguments.model, "device": arguments.device, "dtype": arguments.dtype,
+        "tokenizer": arguments.tokenizer, "base": arguments.base, "allow_urls": arguments.allow_urls,
+        "image_limits": image_limits(arguments),
+    }  # fmt: skip
+
+
 def load_model(arguments: argparse.Namespace) -> VisGLM:
     """The model that the arguments of `add_model` name; tells on stderr what takes time."""
     name = arguments.model or "visglm-tiny"
@@ -152,15 +169,7 @@ def load_model(arguments: argparse.Namespace) -> VisGLM:
         from ..chat import VisGLM
         from ..quant import Quantization, count_weights
 
-    vlm = VisGLM.from_pretrained(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        tokenizer=arguments.tokenizer,
-        base=arguments.base,
-        allow_urls=arguments.allow_urls,
-        image_limits=image_limits(arguments),
-    )
+    vlm = VisGLM.from_pretrained(**options_of(arguments))
     seconds = time.perf_counter() - started
     forms = [str(vlm.model.dtype).removeprefix("torch.")]
     if quantization := Quantization.of(vlm.model.config):

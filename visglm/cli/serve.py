@@ -7,12 +7,13 @@ import os
 import re
 import socket
 import sys
+from typing import Any
 
 from ..errors import ConfigError, printable, require
-from ..serve import Limits
+from ..serve import Limits, Replicas
 from ..settings import Rule, check_call
 from .app import is_this_machine_only
-from .flags import add_model, add_settings, load_model, read_settings, show_status
+from .flags import add_model, add_ray, add_settings, load_model, options_of, read_settings, show_status
 
 EVERYWHERE = ("0.0.0.0", "::")
 RULES = {"port": Rule(int, 0, 65_535, hint="0 takes a free one.")}
@@ -48,6 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.epilog = "Keys may also be in the environment, as VISGLM_API_KEYS, with commas between them."
     add_settings(parser, Limits, "limits")
+    add_settings(parser, Replicas, "more than one process or machine (extra ray)")
+    add_ray(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         [name.lower() for name in arguments.picture_host],
     )  # fmt: skip
     adapters = dict(split_adapter(text) for text in arguments.adapter)
+    replicas = read_settings(arguments, Replicas)
+    if arguments.ray is not None or replicas.most > 1:
+        return run_replicas(arguments, settings, adapters, replicas)
     sock = bind(arguments.host, arguments.port)
     try:
         vlm = load_model(arguments)
@@ -77,6 +83,26 @@ def run(arguments: argparse.Namespace) -> int:
         answer(Service(vlm, names, settings), sock)
     finally:
         sock.close()
+    return 0
+
+
+def run_replicas(arguments: argparse.Namespace, settings: Any, adapters: dict[str, str], replicas: Replicas) -> int:
+    """The same under Ray."""
+    from ..cluster import LOCAL, Recipe, joined, whole
+    from ..serve.ray import free_port
+    from ..serve.ray import run as answer
+
+    address = arguments.ray or LOCAL
+    port = free_port(arguments.host, arguments.port) if address == LOCAL else arguments.port
+    recipe = Recipe.of(options_of(arguments))
+    adapters = {name: whole(path) for name, path in adapters.items()}
+    show_status(f"Starting {replicas.replicas} of {arguments.model or 'visglm-tiny'} under Ray …")
+    with joined(address, replicas.most) as share:
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        answer(
+            recipe, arguments.name, adapters, settings, replicas, (arguments.host, port), share, address,
+            lambda: show_status(f"Serving at http://{host}:{port}/v1 (how to ask: http://{host}:{port}/docs)"),
+        )  # fmt: skip
     return 0
 
 

@@ -5,10 +5,11 @@ on from.
 from __future__ import annotations
 
 from .items import Item, find, is_address, is_collection
+from .ray import spread
 from .results import FORMATS, Results
 from .work import Task, describe, missing, to_shards
 
 __all__ = [
     "FORMATS", "Item", "Results", "Task", "describe", "find", "is_address", "is_collection", "missing",
-    "to_shards",
+    "spread", "to_shards",
 ]  # fmt: skip

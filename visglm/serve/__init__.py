@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from .keys import Keys
     from .limits import Limits
     from .names import Names
+    from .ray import Replicas
     from .service import Service
     from .settings import Settings
 
 # Public name → the module that has it.
 _MODULES = {
-    "Keys": "keys", "Limits": "limits", "Names": "names", "Service": "service", "Settings": "settings",
+    "Keys": "keys", "Limits": "limits", "Names": "names", "Replicas": "ray", "Service": "service",
+    "Settings": "settings",
     "create_app": "application",
 }  # fmt: skip
-__all__ = ["Keys", "Limits", "Names", "Service", "Settings", "create_app"]
+__all__ = ["Keys", "Limits", "Names", "Replicas", "Service", "Settings", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
