@@ -151,17 +151,19 @@ class TestReplicas:
         for thread in threads:
             thread.start()
         started = time.monotonic()
-        while len(answers) < 8:
-            assert time.monotonic() - started < 60
-            time.sleep(0.05)
-        os.kill(before[0], signal.SIGKILL)
-        count = len(answers)
-        while len(answers) < count + 20 or len(pids(server)) < 2 or before[0] in pids(server):
-            assert time.monotonic() - started < 240, (len(answers), pids(server))
-            time.sleep(0.1)
-        stop.set()
-        for thread in threads:
-            thread.join(60)
+        try:
+            while len(answers) < 8:
+                assert time.monotonic() - started < 60
+                time.sleep(0.05)
+            os.kill(before[0], signal.SIGKILL)
+            count = len(answers)
+            while len(answers) < count + 20 or len(pids(server)) < 2 or before[0] in pids(server):
+                assert time.monotonic() - started < 240, (len(answers), pids(server))
+                time.sleep(0.1)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(60)
         assert set(answers) == {expected}
         assert len(failures) <= 8, failures
         assert all(error.reason in ("failed", "ending", "unreachable") for error in failures)

@@ -26,6 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--adapter", action="append", default=[], metavar="NAME=PATH",
         help="an adapter beside it, which requests call NAME; given again, there are several",
     )  # fmt: skip
+    parser.add_argument(
+        "--library", action="append", default=[], metavar="NAME=PATH",
+        help="a library of documents that requests may ask by this name; given again, there are several",
+    )  # fmt: skip
     group = parser.add_argument_group("who may ask")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     group.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
@@ -57,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     require("serve", "fastapi", "uvicorn", "prometheus_client")
     from ..serve import Names, Service, Settings
     from ..serve.keys import read_keys
+    from ..serve.libraries import Libraries
     from ..serve.running import BACKLOG, bind
     from ..serve.running import run as answer
 
@@ -67,8 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         limits, keys, hosts_of(arguments), [check_origin(origin) for origin in arguments.allowed_origin],
         [name.lower() for name in arguments.picture_host],
+        dict(split_named("--library", text) for text in arguments.library),
     )  # fmt: skip
-    adapters = dict(split_adapter(text) for text in arguments.adapter)
+    Libraries(settings.libraries)  # before the model: what is wrong is told
+    adapters = dict(split_named("--adapter", text) for text in arguments.adapter)
     replicas = read_settings(arguments, Replicas)
     if arguments.ray is not None or replicas.most > 1:
         return run_replicas(arguments, settings, adapters, replicas)
@@ -139,8 +146,8 @@ def check_origin(origin: str) -> str:
     return origin
 
 
-def split_adapter(text: str) -> tuple[str, str]:
+def split_named(flag: str, text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     if not path or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise ConfigError(f"--adapter must be NAME=PATH, the name of letters, digits, - and _; got {printable(text)}.")
+        raise ConfigError(f"{flag} must be NAME=PATH, the name of letters, digits, - and _; got {printable(text)}.")
     return name, path

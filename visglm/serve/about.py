@@ -57,6 +57,7 @@ def card(service: Service, name: str) -> dict[str, Any]:
     return {
         "id": name, "object": "model", "created": service.started, "owned_by": "visglm", "parent": parent,
         "max_model_len": service.vlm.context_length,
+        **({"libraries": [*service.libraries]} if [*service.libraries] else {}),
     }  # fmt: skip
 
 

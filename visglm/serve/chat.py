@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request
@@ -16,9 +17,10 @@ from ..engine import Token
 from ..explain import Explanation
 from ..reply import Reply
 from ..sampling import LONGEST_TEXT, MOST_TEXTS, Sampling
-from .asking import STREAMS, Event, ask, service_of, stream, visit_of
+from .asking import STREAMS, Event, EventStream, ask, note, service_of, stream, visit_of, while_there
 from .conversation import read
-from .errors import Refusal
+from .errors import Refusal, broken_off
+from .libraries import answer_from, shown
 from .service import Piece, Question, Service
 from .wire import PIXEL, Json, Wire, shown_by
 
@@ -135,6 +137,9 @@ class ChatRequest(Wire):
     ] | None = None  # fmt: skip
     choices: Annotated[list[str], Field(description="extension: the answer is the likeliest of these")] | None = None
     explain: Annotated[bool, Field(description="extension: a heat map of the last picture comes along")] = False
+    library: Annotated[str, Field(
+        max_length=64, description="extension: answer from this library of the server's; the message has citations"
+    )] | None = None  # fmt: skip
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "frequency_penalty": (0,), "presence_penalty": (0,), "store": (False,), "metadata": ({},), "tools": ([],),
@@ -164,9 +169,31 @@ class ChatRequest(Wire):
             (self.stream_options is not None and not self.stream, "stream_options", "needs stream"),
             (self.choices is not None and self.stream, "choices", "are scored as a whole: leave out stream"),
             (self.explain and self.stream, "explain", "comes with whole answers: leave out stream"),
+            *(
+                (self.library is not None and wanted, param, "does not go with library: leave it out")
+                for param, wanted in self.besides_library()
+            ),
         ):
             if is_wrong:
                 raise Refusal(400, f"{param}: {message}.", "invalid_value", param)
+
+    def besides_library(self) -> Iterable[tuple[str, bool]]:
+        """What an answer that is held against its sources cannot be: field, and whether it was asked."""
+        yield "n", self.n > 1
+        yield "logprobs", self.logprobs
+        yield "choices", self.choices is not None
+        yield "explain", self.explain
+        yield "response_format", schema_of(self.response_format) != ""
+
+    @property
+    def asked(self) -> str:
+        """What the last message says in words."""
+        content = self.messages[-1].content
+        return (
+            content
+            if isinstance(content, str)
+            else "\n".join(part.text for part in content if isinstance(part, TextPart))
+        )
 
     def sampling(self) -> Sampling:
         biases = {key: value for key, value in (self.logit_bias or {}).items()}
@@ -196,6 +223,10 @@ async def complete(body: ChatRequest, request: Request) -> Response:
     service, visit = service_of(request), visit_of(request)
     question = body.question(service, visit.owner)
     told = Told(service, body, f"chatcmpl-{visit.id}")
+    if body.library is not None:
+        found = await while_there(request.receive, answer_from(service, body.library, body.asked, question))
+        note(request, found)
+        return told.at_once(found) if body.stream else Json(told.whole(found, None))
     if body.stream:
         return await stream(request, question, told)
     reply, explanation = await ask(request, question)
@@ -243,6 +274,8 @@ class Told(Spelled):
         choices = [self._choice(index, one) for index, one in enumerate(answers)]
         if reply.scores:
             choices[0]["scores"] = dict(reply.scores)
+        if self._body.library is not None:
+            choices[0]["message"]["citations"] = [*map(shown, reply.citations)]
         if explanation is not None:
             choices[0]["explanation"] = {"overlay": png_url(explanation), "heat": explanation.heat.tolist()}
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage_of(reply)}
@@ -286,6 +319,19 @@ class Told(Spelled):
 
     def fail(self, refusal: Refusal) -> Iterable[Event]:
         yield None, refusal.body()
+
+    def at_once(self, reply: Reply) -> Response:
+        """As a stream, what is known as a whole only: every sentence was held against its source."""
+
+        async def events() -> AsyncIterator[Event]:
+            for event in self.begin(reply.usage.prompt_tokens):
+                yield event
+            yield self._chunk(0, {"content": reply.text, "citations": [*map(shown, reply.citations)]})
+            yield self._chunk(0, {}, None, reply.finish_reason)
+            for event in self.end(reply):
+                yield event
+
+        return EventStream(events(), AsyncExitStack(), lambda: self.fail(broken_off()))
 
     def _chunk(
         self, index: int, delta: Mapping[str, Any], logprobs: Any = None, finish_reason: str | None = None

@@ -25,6 +25,7 @@ from ..request import Prompt, check_eyes, lay_out
 from ..sampling import Sampling
 from ..tokenizers import token_bytes
 from .errors import Refusal, broken_off
+from .libraries import Libraries
 from .limits import Admission
 from .metrics import Metrics
 from .names import Names
@@ -86,6 +87,7 @@ class Service:
     def __init__(self, vlm: VisGLM, names: Names, settings: Settings):
         self.vlm, self.names, self.settings = vlm, names, settings
         self.started = int(time.time())
+        self.libraries = Libraries(settings.libraries)
         self.metrics = Metrics()
         self.admission = Admission(max(vlm.engine.slots + settings.limits.max_waiting, settings.limits.max_answers))
         self._asker = Asker(vlm.engine, vlm.model, vlm.tokenizer, vlm.adapters)
@@ -115,7 +117,7 @@ class Service:
 
     def close(self) -> None:
         self.admission.is_closing = True
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), self.libraries.pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, pool: str, act: Callable[..., Result], *arguments: Any) -> Result:
@@ -163,19 +165,25 @@ class Service:
         self.check(question)
         extra = max(question.sampling.n, len(question.sampling.choices)) - 1
         with self.admission.take(extra):
-            found = await asyncio.gather(*(self._fetch(source) for source in question.sources))
-            question, prompt = await self.run("decode", self._prepare, question, found)
-            asked = Asked(self, question, prompt)
-            try:
-                if question.sampling.choices or question.sampling.json_schema:
-                    await self.run("help", asked.submit)
-                else:
-                    asked.submit()
+            async with self.answering(question) as asked:
                 yield asked
-            finally:
-                asked.leave()
 
-    async def _fetch(self, source: str) -> str | bytes:
+    @asynccontextmanager
+    async def answering(self, question: Question) -> AsyncIterator[Asked]:
+        """`ask`, for a question that was checked and let in."""
+        found = await asyncio.gather(*(self.fetch(source) for source in question.sources))
+        question, prompt = await self.run("decode", self._prepare, question, found)
+        asked = Asked(self, question, prompt)
+        try:
+            if question.sampling.choices or question.sampling.json_schema:
+                await self.run("help", asked.submit)
+            else:
+                asked.submit()
+            yield asked
+        finally:
+            asked.leave()
+
+    async def fetch(self, source: str) -> str | bytes:
         if is_data(source):
             return source
         return await self.run("fetch", download, source, self.settings.picture_hosts, self.vlm.image_limits)

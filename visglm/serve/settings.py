@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from .keys import Keys
@@ -23,6 +23,7 @@ class Settings:
             made to lead here is none of them. None for whatever.
         origins: pages of other servers that may ask from within a browser, such as "https://example.org".
         picture_hosts: names of hosts that pictures may be fetched from, in lower case; none by default.
+        libraries: name → folder of the libraries that may be asked.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -30,6 +31,7 @@ class Settings:
     hosts: Collection[str] | None = THIS_MACHINE
     origins: Collection[str] = ()
     picture_hosts: Collection[str] = ()
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 def host_of(header: str) -> str | None:
