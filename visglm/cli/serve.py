@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         limits, keys, hosts_of(arguments), [check_origin(origin) for origin in arguments.allowed_origin],
         [name.lower() for name in arguments.picture_host],
-        dict(split_named("--library", text) for text in arguments.library),
+        {name: os.path.abspath(path) for name, path in (split_named("--library", text) for text in arguments.library)},
     )  # fmt: skip
     Libraries(settings.libraries)  # before the model: what is wrong is told
     adapters = dict(split_named("--adapter", text) for text in arguments.adapter)
