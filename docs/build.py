@@ -36,8 +36,8 @@ INCLUDED = {
 # What the pages look like: file of the repository → file of the site.
 ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
-    *("index.md", "asking.md", "page.md", "library.md", "serving.md", "teaching.md", "checkpoints.md", "families.md"),
-    *("quantization.md", "light.md"),
+    *("index.md", "asking.md", "page.md", "library.md", "serving.md", "many.md", "teaching.md", "checkpoints.md"),
+    *("families.md", "quantization.md", "light.md"),
     *("huggingface.md", "commands.md", "errors.md", "tiny.md", "measurements.md"),
 )
 LANGUAGES: dict[str, dict[str, str]] = {

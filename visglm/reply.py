@@ -202,7 +202,7 @@ class Citation:
         score: how well it answers, 0 to 1.
         kind: "text" or "picture".
         heading: of the section.
-        start: of the quote in the text of the document, in characters.
+        start: of the quote in the text of the document, in characters; of a picture its place among that.
         end: of it.
     """
 

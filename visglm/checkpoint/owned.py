@@ -63,6 +63,7 @@ SETTINGS = (
     *("processor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "chat_template.jinja",
 )
+GRAPH_NAME = re.compile(r"(decoder|vision(-\d+)?)\.onnx")
 SPEAKERS: dict[str, Speaker] = {
     "config.json": Speaker(lambda fields: fields.get("model_type") in {"chatglm", "glm", *FAMILIES}, _hub_names),
     "model_config.json": Speaker(lambda fields: {"num_layers", "hidden_size"} <= fields.keys(), _sat_names),
@@ -83,7 +84,8 @@ SPEAKERS: dict[str, Speaker] = {
         ],
     ),
     "light.json": Speaker(
-        lambda fields: {"format", "graphs"} <= fields.keys(), lambda folder, fields: ["vision.onnx", "decoder.onnx"]
+        lambda fields: {"format", "graphs"} <= fields.keys() and isinstance(fields["graphs"], dict),
+        lambda folder, fields: [name for name in map(str, fields["graphs"].values()) if GRAPH_NAME.fullmatch(name)],
     ),
     "generation_config.json": Speaker(lambda fields: "transformers_version" in fields, lambda folder, fields: ()),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .pieces import VOCAB_FILE_NAME, Pieces, StreamDecoder
+from .pieces import VOCAB_FILE_NAME, Pieces, StreamDecoder, control_ids
 from .plain import PlainTokenizer, load_plain
 from .spelling import token_bytes
 from .typed import typed_ids
@@ -27,7 +27,7 @@ _MODULES = {
 
 __all__ = [
     "VOCAB_FILE_NAME", "ChatGLM2Tokenizer", "ChatGLMTokenizer", "Pieces", "PlainTokenizer", "StreamDecoder",
-    "is_tiktoken", "load_glm_tokenizer", "load_plain", "token_bytes", "typed_ids",
+    "control_ids", "is_tiktoken", "load_glm_tokenizer", "load_plain", "token_bytes", "typed_ids",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def typed_ids(tokenizer: Any, text: str) -> list[int]:
     Raises:
         PromptError: the vocabulary itself spells a control token so that it cannot be kept out of this text.
     """
-    added = control_ids(tokenizer)
+    added = added_ids(tokenizer)
     if not added - set(tokenizer.all_special_ids):
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     ids = plain_backend(tokenizer).encode(text, add_special_tokens=False).ids
@@ -32,7 +32,7 @@ def typed_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def control_ids(tokenizer: Any) -> set[int]:
+def added_ids(tokenizer: Any) -> set[int]:
     """Every token that was added to a vocabulary of byte pairs, special or not; of other tokenizers none, which never
     read one out of text."""
     return set(tokenizer.added_tokens_decoder) if hasattr(tokenizer, "backend_tokenizer") else set()
