@@ -37,7 +37,7 @@ INCLUDED = {
 ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
     *("index.md", "asking.md", "page.md", "library.md", "serving.md", "deploying.md", "many.md"),
-    *("teaching.md", "checkpoints.md", "quantization.md", "light.md"),
+    *("teaching.md", "checkpoints.md", "families.md", "quantization.md", "light.md"),
     *("huggingface.md", "commands.md", "errors.md", "tiny.md", "measurements.md"),
 )
 LANGUAGES: dict[str, dict[str, str]] = {

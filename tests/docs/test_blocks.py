@@ -28,6 +28,7 @@ from tests.docs.pages import (
     commands_of,
     matches,
 )
+from tests.families.made import make
 from visglm import cli
 
 # Chinese pages have the blocks of the English ones: test_languages.py.
@@ -36,7 +37,7 @@ LANGUAGES = {"python", "text", "bash", "console", "json", "yaml"}
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch) -> Path:
+def desk(tmp_path, monkeypatch, request) -> Path:
     """A folder as a reader has it: the repository's, with a file of captions and a checkpoint to try things on."""
     for name in ("examples", "finetune", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -50,6 +51,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     shutil.copy(ROOT / "examples/car.jpg", tmp_path)
     (tmp_path / "pictures.csv").write_text("file_name,text\ncat.png,zorp\ncar.jpg,blik\n", "utf-8")
     (tmp_path / "questions.txt").write_text("What is this?\n这是什么？\n", "utf-8")
+    if request.node.callspec.params["document"].name == "families.md":
+        make("glm4v", tmp_path / "GLM-4.1V-9B-Thinking")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
