@@ -3,6 +3,7 @@
     visglm app                               the embedded model
     visglm app --model FOLDER --model OTHER  any checkpoints or adapters, to choose and compare
     visglm app --server URL                  what a running `visglm serve` has
+    visglm app --library FOLDER              a library of documents that everybody here asks
 
 Widgets only: everything that answers, encodes, explains or trains is `visglm.VisGLM`, or
 `visglm.RemoteVisGLM` for a server.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import documents
 import history
 import streamlit as st
 import talk
@@ -26,8 +28,8 @@ from settings import Page, pick_model, sampling_controls, say_labels_again
 from texts import LANGUAGES, as_label, notice, speak
 from visitors import count_pictures
 
-VIEWS = {"talk": talk.view, "compare": compare.view, "teach": teach.view}
-OF_MODELS_HERE = ("teach",)  # views that need the model itself
+VIEWS = {"talk": talk.view, "library": documents.view, "compare": compare.view, "teach": teach.view}
+OF_MODELS_HERE = ("library", "teach")  # views that need the model itself
 # What a visitor's session starts with. Every browser tab has its own.
 STATE: dict[str, Any] = {
     "exchanges": [],
@@ -49,6 +51,11 @@ STATE: dict[str, Any] = {
     "school": None,
     "lesson": None,
     "lesson_failed": None,
+    "library": None,
+    "library_folder": None,
+    "reading": None,
+    "num_dropped": 0,
+    "asked_library": [],
 }
 
 

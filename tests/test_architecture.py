@@ -28,6 +28,7 @@ LAYERS = (
     ("prompt",),
     ("processor", "vision", "text", "reply", "shapes", "writing"),
     ("model", "request", "stream"),
+    ("families",),
     ("light",),
     ("identity",),
     ("auto",),

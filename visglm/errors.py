@@ -115,12 +115,13 @@ class MissingDependencyError(VisGLMError, ImportError):
     """An optional package is needed for what was asked and cannot be imported."""
 
 
-def require(extra: str, *modules: str) -> Any:
+def require(extra: str, *modules: str, distribution: str = "visglm") -> Any:
     """Import optional modules at the point where they are chosen.
 
     Args:
         extra: the extra of visglm that installs them, for example `"serve"`.
         modules: dotted module names, for example `"uvicorn"`.
+        distribution: that has this extra.
 
     Returns:
         The module, or a tuple of modules when several were named.
@@ -135,7 +136,7 @@ def require(extra: str, *modules: str) -> Any:
         except ImportError as error:
             raise MissingDependencyError(
                 f"This needs the optional package {module!r}, which cannot be imported ({error}). "
-                f'Install it with: pip install "visglm[{extra}]"'
+                f'Install it with: pip install "{distribution}[{extra}]"'
             ) from error
     return loaded[0] if len(loaded) == 1 else tuple(loaded)
 

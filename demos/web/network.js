@@ -29,8 +29,9 @@ export class Network {
       executionProviders: ["wasm"], externalData: weights.map(([path, data]) => ({ path, data })), logSeverityLevel: 4,
     };
     network.decoder = await ort.InferenceSession.create(files.get(manifest.graphs.decoder), options);
-    if (manifest.pictures) {
-      network.vision = await ort.InferenceSession.create(files.get(manifest.graphs.vision), options);
+    network.vision = [];  // one graph, or the parts of a large one
+    for (let name = "vision"; manifest.graphs[name]; name = `vision_${network.vision.length + 1}`) {
+      network.vision.push(await ort.InferenceSession.create(files.get(manifest.graphs[name]), options));
     }
     return network;
   }
@@ -38,9 +39,9 @@ export class Network {
   /** Visual tokens of one picture `[3, height, width]`: `num_query_tokens` rows. */
   async look(pixels) {
     const { height, width } = this.manifest.pictures;
-    const feed = new this.ort.Tensor("float32", pixels, [1, 3, height, width]);
-    const { image_embeds } = await this.vision.run({ pixel_values: feed });
-    return image_embeds.data;
+    let seen = new this.ort.Tensor("float32", pixels, [1, 3, height, width]);
+    for (const part of this.vision) seen = (await part.run({ [part.inputNames[0]]: seen }))[part.outputNames[0]];
+    return seen.data;
   }
 
   row(name, number, columns) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from tests.tiny import GOLDEN_CHATGLM2, GOLDEN_HF, expected, make_fine_tuned
 from visglm import VisGLM
 from visglm.checkpoint import EMBEDDED_MODEL, open_source
 from visglm.errors import CheckpointError, ConfigError
-from visglm.export import export
+from visglm.export import add_graphs, export
 from visglm.light import VisGLM as LightVisGLM
+from visglm.light import eyes
 from visglm.light.network import Place
 
 TOLERANCE = 1e-4  # of logits
@@ -59,6 +61,41 @@ def golden(tmp_path_factory):
 
 def test_golden_logits(golden):
     check_golden(LightVisGLM.from_pretrained(golden), expected("visualglm"))
+
+
+def test_the_eyes_of_a_large_model_are_cut_into_parts_of_which_one_is_open(golden, tmp_path, monkeypatch):
+    """The golden model plays the large one."""
+    graphs = {name: (golden / name).read_bytes() for name in ("decoder.onnx", "vision.onnx")}
+    folder = shutil.copytree(golden, tmp_path / "parts")
+    monkeypatch.setattr("visglm.export.SECTION_BYTES", 20_000)
+    add_graphs(folder)
+    manifest = json.loads((folder / "light.json").read_text())
+    parts = [folder / name for key, name in manifest["graphs"].items() if key != "decoder"]
+    assert len(parts) >= 3 and parts[1].name == "vision-2.onnx"
+    assert (folder / "decoder.onnx").read_bytes() == graphs["decoder.onnx"]
+    light = LightVisGLM.from_pretrained(folder)
+    opened = watch_sessions(monkeypatch)
+    check_golden(light, expected("visualglm"))
+    assert opened == {"at most": 1, "ever": len(parts) * len(expected("vision")["pixel_values"])}
+    seen = light.encode(EXAMPLES / "cat.png")
+    np.testing.assert_allclose(seen, LightVisGLM.from_pretrained(golden).encode(EXAMPLES / "cat.png"), atol=1e-5)
+    VisGLM.from_pretrained(EMBEDDED_MODEL, device="cpu").save_pretrained(folder)
+    assert not parts[1].exists()  # they were the checkpoint's, and went with it
+
+
+def watch_sessions(monkeypatch) -> dict[str, int]:
+    """How many sessions the eyes hold at a time, and make in all."""
+    counts, alive = {"at most": 0, "ever": 0}, weakref.WeakSet()
+    original = eyes.open_graph
+
+    def opening(*arguments, **settings):
+        session = original(*arguments, **settings)
+        alive.add(session)
+        counts["ever"], counts["at most"] = counts["ever"] + 1, max(counts["at most"], len(alive))
+        return session
+
+    monkeypatch.setattr(eyes, "open_graph", opening)
+    return counts
 
 
 def test_what_is_exported_is_a_checkpoint_too(golden, tmp_path):

@@ -62,6 +62,7 @@ def test_a_file_that_is_not_what_was_exported_is_told(folder, name):
         ("tables/embeddings/file", "../secret", "cannot be used"),
         ("tables/embeddings/dtype", "O", "cannot be used"),
         ("graphs/decoder", "../decoder.onnx", "no hash"),
+        ("graphs/vision_3", "vision.onnx", "which nothing plays"),
         ("tokenizer/file", "/etc/passwd", "no hash"),
         ("tokenizer/special_ids", ["0"], "special_ids"),
         ("pictures/height", 10**6, "height must be between"),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..families import FAMILIES
+from ..families.visualglm import VISUALGLM
 from ..untrusted import DamagedFile, read_json
 from .files import READERS, write_json
 
@@ -37,6 +39,8 @@ def _hub_names(folder: Path, fields: dict[str, Any]) -> Iterable[str]:
     vocabulary = ["ice_text.model"]
     if "padded_vocab_size" in fields or (fields.get("text_config") or fields).get("model_type") == "glm":
         vocabulary = ["tokenizer.model", "tokenizer.json"]
+    if fields.get("model_type") != VISUALGLM.model_type and fields.get("model_type") in FAMILIES:
+        vocabulary = ["tokenizer.json", "video_preprocessor_config.json"]
     return ["generation_config.json", "preprocessor_config.json", *SETTINGS, *vocabulary, *_weights(folder)]
 
 
@@ -59,8 +63,9 @@ SETTINGS = (
     *("processor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "chat_template.jinja",
 )
+GRAPH_NAME = re.compile(r"(decoder|vision(-\d+)?)\.onnx")
 SPEAKERS: dict[str, Speaker] = {
-    "config.json": Speaker(lambda fields: fields.get("model_type") in ("visglm", "chatglm", "glm"), _hub_names),
+    "config.json": Speaker(lambda fields: fields.get("model_type") in {"chatglm", "glm", *FAMILIES}, _hub_names),
     "model_config.json": Speaker(lambda fields: {"num_layers", "hidden_size"} <= fields.keys(), _sat_names),
     "visglm_adapter.json": Speaker(
         lambda fields: "base" in fields,
@@ -79,7 +84,8 @@ SPEAKERS: dict[str, Speaker] = {
         ],
     ),
     "light.json": Speaker(
-        lambda fields: {"format", "graphs"} <= fields.keys(), lambda folder, fields: ["vision.onnx", "decoder.onnx"]
+        lambda fields: {"format", "graphs"} <= fields.keys() and isinstance(fields["graphs"], dict),
+        lambda folder, fields: [name for name in map(str, fields["graphs"].values()) if GRAPH_NAME.fullmatch(name)],
     ),
     "generation_config.json": Speaker(lambda fields: "transformers_version" in fields, lambda folder, fields: ()),
 }

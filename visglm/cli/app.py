@@ -14,6 +14,7 @@ from ..errors import ConfigError, printable, require
 from .flags import add_max_pixels
 
 VARIABLE = "VISGLM_API_KEY"  # of a server, as `RemoteVisGLM` reads it
+KEEP = "keep {} on its disk (--no-history turns that off)"
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
@@ -31,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
     add_max_pixels(parser)
+    parser.add_argument(
+        "--library", metavar="LIBRARY",
+        help="a library of documents that all visitors ask, and whoever sits at this machine changes (default: one "
+        "for each visitor)",
+    )  # fmt: skip
     parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
@@ -43,6 +49,7 @@ def command_line(arguments: argparse.Namespace) -> list[str]:
     page += ["--quantize", arguments.quantize] if arguments.quantize else []
     page += ["--allow-urls"] if arguments.allow_urls else []
     page += [] if arguments.max_pixels is None else ["--max-pixels", str(arguments.max_pixels)]
+    page += [] if arguments.library is None else ["--library", os.path.abspath(arguments.library)]
     page += ["--no-history"] if arguments.no_history else []
     return [
         *(sys.executable, "-m", "streamlit", "run", str(SCRIPT)),
@@ -64,7 +71,9 @@ def what_is_open(arguments: argparse.Namespace) -> str:
     can = [
         "ask every model of the page, with pictures of theirs",
         *(["teach a model on this machine, one lesson at a time"] if not arguments.server else []),
-        *(["keep their talks on its disk (--no-history turns that off)"] if not arguments.no_history else []),
+        *([KEEP.format("their talks" + " and documents" * (not arguments.server))] if not arguments.no_history else []),
+        *(["have documents of theirs read, one visitor's at a time"] if not arguments.server else []),
+        *([f"ask {printable(arguments.library)}, and see the pages that answers cite"] if arguments.library else []),
         *(["have it fetch pictures from public addresses (--allow-urls)"] if arguments.allow_urls else []),
     ]
     return "\n".join(
@@ -100,6 +109,8 @@ def key_of(arguments: argparse.Namespace) -> str:
         raise ConfigError(
             "with --server the models are the server's. Leave --model and --quantize out, or give them to it."
         )
+    if arguments.server and arguments.library:
+        raise ConfigError("--library is asked with a model on this machine. Leave it out, or leave --server out.")
     if not arguments.server and (arguments.api_key or arguments.api_key_file):
         raise ConfigError("an API key is for the server that --server names.")
     if arguments.api_key_file is None:

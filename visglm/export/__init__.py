@@ -17,6 +17,7 @@ from ..checkpoint import save as save_checkpoint
 from ..errors import ConfigError, require
 from .graphs import trace_decoder, trace_vision
 from .manifest import describe
+from .sections import SECTION_BYTES, cut, cut_points
 from .weights import Weights, attach
 
 SCHEMES = ("int8", "int4")  # for which ONNX Runtime has products
@@ -86,8 +87,13 @@ def add_graphs(folder: str | Path) -> None:
 def write_graphs(source: Source, folder: Path) -> None:
     weights = Weights(folder)
     processor = source.processor()
+    graphs = {"decoder": "decoder.onnx"}
     if source.config.vision_config is not None:
         size = processor.image_processor.size
-        attach(trace_vision(source.config, (size["height"], size["width"])), weights, folder / "vision.onnx")
+        vision = trace_vision(source.config, (size["height"], size["width"]))
+        points = cut_points(vision, weights, SECTION_BYTES)
+        attach(vision, weights, folder / "vision.onnx")
+        first, *others = cut(folder / "vision.onnx", points) if points else ["vision.onnx"]
+        graphs |= {"vision": first} | {f"vision_{number}": name for number, name in enumerate(others, start=2)}
     attach(trace_decoder(source.config), weights, folder / "decoder.onnx")
-    describe(source, processor, weights, folder)
+    describe(source, processor, weights, folder, graphs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..processor import VisGLMProcessor
 from ..prompt import PROMPT_STYLES, Control, PromptStyle, Segments
 from ..text import BACKBONES
 from ..text.prefix import attentions
-from ..tokenizers import ChatGLM2Tokenizer
+from ..tokenizers import ChatGLM2Tokenizer, control_ids
 from .graphs import bare_network, cache_names, cache_shape
 from .weights import Weights
 
@@ -24,8 +25,14 @@ OF_ANSWERS = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")  #
 BLOCK = 2**20
 
 
-def describe(source: Source, processor: VisGLMProcessor, weights: Weights, folder: Path) -> None:
-    """Write the manifest of a folder that holds everything else."""
+def describe(
+    source: Source, processor: VisGLMProcessor, weights: Weights, folder: Path, graphs: Mapping[str, str]
+) -> None:
+    """Write the manifest of a folder that holds everything else.
+
+    Args:
+        graphs: name → file.
+    """
     config, text = source.config, source.config.text_config
     layers, heads, width = cache_shape(text)
     both_ways = BACKBONES[text.model_type].reads_prefix_both_ways
@@ -52,7 +59,7 @@ def describe(source: Source, processor: VisGLMProcessor, weights: Weights, folde
         "answers": answer_settings(source.generation_config()),
         "pictures": None if config.vision_config is None else picture_settings(processor.image_processor),
         "tokenizer": tokens,
-        "graphs": {"decoder": "decoder.onnx"} | ({"vision": "vision.onnx"} if config.vision_config else {}),
+        "graphs": dict(graphs),
         "tables": tables,
     }
     named = {entry["file"] for entry in tables.values()} | {place.file for place in weights.places.values()}
@@ -132,7 +139,7 @@ def tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "unk_token_id": tokenizer.unk_token_id,
         "image_token_id": getattr(tokenizer, "image_token_id", None),
-        "special_ids": sorted(set(tokenizer.all_special_ids)),
+        "special_ids": sorted(control_ids(tokenizer)),
         "tokens": {str(token): index for index, token in sorted(tokenizer.added_tokens_decoder.items())},
     }
 

@@ -97,6 +97,7 @@ class Manifest:
         vision_config: None for a model without eyes.
         text_config: `hidden_size` and `max_position_embeddings`.
         fingerprint: of the model, which histories are told apart by.
+        vision_graphs: names of the graphs that look at a picture, one after the other.
 
     Raises:
         CheckpointError: the folder holds no exported model, or one that is damaged.
@@ -149,6 +150,10 @@ class Manifest:
         wanted = {"decoder"} | ({"vision"} if self.pictures is not None else set())
         if missing := wanted - self.graphs.keys():
             raise DamagedFile(f"it names no graph for {', '.join(sorted(missing))}")
+        parts = [f"vision_{number}" for number in range(2, len(self.graphs))]
+        if foreign := self.graphs.keys() - wanted - (set(parts) if self.pictures is not None else set()):
+            raise DamagedFile(f"it names a graph for {', '.join(map(shown, sorted(foreign)))}, which nothing plays")
+        self.vision_graphs = [name for name in ("vision", *parts) if name in self.graphs]
         self.tables = {name: self._table(name, entry, fields["files"]) for name, entry in fields["tables"].items()}
         self._check_tables()
         self.files = frozenset(fields["files"])

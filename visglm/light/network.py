@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..errors import CheckpointError, require
-from ..untrusted import DamagedFile
-from .graph import locations
-from .manifest import NEXT_STEP, Manifest
+from ..errors import require
+from .eyes import Eyes
+from .manifest import Manifest
+from .session import check_locations, check_shapes, open_graph
 
-MOST_PICTURES = 64  # that are remembered as visual tokens
 Cache = list[Any]  # per layer keys and values `[1, heads, positions, head_dim]`, as ONNX Runtime's values
 
 
@@ -36,10 +31,8 @@ class Network:
         self._value = require("light", "onnxruntime").OrtValue.ortvalue_from_numpy
         for name in manifest.graphs:  # before any is opened
             check_locations(manifest, name)
-        self._vision: Any = None  # opened for the first picture: convolutions take longest to get ready
-        self._opening = threading.Lock()
+        self.eyes: Any = None if manifest.pictures is None else Eyes(manifest)
         self._decoder = open_graph(manifest, "decoder")
-        self._seen: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._tables = {name: table.open() for name, table in manifest.tables.items()}
         layers = manifest.cache_shape[0]
         names = [f"{part}_{number}" for number in range(layers) for part in ("key", "value")]
@@ -52,49 +45,13 @@ class Network:
             "inputs_embeds": [1, None, hidden], "logits": [1, 1, manifest.vocab_size], "position_ids": None, **cache,
         })  # fmt: skip
 
-    # --- pictures ---
-
     def pixels(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """`[num_images, 3, height, width]`, as the network takes them."""
-        settings = self.manifest.pictures
-        size = settings["width"], settings["height"]
-        mean, std = (np.array(settings[name], np.float32)[:, None, None] for name in ("mean", "std"))
-        found = []
-        for picture in pictures:
-            samples = np.asarray(picture.resize(size, settings["resample"]), np.float64)
-            scaled = (np.moveaxis(samples, -1, 0) * settings["rescale_factor"]).astype(np.float32)
-            found.append((scaled - mean) / std)
-        return np.stack(found)
+        """`[num_images, 3, height, width]`, of a model that has eyes."""
+        return self.eyes.pixels(list(pictures))
 
     def look(self, pixel_values: np.ndarray) -> np.ndarray:
         """Visual tokens `[num_images, num_query_tokens, hidden_size]`."""
-        with self._opening:
-            self._vision = self._vision or self._open_vision()
-        return np.concatenate([self._look_at(picture) for picture in pixel_values])
-
-    def _open_vision(self) -> Any:
-        manifest, settings = self.manifest, self.manifest.pictures
-        session = open_graph(manifest, "vision")
-        seen = [1, manifest.num_query_tokens, manifest.text_config.hidden_size]
-        pixels = [1, 3, settings["height"], settings["width"]]
-        check_shapes(manifest, "vision", session, {"pixel_values": pixels, "image_embeds": seen})
-        return session
-
-    def _look_at(self, picture: np.ndarray) -> np.ndarray:
-        """Of one, which is remembered for a while: the next question may be about it, too."""
-        key = hashlib.sha256(np.ascontiguousarray(picture).data).digest()
-        with self._opening:
-            if key in self._seen:
-                self._seen.move_to_end(key)
-                return self._seen[key]
-        (seen,) = self._vision.run(["image_embeds"], {"pixel_values": picture[None]})
-        with self._opening:
-            self._seen[key] = seen
-            while len(self._seen) > MOST_PICTURES:
-                self._seen.popitem(last=False)
-        return seen
-
-    # --- words ---
+        return np.concatenate([self.eyes.look(picture) for picture in pixel_values])
 
     def embed(self, ids: Sequence[int], image_embeds: np.ndarray | None = None) -> np.ndarray:
         """`[1, length, hidden_size]`, with visual tokens at the image slots in order of appearance."""
@@ -175,52 +132,3 @@ class Place:
         if not self._planes:
             return np.array([[number]])
         return np.array([[[self._blank]], [[number - self._start + 1]]])
-
-
-def check_locations(manifest: Manifest, name: str) -> None:
-    """Raise `CheckpointError` where a graph would read files whose hashes nobody has compared."""
-    path = manifest.graphs[name]
-    try:
-        if foreign := locations(path) - manifest.files:
-            raise DamagedFile(f"file {path.name}: it takes weights from {', '.join(sorted(foreign))[:200]}")
-    except DamagedFile as error:
-        raise CheckpointError(manifest.folder, [str(error)], NEXT_STEP) from error
-
-
-def open_graph(manifest: Manifest, name: str) -> Any:
-    """A session of ONNX Runtime."""
-    path = manifest.graphs[name]
-    runtime = require("light", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    # By itself it takes all cores that there are, even where this process has one of them. And threads that wait by
-    # spinning keep others from the cores.
-    options.intra_op_num_threads = usable_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    problem: Exception | None = None
-    # Where somebody in this process has set up threads for all sessions, as packed weights of torch's do, it refuses to
-    # make a session's own, and there is no way to ask beforehand.
-    for has_own_threads in (True, False):
-        options.use_per_session_threads = has_own_threads
-        try:
-            # Without its own way back, which prints on stdout.
-            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        except Exception as error:  # the library has a dozen types for graphs that make no sense
-            problem = problem or error
-    line = str(problem).splitlines()[0][:200]
-    raise CheckpointError(
-        manifest.folder, [f"file {path.name}: no graph that can be used ({line})"], NEXT_STEP
-    ) from problem
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_shapes(manifest: Manifest, name: str, session: Any, wanted: dict[str, list[int | None] | None]) -> None:
-    """Raise `CheckpointError` where a graph takes or gives anything else than the manifest says; None is any size."""
-    ends = [*session.get_inputs(), *session.get_outputs()]
-    found = {end.name: [size if isinstance(size, int) else None for size in end.shape] for end in ends}
-    if found.keys() != wanted.keys() or any(shape not in (None, found[end]) for end, shape in wanted.items()):
-        raise CheckpointError(manifest.folder, [f"the graph {name} is another model's"], NEXT_STEP)

@@ -162,6 +162,15 @@ class Detokenizer:
         return text
 
 
+def control_ids(tokenizer: Any) -> set[int]:
+    """Ids that write nothing: control tokens and slots of pictures.
+
+    `all_special_ids` of transformers holds only those that have a name in its configuration, of GLM-4's two in fifteen.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
+
+
 class StreamDecoder:
     """Decode ids while they are generated, never yielding part of a character.
 
@@ -175,7 +184,7 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         # Of tokenizers that know no pieces, all ids are decoded each time.
         self._detokenizer = tokenizer.detokenizer() if hasattr(tokenizer, "detokenizer") else None
-        self._special_ids = set(tokenizer.all_special_ids)
+        self._special_ids = control_ids(tokenizer)
         self._ids: list[int] = []
         self._num_shown = 0
 
@@ -190,7 +199,7 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left at the end: a replacement character if one was cut short, else nothing."""
         if self._detokenizer is None:
-            return self._new_text(self._tokenizer.decode(self._ids))
+            return self._new_text(self._tokenizer.decode(self._ids, skip_special_tokens=True))
         return self._detokenizer.flush()
 
     def _new_text(self, text: str) -> str:

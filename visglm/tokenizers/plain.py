@@ -91,6 +91,13 @@ class PairTokenizer(PlainTokenizer):
         super().__init__(fields)
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True  # what is typed stays text
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        return [self._tokenizer.id_to_token(index) for index in ids]
 
     def encode(self, text: str, **options: Any) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -110,7 +117,7 @@ def load_plain(path: Path, fields: Mapping[str, Any]) -> PlainTokenizer:
         CheckpointError: the file is damaged. MissingDependencyError: GLM-4's needs the package `tokenizers`.
     """
     if fields["kind"] == "byte pairs":
-        library = require("light", "tokenizers")
+        library = require("glm4", "tokenizers", distribution="visglm-light")
         with told(path.parent, "the vocabulary"):
             return PairTokenizer(library.Tokenizer.from_file(str(path)), fields)
     return PieceTokenizer(Pieces(str(path), None, fields["kind"] == "sentencepiece with whitespace"), fields)

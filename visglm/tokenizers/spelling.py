@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pieces import BYTE_PIECES, CONTROL_PIECES, WHITESPACE_PIECES, WORD_START
+from .pieces import BYTE_PIECES, CONTROL_PIECES, WHITESPACE_PIECES, WORD_START, control_ids
 
 
 def token_bytes(tokenizer: Any, size: int) -> list[bytes]:
     """Of the tokens 0 to `size - 1`; nothing for those that write none: control tokens, slots of pictures, ids beyond
     the vocabulary."""
-    silent = set(tokenizer.all_special_ids)
+    silent = control_ids(tokenizer)
     spell = piece_bytes if hasattr(tokenizer, "detokenizer") else letter_bytes
     first, last = getattr(tokenizer, "num_image_tokens", 0), min(size, len(tokenizer), tokenizer.vocab_size)
     pieces = tokenizer.convert_ids_to_tokens(list(range(last)))
