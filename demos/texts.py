@@ -37,9 +37,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     # a server
     "server_asking": ("正在问服务器有哪些模型…", "Asking the server what it has…"),
     "server_asked": (
-        "由 {server} 上的服务回答。教学、资料库和换模型要在模型所在的机器上做，这里就不显示了。",
-        "Answered by the server at {server}. Teaching, libraries and other models need the model itself, on the "
-        "machine where it is, and are not shown here.",
+        "由 {server} 上的服务回答。资料库、教学和换模型都离不开模型本身，要在它所在的机器上做，这里就不显示了。",
+        "Answered by the server at {server}. Documents, teaching and loading other models need the model itself, on "
+        "the machine where it is, and are not shown here.",
     ),
     "server_again": ("再试一次", "Try again"),
     "server_unreachable": (

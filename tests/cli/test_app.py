@@ -110,3 +110,23 @@ def test_what_ends_it_ends_the_server(tmp_path, number, deaf):
 
 def test_its_exit_status_is_the_servers():
     assert app.serve([sys.executable, "-c", "raise SystemExit(5)"]) == 5
+
+
+def test_a_server_answers_in_the_place_of_models_and_its_key_is_no_word_that_others_see(monkeypatch, tmp_path, capsys):
+    calls = []
+    monkeypatch.setattr(app, "serve", lambda words, **environment: calls.append((words, environment)) or 0)
+    monkeypatch.setattr(app, "require", lambda *names: None)
+    (tmp_path / "key").write_text("# mine\n a-key-of-the-tests-1 \n")
+    server = ["--server", "http://127.0.0.1:8000"]
+    assert main(["app", *server, "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0"]) == 0
+    (words, environment), told = calls.pop(), capsys.readouterr().err
+    assert words[words.index("--") + 1 :] == server and environment == {"VISGLM_API_KEY": "a-key-of-the-tests-1"}
+    assert "teach" not in told and "documents" not in told and "their talks" in told
+    assert main(["app", *server]) == 0 and calls.pop()[1] == {}
+    for wrong, said in (
+        ([*server, "--model", "a"], "the models are the server's"),
+        ([*server, "--library", "a"], "--library is asked"),
+        (["--api-key", "a"], "for the server that --server names"),
+        ([*server, "--api-key-file", "nowhere"], "nowhere cannot be read"),
+    ):
+        assert main(["app", *wrong]) == 1 and said in capsys.readouterr().err

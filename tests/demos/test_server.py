@@ -77,10 +77,11 @@ def test_it_talks_by_the_server_and_goes_on(open_page, remote):
 
 def test_what_needs_the_model_is_not_there_and_the_page_says_why(open_page, server):
     page = open_page()
-    assert [caption.value for caption in page.caption if "Teaching" in caption.value]
+    assert [caption.value for caption in page.caption if "teaching" in caption.value]
     assert not [box for box in page.selectbox if box.key.startswith("quantize")]
     offered = str([group.proto for group in page.get("button_group")])
     assert en("talk") in offered and en("compare") in offered and en("teach") not in offered
+    assert en("library") not in offered
     keys = {number.key for number in page.number_input} | {slider.key for slider in page.slider}
     assert {"temperature_main", "top_p_main", "seed_main", "max_new_tokens_main"} <= keys
     assert not {"top_k_main", "repetition_penalty_main"} & keys

@@ -19,7 +19,7 @@ from visglm.cli.describe import FAILED
 ROOT = Path(__file__).parents[2]
 needs_ray = [
     pytest.mark.ray,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: make test-ray"),
 ]
 
@@ -63,13 +63,13 @@ class TestWorkers:
             process = subprocess.Popen(self.command(source, out), stderr=subprocess.PIPE, text=True, env=environment)
             started = time.monotonic()
             while len(list(out.glob("part-*"))) < before + 2:
-                assert process.poll() is None and time.monotonic() - started < 240, process.stderr.read()
+                assert process.poll() is None and time.monotonic() - started < 400, process.stderr.read()
                 time.sleep(0.01)
             if victim == "driver":
                 process.kill()
                 process.wait()
             else:
-                table = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+                table = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True).stdout
                 found = re.findall(r"^\s*(\d+) ray::.*(?:Describer|MapWorker)", table, re.MULTILINE)
                 assert found, table
                 os.kill(int(found[0]), signal.SIGKILL)

@@ -105,11 +105,12 @@ def key_of(arguments: argparse.Namespace) -> str:
     Raises:
         ConfigError: flags do not go together, or the file cannot be read.
     """
-    if arguments.server and (arguments.model or arguments.quantize or arguments.library):
+    if arguments.server and (arguments.model or arguments.quantize):
         raise ConfigError(
-            "with --server the models are the server's. Leave --model, --quantize and --library out, or give them to "
-            "it."
+            "with --server the models are the server's. Leave --model and --quantize out, or give them to it."
         )
+    if arguments.server and arguments.library:
+        raise ConfigError("--library is asked with a model on this machine. Leave it out, or leave --server out.")
     if not arguments.server and (arguments.api_key or arguments.api_key_file):
         raise ConfigError("an API key is for the server that --server names.")
     if arguments.api_key_file is None:

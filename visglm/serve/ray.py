@@ -127,10 +127,9 @@ def run(
             raise own_error(RuntimeError("\n".join([str(error), *states]))) from None
         is_up()
         ended.wait()
+        serve.delete(NAME)  # waits for what was begun; a shutdown alone would end the proxies under it
         if address == LOCAL:
             serve.shutdown()
-        else:
-            serve.delete(NAME)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
