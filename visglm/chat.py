@@ -32,7 +32,7 @@ from .settings import Rule, check_call
 from .stream import ReplyStream
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from .explanation import Explanation
     from .library import Library
     from .training import Evaluation, FinetuneReport, Stop
 
@@ -430,7 +430,8 @@ class VisGLM:
         Raises:
             PromptError: fewer pictures than the history has, or none at all.
         """
-        from .explain import count_new, explain
+        from .explain import explain
+        from .explanation import count_new
 
         check_call({"picture": Rule(int)}, picture=picture)
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
