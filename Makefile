@@ -112,7 +112,7 @@ $(DOCS):
 	@touch $@
 
 $(APP):
-	@.ci/install .venv '.[demo,finetune]' constraints.txt
+	@.ci/install .venv '.[demo,finetune,library]' constraints.txt
 	@rm -f .venv/.app-*
 	@touch $@
 

@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quantize", help="how the first model is loaded at the start")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
     parser.add_argument("--max-pixels", type=int, help="largest width × height of a picture")
+    parser.add_argument("--library", help="the library that everybody asks; by default each visitor has one")
     parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parsed = parser.parse_args()
     parsed.model = list(dict.fromkeys([*(parsed.model or ()), EMBEDDED]))

@@ -2,6 +2,7 @@
 
     visglm app                               the embedded model
     visglm app --model FOLDER --model OTHER  any checkpoints or adapters, to choose and compare
+    visglm app --library FOLDER              a library of documents that everybody here asks
 
 Widgets only: everything that answers, encodes, explains or trains is `visglm.VisGLM`.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import documents
 import history
 import streamlit as st
 import talk
@@ -24,7 +26,7 @@ from settings import Page, pick_model, sampling_controls, say_labels_again
 from texts import LANGUAGES, notice, speak
 from visitors import count_pictures
 
-VIEWS = {"talk": talk.view, "compare": compare.view, "teach": teach.view}
+VIEWS = {"talk": talk.view, "library": documents.view, "compare": compare.view, "teach": teach.view}
 # What a visitor's session starts with. Every browser tab has its own.
 STATE: dict[str, Any] = {
     "exchanges": [],
@@ -46,6 +48,11 @@ STATE: dict[str, Any] = {
     "school": None,
     "lesson": None,
     "lesson_failed": None,
+    "library": None,
+    "library_folder": None,
+    "reading": None,
+    "num_dropped": 0,
+    "asked_library": [],
 }
 
 

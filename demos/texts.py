@@ -14,6 +14,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # frame
     "title": ("visglm · 看图说话", "visglm · talk about pictures"),
     "talk": ("对话", "Talk"),
+    "library": ("资料库", "Library"),
     "compare": ("对比", "Compare"),
     "teach": ("教学", "Teach"),
     "page_language": ("页面语言", "Language of the page"),
@@ -193,6 +194,64 @@ TEXTS: dict[str, tuple[str, str]] = {
         "这不是保存下来的对话，或者里面的图片坏了。",
         "That is no saved conversation, or a picture in it is damaged.",
     ),
+    # documents
+    "library_lead": (
+        "放进文档和图片，然后提问：每句回答都注明出处，点开就能看到原文所在的那一页。",
+        "Put documents and pictures in, and ask: every answer says where it comes from. Click a source to see the "
+        "place.",
+    ),
+    "library_files": ("资料（{num}）", "Documents ({num})"),
+    "library_drop": ("放入文档或图片", "Add documents or pictures"),
+    "library_kept": (
+        "资料保存在运行本页的机器上，只有这个浏览器能看到；删除就是真的删除。",
+        "They are kept on the machine that runs this page; only this browser sees them, and what is deleted is gone.",
+    ),
+    "library_unkept": ("关闭页面后，这些资料就没有了。", "They are gone when the page is closed."),
+    "library_shared": (
+        "这个资料库所有访客都能提问，只有坐在这台机器前的人能改动。",
+        "All visitors ask this library; only whoever sits at this machine changes it.",
+    ),
+    "library_folder": ("同步本机文件夹", "Sync a folder of this machine"),
+    "library_folder_hint": ("例如 ~/文档/手册", "such as ~/Documents/manuals"),
+    "library_sync": ("同步", "Sync"),
+    "library_reading": ("正在读入…", "Reading…"),
+    "library_queue": ("别人的资料正在读入，轮到你就开始。", "Somebody else's are being read; yours come next."),
+    "library_progress": ("{num} 个文件中的第 {done} 个已读完。", "{done} of {num} files."),
+    "library_stopped": ("已停下，读完的都还在。", "Stopped. What was read is there."),
+    "library_failed": ("没有做成：{problem}", "That did not work: {problem}"),
+    "library_unopened": ("这个资料库打不开。", "This library cannot be opened."),
+    "library_empty": (
+        "还没有资料。PDF、Word、Excel、PowerPoint、EPUB、网页、邮件、文本和图片都可以。",
+        "Nothing is here yet. PDF, Word, Excel, PowerPoint, EPUB, HTML, mail, text and pictures are read.",
+    ),
+    "library_more": ("……还有 {num} 个。", "… and {num} more."),
+    "library_remove": ("删除“{name}”", "Remove “{name}”"),
+    "library_ask": ("提问", "Ask"),
+    "library_ask_hint": ("例如：保修期多久？", "such as: How long is the warranty?"),
+    "library_searching": ("正在查找…", "Searching…"),
+    "library_page": ("第 {number} 页", "page {number}"),
+    "library_sheet": ("出处：{quote}", "Where it says: {quote}"),
+    "library_changed": (
+        "文件已经变了或不在了，看不到那一页；下面是读入时的原文。",
+        "The file has changed or is gone, so its page cannot be shown. This is what it said when it was read.",
+    ),
+    "library_gone": (
+        "这份资料已经不在资料库里，或者变了。请再问一次。",
+        "That document is not in the library any more, or has changed. Ask again.",
+    ),
+    "document_kind": ("这种文件不会读。", "Files of this kind are not read."),
+    "document_room": (
+        "放不下了。先删除一些资料。",
+        "There is no room for it. Remove some documents first.",
+    ),
+    "document_encrypted": ("它有密码。请去掉密码再放进来。", "It has a password. Save it without one."),
+    "document_scan": (
+        "里面是扫描的图片，这台机器没有装文字识别。",
+        "Its pages are scans, and this machine has nothing that reads those.",
+    ),
+    "document_empty": ("里面没有文字，也没有图片。", "There is no text and no picture in it."),
+    "document_large": ("它太大了。", "It is too large."),
+    "document_damaged": ("文件坏了，或者不是它自称的格式。", "It is damaged, or not what its name says."),
     # comparing
     "compare_lead": (
         "同一张图、同一个问题，交给两个模型、两个适配器，或同一模型的两种设置。",

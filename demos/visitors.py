@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
 from PIL import Image
@@ -22,6 +23,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 COOKIE = "visglm_visitor"
 KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 LEFT_SECONDS = 30  # until what a visitor had here is freed; a telephone may only have slept
 VISITOR_UPLOADS = 96 * 2**20  # bytes of files that one tab has sent and not asked about yet
 VISITOR_PICTURES = 160 * 2**20  # bytes of pixels of one visitor, over all tabs: some thirty pictures of full size
@@ -57,6 +59,29 @@ def visitor_left() -> bool:
     return bool(session_id()) and has_left(session_id())
 
 
+def at_the_machine() -> bool:
+    """Whether whoever looks at the page sits at the machine that runs it, whose folders are his or hers already."""
+    headers = st.context.headers
+    return is_local(st.get_option("server.address"), st.context.ip_address, headers.to_dict())
+
+
+def is_local(listens: str | None, caller: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether nobody from elsewhere can have sent this.
+
+    Args:
+        listens: the address that the server listens on.
+        caller: the visitor's address; None for this machine.
+        headers: of the visitor's connection. A proxy on this machine is a caller from here, too: it shows by the name
+            that the page was called by, or by what it adds.
+    """
+    names = {name.lower(): value for name, value in headers.items()}
+    host = urlsplit(f"//{names.get('host', '')}").hostname
+    is_handed_on = any(name in names for name in ("forwarded", "via", "x-real-ip")) or any(
+        name.startswith("x-forwarded") for name in names
+    )
+    return listens in THIS_MACHINE and caller is None and host in THIS_MACHINE and not is_handed_on
+
+
 # --- how much ------------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +114,10 @@ class Ledger:
 
 LEDGER = Ledger()
 HELD: dict[str, list[Any]] = {}  # session → what is large of what it keeps
-HEAVY = ("tray", "exchanges", "compared_picture", "compared", "lessons", "lesson", "taught_last", "school")
+HEAVY = (
+    *("tray", "exchanges", "compared_picture", "compared", "lessons", "lesson", "taught_last", "school"),
+    *("asked_library", "library_folder"),
+)
 
 
 def empty(session: str) -> None:

@@ -36,7 +36,7 @@ INCLUDED = {
 # What the pages look like: file of the repository → file of the site.
 ASSETS = {"docs/site.css": "site.css", "docs/site.js": "site.js", "demos/static/icon-180.png": "icon.png"}
 GUIDES = (
-    *("index.md", "asking.md", "page.md", "library.md", "serving.md", "teaching.md", "checkpoints.md"),
+    *("index.md", "asking.md", "page.md", "library.md", "serving.md", "many.md", "teaching.md", "checkpoints.md"),
     *("quantization.md", "light.md"),
     *("huggingface.md", "commands.md", "errors.md", "tiny.md", "measurements.md"),
 )

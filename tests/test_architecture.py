@@ -28,6 +28,7 @@ LAYERS = (
     ("prompt",),
     ("processor", "vision", "text", "reply", "shapes", "writing"),
     ("model", "request", "stream", "explanation"),
+    ("families",),
     ("light",),
     ("identity",),
     ("auto",),
@@ -37,7 +38,7 @@ LAYERS = (
     ("explain", "engine", "export"),
     ("training", "library"),
     ("chat",),
-    ("serve", "selftest", "drop_in"),
+    ("serve", "describe", "selftest", "drop_in"),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -203,7 +204,10 @@ def circles(sources: list[Source]) -> Iterator[str]:
 
 def undeclared_imports(sources: list[Source]) -> Iterator[str]:
     core = {"visglm", *sys.stdlib_module_names, *read_requirements()}
-    extras = (*("evaluate", "finetune", "serve", "demo", "quant", "export", "heif", "shapes", "library", "ocr", "sat"),)
+    extras = (
+        *("evaluate", "finetune", "serve", "describe", "demo", "quant", "export", "heif", "shapes", "library", "ocr"),
+        "sat",
+    )
     optional = set.union(*map(read_requirements, extras))
     for source in sources:
         for item in source.imports:

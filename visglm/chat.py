@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import checkpoint, request
 from .adapters import Adapters
 from .engine import Answer, Asker, Engine, Turns, answer_all, engine_of
 from .errors import BusyError, ConfigError, PromptError, VisGLMError
-from .model import VisGLMForConditionalGeneration
+from .families import FamilyProcessor, check_can, family_of, manner_of
 from .pictures import ImageLimits, load_images
 from .processor import VisGLMProcessor
 from .prompt import Reference, Turn
@@ -84,8 +83,8 @@ class VisGLM:
 
     def __init__(
         self,
-        model: VisGLMForConditionalGeneration,
-        processor: VisGLMProcessor,
+        model: PreTrainedModel,
+        processor: VisGLMProcessor | FamilyProcessor,
         *,
         adapters: Adapters | None = None,
         allow_urls: bool = False,
@@ -93,7 +92,7 @@ class VisGLM:
     ):
         processor.check(model.config)
         self.model = model
-        self.processor = processor
+        self.processor: Any = processor
         self.adapters = Adapters(model) if adapters is None else adapters
         self.allow_urls = allow_urls
         if image_limits is not None:
@@ -120,8 +119,8 @@ class VisGLM:
     def __repr__(self) -> str:
         name = Path(self.model.config._name_or_path).name or type(self.model).__name__
         kinds = [str(self.model.dtype).removeprefix("torch.")]
-        if self.model.config.quantization is not None:
-            kinds.insert(0, self.model.config.quantization["scheme"])
+        if (quantization := getattr(self.model.config, "quantization", None)) is not None:
+            kinds.insert(0, quantization["scheme"])
         learnt = f", adapter {self.adapters.active!r}" if self.adapters.active is not None else ""
         size = f"{count_weights(self.model) / 1e6:,.1f} M parameters"
         return f"VisGLM({name}: {size}, {' and '.join(kinds)} on {self.device}{learnt})"
@@ -139,11 +138,11 @@ class VisGLM:
     @property
     def image_limits(self) -> ImageLimits:
         """How much one picture may cost; the image processor's, by which fine-tuning goes as well."""
-        return self.processor.image_processor.limits
+        return self.processor.limits
 
     @image_limits.setter
     def image_limits(self, limits: ImageLimits) -> None:
-        self.processor.image_processor.limits = limits
+        self.processor.limits = limits
 
     @property
     def context_length(self) -> int:
@@ -264,6 +263,7 @@ class VisGLM:
             TrainingError: it does not fit into memory, or the loss is zero or not a number.
             BusyError: it is being fine-tuned already, in another thread.
         """
+        check_can(self.model.config, "finetune")
         from . import training
 
         check_names(settings)
@@ -318,6 +318,7 @@ class VisGLM:
         language: str = "auto",
         adapter: str | None = None,
         max_new_tokens: int | None = None,
+        max_thinking_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -342,7 +343,10 @@ class VisGLM:
             history: `reply.history` of the turn before; its pictures are not encoded again.
             language: of the prompt's frame: "zh", "en", or "auto" for the language of the first question.
             adapter: that answers, by name, whichever is in use; "" for the base alone, None for the one in use.
-            max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
+            max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512, or 8,192 where the
+                model thinks before it answers.
+            max_thinking_tokens: of such a model, the most tokens for that; 0 has it answer at once, None leaves it to
+                the model.
             temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
             top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
             top_k: sample among this many likeliest tokens; 0 for all.
@@ -364,7 +368,8 @@ class VisGLM:
             ConfigError: a setting is out of its range.
         """
         sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
         )  # fmt: skip
@@ -380,6 +385,7 @@ class VisGLM:
         language: str = "auto",
         adapter: str | None = None,
         max_new_tokens: int | None = None,
+        max_thinking_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -395,10 +401,12 @@ class VisGLM:
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`.
 
-        The joined pieces are `.reply.text`. Leaving the loop early, or `close()` from any thread, stops the model.
+        The joined pieces are `.reply.text`; what a model thinks before comes by `.parts()`. Leaving the loop early, or
+        `close()` from any thread, stops the model.
         """
         sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
         )  # fmt: skip
@@ -430,6 +438,7 @@ class VisGLM:
         Raises:
             PromptError: fewer pictures than the history has, or none at all.
         """
+        check_can(self.model.config, "explain")
         from .explain import explain
         from .explanation import count_new
 
@@ -502,6 +511,7 @@ class VisGLM:
             CheckpointError: the folder cannot be written.
             MissingDependencyError: the extra "export" is not installed.
         """
+        check_can(self.model.config, "export")
         from .export import export
 
         with tempfile.TemporaryDirectory() as saved:
@@ -582,7 +592,7 @@ class VisGLM:
         """
         if not isinstance(text, str):
             raise PromptError(f"the text to fill must be a string with [MASK] or [gMASK] in it; got {text!r:.80}.")
-        if not self.model.model.text.reads_prefix_both_ways:
+        if not family_of(self.model.config).reads_prefix_both_ways(self.model):
             raise PromptError(
                 "this text model writes on from a text and cannot fill blanks in it. Ask with chat instead."
             )
@@ -590,8 +600,8 @@ class VisGLM:
         prompt = request.prepare_blank(text, max_new_tokens or 1, config=self.model.config, tokenizer=self.tokenizer)
         return replace(self._ask([prompt], sampling)[0].reply(), history=History())
 
-    def encode(self, images: Any) -> Tensor:
-        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of one picture or several."""
+    def encode(self, images: Any) -> Any:
+        """Visual tokens `[tokens, hidden_size]` of each picture, of one or several; a tensor where all have as many."""
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
         return self._asker.look(self.processor.pixels(pictures))
@@ -605,9 +615,10 @@ class VisGLM:
         check_call(ADAPTER, adapter=adapter)
         return request.prepare(
             images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=self.model.config, tokenizer=self.tokenizer, to_pixels=self.processor.pixels,
+            config=manner_of(self.model.config), tokenizer=self.tokenizer, to_pixels=self.processor.pixels,
             limits=self.image_limits, allow_urls=self.allow_urls,
             fingerprint=self._fingerprint if adapter is None else None, references=references,
+            to_shapes=self.processor.shapes, thinks=sampling.thinks,
         )  # fmt: skip
 
     def _fingerprint(self) -> str:

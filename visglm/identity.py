@@ -7,20 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from .model import VisGLMForConditionalGeneration
+from .families import family_of
 
 NUM_SAMPLES = 4  # numbers of each tensor that are looked at
 
 
-def vision_fingerprint(model: VisGLMForConditionalGeneration) -> str:
+def vision_fingerprint(model: PreTrainedModel) -> str:
     """The same for networks whose vision tower has the same weights, up to the rounding of bfloat16; "" without one.
 
     Cheap enough for every answer. Adapters count while they are in use, whatever their names.
     """
-    if model.model.vision is None:
+    vision = family_of(model.config).vision(model)
+    if vision is None:
         return ""
-    tensors = tensors_in_use(model.model.vision)
+    tensors = tensors_in_use(vision)
     shapes = repr([(name, tuple(tensor.shape)) for name, tensor in tensors])
     numbers = torch.cat([sample(tensor) for _, tensor in tensors]).cpu().view(torch.int16)
     return hashlib.sha256(shapes.encode() + numbers.numpy().tobytes()).hexdigest()[:16]
@@ -62,8 +64,8 @@ class Fingerprint:
         self._unchanged = Unchanged()
         self._value = ""
 
-    def __call__(self, model: VisGLMForConditionalGeneration) -> str:
-        vision = model.model.vision
+    def __call__(self, model: PreTrainedModel) -> str:
+        vision = family_of(model.config).vision(model)
         if vision is None:
             return ""
         if not self._unchanged.check(vision):

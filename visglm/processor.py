@@ -13,6 +13,7 @@ from transformers.processing_utils import ProcessingKwargs
 
 from .config import VisGLMConfig, is_count
 from .errors import CheckpointError, ConfigError, PromptError
+from .pictures import ImageLimits
 from .pictures.preprocess import VisGLMImageProcessor
 from .prompt import (
     IMAGE_PLACEHOLDER,
@@ -25,6 +26,7 @@ from .prompt import (
     render_raw,
     render_text,
 )
+from .reply import PictureShape
 
 NOT_SUPPORTED = ("chat_template", "tools", "documents", "return_assistant_tokens_mask")
 
@@ -77,6 +79,29 @@ class VisGLMProcessor(ProcessorMixin):
                     folder, problems, "Nothing was loaded. Make the files agree, or download the folder again, whole."
                 )
         return processor
+
+    @property
+    def limits(self) -> ImageLimits:
+        """How much one picture may cost; the image processor's."""
+        return self.image_processor.limits
+
+    @limits.setter
+    def limits(self, limits: ImageLimits) -> None:
+        self.image_processor.limits = limits
+
+    def set_image_size(self, side: int, config: VisGLMConfig) -> None:
+        """Resize pictures to a square of this side, in pixels.
+
+        Raises:
+            ConfigError: the model cannot cut it into its patches.
+        """
+        if config.vision_config is not None:
+            config.vision_config.check_image_size(side)
+        self.image_processor.size = {"height": side, "width": side}
+
+    def shapes(self, images: Sequence[Image.Image]) -> list[PictureShape]:
+        """What becomes of pictures: as many visual tokens of each."""
+        return [PictureShape((1, 1, self.num_query_tokens), image.size) for image in images]
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """`[num_images, 3, height, width]`, as the network takes pictures."""

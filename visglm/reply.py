@@ -7,11 +7,12 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .errors import PromptError, shown
 from .prompt import Turn, messages_to_turns
@@ -25,21 +26,40 @@ if TYPE_CHECKING:
 EXPECTED = 'Expected a reply\'s history, (question, answer) pairs, or messages {"role": …, "content": …}.'
 
 
+@dataclass(frozen=True)
+class PictureShape:
+    """What a picture was, and what a network makes of it.
+
+    Args:
+        grid: frames, rows and columns of its visual tokens; one row where they are in no order.
+        size: width and height in pixels, of the picture as it was shown; zeros where nobody noted it.
+    """
+
+    grid: tuple[int, int, int]
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.grid)
+
+
 @dataclass(frozen=True, eq=False)
 class History:
     """A conversation so far, with its pictures as visual tokens, so that they are not encoded again.
 
     Args:
         turns: questions and answers, oldest first.
-        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of all turns in order.
+        image_embeds: `[tokens, hidden_size]` of each picture of all turns, in order; one tensor where all have as many.
         language: of the prompt, as the first turn settled it.
         source: the fingerprint of what looked at the pictures (`visglm.identity`); "" where nobody noted it.
+        shapes: of each picture; empty where nobody noted them, and every picture has as many visual tokens.
     """
 
     turns: tuple[Turn, ...] = ()
-    image_embeds: Embeds | None = None
+    image_embeds: Embeds | Sequence[Embeds] | None = None
     language: str = "auto"
     source: str = ""
+    shapes: tuple[PictureShape, ...] = ()
 
     @classmethod
     def of(cls, history: History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None) -> History:
@@ -71,7 +91,7 @@ class History:
         if not isinstance(other, History):
             return NotImplemented
         words = (self.turns, self.language, self.source) == (other.turns, other.language, other.source)
-        return words and same_tensor(self.image_embeds, other.image_embeds)
+        return words and same_embeds(self.image_embeds, other.image_embeds)
 
     def __hash__(self) -> int:
         return hash((self.turns, self.language, self.source))
@@ -109,6 +129,13 @@ def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]
     return tuple(turns)
 
 
+def same_embeds(one: Any, other: Any) -> bool:
+    """Whether two histories see the same."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_tensor, one, other))
+    return same_tensor(one, other)
+
+
 def same_tensor(one: Embeds | None, other: Embeds | None) -> bool:
     if one is None or other is None:
         return one is other
@@ -116,6 +143,7 @@ def same_tensor(one: Embeds | None, other: Embeds | None) -> bool:
     first, second = (part.cpu() if hasattr(part, "cpu") else part for part in parts)
     return (
         type(first) is type(second)
+        and not isinstance(first, list | tuple)
         and first.shape == second.shape
         and first.dtype == second.dtype
         and bool((first == second).all())
@@ -124,10 +152,12 @@ def same_tensor(one: Embeds | None, other: Embeds | None) -> bool:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer: the prompt with its image slots, and what was generated, `<eop>` included."""
+    """Tokens of one answer: the prompt with its image slots, and what was generated, the end token included; of these
+    what was thought before the answer."""
 
     prompt_tokens: int
     completion_tokens: int
+    thinking_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -144,6 +174,22 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A place in a picture that an answer names.
+
+    Args:
+        left, top, right, bottom: in pixels of the picture as it was shown.
+        picture: which one of the conversation's, from 0 on: the last that was shown.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    picture: int = 0
+
+
+@dataclass(frozen=True)
 class Citation:
     """Where a part of an answer comes from.
 
@@ -156,7 +202,7 @@ class Citation:
         score: how well it answers, 0 to 1.
         kind: "text" or "picture".
         heading: of the section.
-        start: of the quote in the text of the document, in characters.
+        start: of the quote in the text of the document, in characters; of a picture its place among that.
         end: of it.
     """
 
@@ -189,6 +235,8 @@ class Reply:
         parsed: of `json_schema=`, what the JSON says; None where the answer was cut short.
         others: more answers to the same question, where `n=` asked for some.
         citations: of `ask`, where the answer comes from; empty where nothing was found.
+        thinking: what the model thought before it answered. The history does not keep it.
+        boxes: places in the last picture that the answer names in the way the model was taught.
     """
 
     text: str
@@ -204,14 +252,53 @@ class Reply:
     parsed: Any = field(default=None, compare=False)
     others: tuple[Reply, ...] = field(default=(), repr=False)
     citations: tuple[Citation, ...] = ()
+    thinking: str = ""
+    boxes: tuple[Box, ...] = ()
 
     def __str__(self) -> str:
         return self.text
 
     def _repr_html_(self) -> str:
-        """For notebooks: pictures, then the answer."""
-        pictures = "".join(f'<img src="{thumbnail_url(image)}" style="margin-right:8px">' for image in self.images)
-        return f"<div>{pictures}<p>{html.escape(self.text)}</p></div>"
+        """For notebooks: pictures with what the answer points at, what was thought, folded, and the answer."""
+        images = [*self.images[:-1], draw_boxes(self.images[-1], self.boxes)] if self.images else []
+        pictures = "".join(f'<img src="{thumbnail_url(image)}" style="margin-right:8px">' for image in images)
+        thought = f"<details><summary>…</summary>{html.escape(self.thinking)}</details>" if self.thinking else ""
+        return f"<div>{pictures}{thought}<p>{html.escape(self.text)}</p></div>"
+
+
+BOX_COLOUR = "#e53935"
+THOUSANDTHS = 1000
+BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(\d{1,4}(?:\.\d+)?)"] * 4) + r"\s*\]")
+
+
+def find_boxes(texts: Iterable[str], shapes: Sequence[PictureShape]) -> tuple[Box, ...]:
+    """Places in the last picture: left, top, right and bottom in thousandths of its sides, in brackets.
+
+    Args:
+        texts: that the model put into boxes. shapes: of the conversation's pictures.
+    """
+    if not shapes or not all(shapes[-1].size):
+        return ()
+    width, height = (side / THOUSANDTHS for side in shapes[-1].size)
+    found = []
+    for match in (match for text in texts for match in BOX.finditer(text)):
+        left, top, right, bottom = map(float, match.groups())
+        if left < right <= THOUSANDTHS and top < bottom <= THOUSANDTHS:
+            found.append(Box(left * width, top * height, right * width, bottom * height, len(shapes) - 1))
+    return tuple(found)
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """A picture with the places in it marked; itself where there are none."""
+    if not boxes:
+        return image
+    drawn = image.copy()
+    pen = ImageDraw.Draw(drawn)
+    for box in boxes:
+        pen.rectangle(
+            (box.left, box.top, box.right, box.bottom), outline=BOX_COLOUR, width=max(2, max(image.size) // 150)
+        )
+    return drawn
 
 
 def thumbnail_url(image: Image.Image, size: int = 256) -> str:

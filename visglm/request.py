@@ -13,7 +13,7 @@ from PIL import Image
 from .errors import PicturesWarning, PromptError
 from .pictures import ImageLimits, load_images
 from .prompt import Reference, Rendered, Turn, fit, render, render_blank
-from .reply import History
+from .reply import History, PictureShape
 
 OTHER_NETWORK = (
     "the history is another network's, or was made before this one learnt or changed its adapter: the weights that "
@@ -26,11 +26,12 @@ class Prompt:
     """A question ready to answer.
 
     Args:
-        image_embeds: `[num_images, num_query_tokens, hidden_size]`, the pictures of the history in order.
+        image_embeds: `[tokens, hidden_size]` of each picture of the history, in order.
         images: the pictures of the last turn.
-        pixel_values: the same `[num_images, 3, height, width]`, as the network takes them.
+        pixel_values: each of the same, as the network takes it.
         source: the fingerprint of what `image_embeds` come from; "" where nobody noted it.
         resize_seconds: from pictures to `pixel_values`.
+        shapes: of all pictures, those of the history first.
     """
 
     turns: tuple[Turn, ...]
@@ -41,6 +42,7 @@ class Prompt:
     language: str = "zh"
     source: str = ""
     resize_seconds: float = 0.0
+    shapes: tuple[PictureShape, ...] = ()
 
 
 def prepare(
@@ -57,16 +59,20 @@ def prepare(
     allow_urls: bool,
     fingerprint: Callable[[], str] | None,
     references: tuple[Reference, ...] = (),
+    thinks: bool = True,
+    to_shapes: Callable[[Sequence[Image.Image]], list[PictureShape]] | None = None,
 ) -> Prompt:
     """Load the new pictures and render the conversation.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
-        config: a `VisGLMConfig`, or what says the same of a model without torch.
-        to_pixels: pictures to `[num_images, 3, height, width]`, as the network takes them.
+        config: a `VisGLMConfig`, or what says the same of a model without torch, or of another family.
+        to_pixels: pictures to what the network takes of each.
         fingerprint: tells what the network looks with; asked only about a history with pictures. None where it will
             look with something else by then, and whoever answers has to ask.
         references: texts that the answer shall go by.
+        thinks: whether the model may think before it answers, where it can do without.
+        to_shapes: pictures to the visual tokens that each has; None where all have as many.
 
     Raises:
         ImageError: a picture was refused or cannot be read.
@@ -84,11 +90,22 @@ def prepare(
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language
-    rendered = lay_out(turns, language=language, max_new_tokens=max_new_tokens, config=config, tokenizer=tokenizer)
+    shapes = () if to_shapes is None else (*past_shapes(past), *to_shapes(pictures))
+    rendered = lay_out(
+        turns, language=language, max_new_tokens=max_new_tokens, config=config, tokenizer=tokenizer, shapes=shapes,
+        thinks=thinks,
+    )  # fmt: skip
     started = time.perf_counter()
     pixel_values = to_pixels(pictures) if pictures else None
     seconds = time.perf_counter() - started if pictures else 0.0
-    return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds)
+    return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds, shapes)
+
+
+def past_shapes(history: History) -> tuple[PictureShape, ...]:
+    """Of the pictures of a history."""
+    if history.shapes or history.image_embeds is None:
+        return history.shapes
+    return tuple(PictureShape((1, 1, len(one))) for one in history.image_embeds)
 
 
 def check_eyes(num_pictures: int, config: Any) -> None:
@@ -106,11 +123,15 @@ def lay_out(
     max_new_tokens: int,
     config: Any,
     tokenizer: Any,
+    shapes: Sequence[PictureShape] = (),
+    thinks: bool = True,
 ) -> Rendered:
     """A conversation in ids, ready for its next answer.
 
     Args:
         max_new_tokens: room that the context must leave for the answer.
+        shapes: of its pictures, where not all have as many visual tokens.
+        thinks: as of `prepare`.
 
     Raises:
         PromptError: it cannot be rendered. ContextLengthError: it does not fit.
@@ -119,8 +140,9 @@ def lay_out(
         turns,
         tokenizer=tokenizer,
         style=config.prompt_style,
-        num_query_tokens=config.num_query_tokens,
+        num_query_tokens=config.num_query_tokens or [one.num_tokens for one in shapes],
         language=language,
+        thinks=thinks,
     )
     return fit(rendered, config.text_config.max_position_embeddings, max_new_tokens)
 
@@ -142,22 +164,30 @@ def check_source(history: History, config: Any, fingerprint: Callable[[], str] |
 
     Words are the same to every network, so that a history without pictures may go from one to another.
     """
-    embeds, expected = history.image_embeds, (config.num_query_tokens, config.text_config.hidden_size)
+    embeds, hidden_size = history.image_embeds, config.text_config.hidden_size
     if embeds is None and not history.num_images:
         return
     if config.vision_config is None:
         raise PromptError(f"the history holds {history.num_images} pictures, but this is a text-only model.")
-    if embeds is None or embeds.ndim != 3 or len(embeds) != history.num_images:
-        found = "none" if embeds is None else list(embeds.shape)
+    shapes: list[list[int]] = [list(getattr(one, "shape", ())) for one in (() if embeds is None else embeds)]
+    per_picture = config.num_query_tokens
+    if len(shapes) != history.num_images or any(len(shape) != 2 for shape in shapes):
         raise PromptError(
-            f"the history has {history.num_images} pictures, and its image_embeds are {found}. Expected "
-            f"{[history.num_images, *expected]}, as `VisGLM.encode` makes them."
+            f"the history has {history.num_images} pictures, and its image_embeds are {shapes or 'none'}. Expected "
+            f"[{per_picture or 'tokens'}, {hidden_size}] of each, as `VisGLM.encode` makes them."
         )
-    if embeds.shape[1:] != expected:
+    if per_picture is None and [one.num_tokens for one in history.shapes] != [tokens for tokens, _ in shapes]:
         raise PromptError(
-            f"the history is another network's: its pictures are {embeds.shape[1]} visual tokens of width "
-            f"{embeds.shape[2]}, this network's {expected[0]} of width {expected[1]}. Show this one the pictures again."
+            "the history does not say in which rows and columns the visual tokens of its pictures stand, which this "
+            "network has to know. Go on from the history of one of its replies."
         )
+    for tokens, width in shapes:
+        if width != hidden_size or per_picture not in (None, tokens):
+            own = f"{per_picture} of width" if per_picture else "of width"
+            raise PromptError(
+                f"the history is another network's: its pictures are {tokens} visual tokens of width {width}, this "
+                f"network's {own} {hidden_size}. Show this one the pictures again."
+            )
     if history.source and fingerprint is not None and history.source != fingerprint():
         raise PromptError(OTHER_NETWORK)
 

@@ -12,6 +12,7 @@ from .settings import Rule, shorten
 
 LOWEST_TEMPERATURE = 0.01  # below, logits divided by it leave float32, and the answer is the likeliest one anyway
 DEFAULT_NEW_TOKENS = 512  # cap on an answer when the caller names none and the context has more room
+THINKING_TOKENS = 8192  # the same where a model thinks before it answers
 RULED_OUT = -100.0  # as a bias: the token does not come
 # What leaves everything as it is, of the settings that narrow a choice.
 NEUTRAL = {
@@ -23,6 +24,7 @@ OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 # Setting → what it may be. Out of range is an error, never a clamp.
 RULES: Mapping[str, Rule] = {
     "max_new_tokens": Rule(int, 1, 1_000_000, optional=True),
+    "max_thinking_tokens": Rule(int, 0, 1_000_000, optional=True),
     "temperature": Rule(float, LOWEST_TEMPERATURE, 5.0, or_zero=True, hint="0 takes the likeliest token every time."),
     "top_p": Rule(float, 0.0, 1.0),
     "top_k": Rule(int, 0, 1_000_000),
@@ -97,6 +99,8 @@ class Sampling:
 
     Args:
         max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
+        max_thinking_tokens: of a model that thinks before it answers, the most tokens for that; 0 has it answer at
+            once, None leaves it to the model.
         temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
         top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
         top_k: sample among this many likeliest tokens; 0 for all.
@@ -114,6 +118,7 @@ class Sampling:
     """
 
     max_new_tokens: int | None = None
+    max_thinking_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -160,9 +165,15 @@ class Sampling:
         """Whether chance has a part in the answer."""
         return self.temperature > 0
 
-    def room(self, context_length: int, num_prompt_tokens: int) -> int:
-        """Tokens that an answer may have."""
-        return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, context_length - num_prompt_tokens)
+    def room(self, context_length: int, num_prompt_tokens: int, thinks: bool = False) -> int:
+        """Tokens that an answer may have, and what is thought before it."""
+        most = THINKING_TOKENS if thinks else DEFAULT_NEW_TOKENS
+        return self.max_new_tokens or min(most, context_length - num_prompt_tokens)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may think before it answers: not where the answer's shape is settled, nor without room."""
+        return self.max_thinking_tokens != 0 and not any(getattr(self, name) for name in SHAPES)
 
     def numbered(self, number: int) -> Sampling:
         """Those of an answer among several, from 0 on: each has a seed of its own, if any."""

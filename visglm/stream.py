@@ -10,9 +10,13 @@ from .errors import VisGLMError
 from .reply import Reply
 from .writing import Writer
 
+THINKING, TEXT = "thinking", "text"  # what a piece is
+
 
 class ReplyStream(Iterator[str]):
     """Iterate over the pieces of an answer as they are decoded; `.reply` is the whole when it has ended.
+
+    What a model thinks before it answers is no piece: `.thinking` has it, and `parts()` gives both as they come.
 
     Closing it, from whatever thread, or leaving the loop and dropping it, stops the model after the token in flight.
     The model is asked when the first piece is.
@@ -28,13 +32,36 @@ class ReplyStream(Iterator[str]):
         self._reply: Reply | None = None
         self._error: BaseException | None = None
         self._writer = writer
-        self._num_shown = 0
+        self._num_shown = self._num_thought = 0
         self._has_ended = self._is_closed = False
+        self._waiting: list[tuple[str, str]] = []  # pieces that came with one that was read
         self._starting, self._reading = threading.Lock(), threading.Lock()
 
     def __next__(self) -> str:
+        while True:
+            kind, piece = self._advance()
+            if kind == TEXT:
+                return piece
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Pieces with what they are: "thinking", or "text" of the answer."""
+        while True:
+            try:
+                part = self._advance()
+            except StopIteration:
+                return
+            yield part
+
+    @property
+    def thinking(self) -> str:
+        """What was thought so far."""
+        return self._writer.thinking
+
+    def _advance(self) -> tuple[str, str]:
         with self._reading:
             self._start()
+            if self._waiting and not self._is_closed:
+                return self._waiting.pop(0)
             while self._answer is not None and not self._has_ended and not self._is_closed:
                 try:
                     token = next(self._answer.ticket)
@@ -45,8 +72,12 @@ class ReplyStream(Iterator[str]):
                     raise
                 else:
                     piece = "" if self._is_closed else self._push(token.id)
-                if piece and not self._is_closed:
-                    return piece
+                if self._is_closed:
+                    break
+                thought, self._num_thought = self._writer.thinking[self._num_thought :], len(self._writer.thinking)
+                self._waiting = [part for part in ((THINKING, thought), (TEXT, piece)) if part[1]]
+                if self._waiting:
+                    return self._waiting.pop(0)
             raise StopIteration
 
     def _start(self) -> None:

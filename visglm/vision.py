@@ -190,6 +190,8 @@ class VisionEncoder(nn.Module):
 
     def see(self, pixel_values: Tensor) -> Seen:
         """What the ViT and, where there is one, the recogniser make of pictures."""
+        # Colours last in memory: convolutions on a CPU read several pictures a sixth to a quarter faster so.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self.vit(pixel_values.to(self.vit.pos_embed.dtype))
         if self.recogniser is None:
             return Seen(features, features.new_zeros(len(features), 0, self.projection.out_features))

@@ -4,7 +4,8 @@
 
 const MAIN = "[data-testid=stMain]";
 const BOX = "[data-testid=stChatInputTextArea]";
-const PICTURES = "[class*=st-key-shown_] img, [class*=st-key-tray_] img, [class*=st-key-heat_] img";
+const PICTURES = "[class*=st-key-shown_] img, [class*=st-key-tray_] img, [class*=st-key-heat_] img, " +
+  ".sheet img";
 const ACCEPTED = "image/png,image/jpeg,image/webp,image/gif,image/bmp"; // a telephone then sends a JPEG for its HEIC
 
 // --- the newest answer in view ---------------------------------------------------------------------------------
@@ -131,12 +132,17 @@ function attend() {
     if (!noticed.has(notice)) notice.scrollIntoView({ block: "center" });
     noticed.add(notice);
   }
+  for (const quote of document.querySelectorAll(".quoted")) { // what a source says, once it is shown
+    if (!noticed.has(quote)) quote.scrollIntoView({ block: "center" });
+    noticed.add(quote);
+  }
   for (const picture of document.querySelectorAll(PICTURES)) {
     if (picture.tabIndex !== 0) [picture.tabIndex, picture.role] = [0, "button"];
   }
   for (const input of document.querySelectorAll("[data-testid=stChatInput] input[type=file], " +
     `${MAIN} [data-testid=stFileUploaderDropzoneInput]`)) {
-    if (input.accept !== ACCEPTED) input.accept = ACCEPTED;
+    const isForDocuments = input.closest("[class*=st-key-library_upload_]") !== null;
+    if (!isForDocuments && input.accept !== ACCEPTED) input.accept = ACCEPTED;
   }
   const language = document.querySelector("[data-language]")?.dataset.language;
   if (language && document.documentElement.lang !== language) document.documentElement.lang = language;

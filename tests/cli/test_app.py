@@ -32,9 +32,9 @@ def test_it_listens_on_this_machine_only(started):
     assert words[words.index("--") :] == ["--"]
 
 
-def test_what_it_is_given_reaches_the_page(started):
+def test_what_it_is_given_reaches_the_page(started, tmp_path):
     chosen = ["--model", "a", "--model", "b c", "--quantize", "int8", "--allow-urls"]
-    chosen += ["--max-pixels", "100000000", "--no-history"]
+    chosen += ["--max-pixels", "100000000", "--library", str(tmp_path), "--no-history"]
     main(["app", *chosen, "--port", "9", "--host", "::1"])
     words = started[0]
     assert words[words.index("--") + 1 :] == chosen
@@ -53,9 +53,9 @@ def test_beyond_this_machine_it_names_what_is_open(started, capsys, host):
     told = capsys.readouterr().err
     assert f"{host} port 9" in told and "password" in told and started
     assert "teach" in told and "--no-history" in told and "--allow-urls" not in told
-    main(["app", "--host", host, "--allow-urls", "--no-history"])
+    main(["app", "--host", host, "--allow-urls", "--no-history", "--library", "notes"])
     told = capsys.readouterr().err
-    assert "--allow-urls" in told and "talks" not in told
+    assert "ask notes" in told and "--allow-urls" in told and "talks" not in told
 
 
 def test_the_page_is_where_it_looks():

@@ -36,7 +36,7 @@ def test_the_prompt_can_be_another(loaded, pictures, capsys):
 def test_an_empty_prompt_is_refused_before_the_model_is_loaded(monkeypatch, pictures, capsys, prompt):
     monkeypatch.setattr(describe, "load_model", lambda arguments: pytest.fail("the model was loaded"))
     assert main(["describe", str(pictures[0]), "--prompt", prompt]) == 1
-    assert "--prompt must not be empty" in capsys.readouterr().err
+    assert "--question must not be empty" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_text_is_told_as_one(loaded, monkeypatch):

@@ -279,6 +279,7 @@ class Browser:
 
     def choose(self, key: str, label: str) -> None:
         """Pick from a select box or a segmented control."""
+        until(lambda: self.all(f".st-key-{key} button, .st-key-{key} input"), f"{key} to be drawn")
         for number, button in enumerate(self.all(f".st-key-{key} button")):
             if button.text.strip() == label:
                 if button.get_attribute("aria-checked") != "true":

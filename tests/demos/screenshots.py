@@ -7,8 +7,21 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.library import samples
+
 from .browser import Browser, serve, until
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "demos"))
+from texts import speak  # noqa: E402
+
+MANUAL = [
+    (50, 70, "Your kettle 您的水壶"), (50, 120, "Fill it with water up to the line, never above."),
+    (50, 144, "It switches itself off when the water boils."),
+    (50, 190, "Its warranty lasts thirty months from the day"),
+    (50, 208, "that is printed on the bill."), (50, 260, "加水不要超过刻度线。水开后会自动断电。"),
+    (50, 300, "它的保修期是三十个月，自购买之日算起。"), (50, 318, "请保留发票。"),
+    (50, 370, "Descale it every three months with vinegar."), (50, 394, "每三个月用白醋除一次水垢。"),
+]  # fmt: skip
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -65,12 +78,43 @@ def teach(browser: Browser, address: str) -> None:
     browser.driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", button)
 
 
+def library(browser: Browser, address: str) -> None:
+    browser.open(address)
+    browser.choose("view", speak("zh" if browser.script("return document.documentElement.lang") == "zh-CN" else "en")(
+        "library"))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        manual = Path(folder, "kettle.pdf")
+        manual.write_bytes(samples.pdf(MANUAL))
+        paths = [manual, EXAMPLES / "fruit.png", EXAMPLES / "pair.png"]
+        with browser.redrawn():
+            browser.send(
+                "[class*=st-key-library_upload_] [data-testid=stFileUploaderDropzoneInput]", "\n".join(map(str, paths))
+            )
+        until(lambda: browser.all(".st-key-library_question input"), "the documents to be read", 240)
+    browser.settle()
+    for question in ("哪张图片里有雨伞？", "保修期多久？"):
+        before = len(browser.all(".said"))
+        browser.send(".st-key-library_question input", question + "\n")
+        until(lambda before=before: len(browser.all(".said")) > before, "the answer", 120)
+        browser.settle()
+    browser.press("[class*=st-key-source_1_1] button")
+    browser.find(".sheet img")
+
+
+def picture_source(browser: Browser, address: str) -> None:
+    library(browser, address)
+    browser.press("[class*=st-key-source_0_1] button")
+    browser.find(".sheet img")
+
+
 SHOTS = {
     "empty": (empty, {"language": "zh-CN"}),
     "heat": (heat, {"language": "zh-CN"}),
     "dark": (dark, {"language": "en-US", "dark": True}),
     "phone": (phone, {"language": "zh-CN", "width": 390, "height": 844, "mobile": True}),
     "teach": (teach, {"language": "en-US", "height": 980}),
+    "library": (library, {"language": "zh-CN", "height": 980}),
+    "library-phone": (picture_source, {"language": "en-US", "width": 390, "height": 844, "mobile": True, "dark": True}),
     "compare": (compare, {"language": "en-US", "height": 980}),
 }
 

@@ -15,9 +15,9 @@ class Eyes:
     def __init__(self):
         self.sizes = []
 
-    def __call__(self, pixel_values):
-        self.sizes.append(len(pixel_values))
-        return pixel_values.mean((1, 2, 3))[:, None, None].expand(-1, 2, 8).contiguous()  # 64 bytes a picture
+    def __call__(self, pictures):
+        self.sizes.append(len(pictures))
+        return [picture.mean().expand(2, 8).contiguous() for picture in pictures]  # 64 bytes a picture
 
 
 def look(looker, groups, eyes, source="a"):
@@ -29,7 +29,8 @@ def test_what_is_the_same_is_looked_at_once():
     first = look(looker, [some[:2], some[1:]], eyes)
     assert eyes.sizes == [3] and [len(group) for group in first] == [2, 2]
     again = look(looker, [some.clone()], eyes)
-    assert eyes.sizes == [3] and torch.equal(again[0][:2], first[0]) and torch.equal(again[0][1:], first[1])
+    assert eyes.sizes == [3]
+    assert all(map(torch.equal, again[0][:2], first[0])) and all(map(torch.equal, again[0][1:], first[1]))
     look(looker, [some], eyes, source="b")  # other eyes
     assert eyes.sizes == [3, 3]
 
@@ -60,5 +61,5 @@ def test_every_number_and_the_shape_count():
 def test_what_is_handed_out_is_a_copy():
     looker, eyes, some = Looker(), Eyes(), pictures(2)
     [first] = look(looker, [some], eyes)
-    first.zero_()
-    assert look(looker, [some], eyes)[0].abs().sum() > 0
+    first[0].zero_()
+    assert look(looker, [some], eyes)[0][0].abs().sum() > 0

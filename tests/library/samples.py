@@ -16,6 +16,8 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen import canvas
 
+from visglm.library.embed import NoEmbedder
+
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "examples/cat.png"
 PAIR = ROOT / "examples/pair.png"
@@ -41,6 +43,11 @@ def pdf(*pages: list[tuple[float, float, str]], password: str = "", picture: Pat
         sheet.showPage()
     sheet.save()
     return buffer.getvalue()
+
+
+def no_vectors() -> NoEmbedder:
+    """Texts are found by their words alone."""
+    return NoEmbedder()
 
 
 def docx_file() -> bytes:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
 from .. import auto  # noqa: F401 (processors are found through the Auto classes)
 from ..adapters import EMBEDDED, HERE, Adapters, Delta, Fingerprint, Home, is_adapter, read_delta
 from ..errors import CheckpointError, ConfigError
-from ..model import VisGLMForConditionalGeneration
-from ..processor import VisGLMProcessor
 from ..untrusted import DamagedFile
 from .adapter import AdapterSource
 from .assemble import Prepare, assemble, build, check, compute_buffers, fill
@@ -49,8 +48,8 @@ __all__ = [
 class Loaded(NamedTuple):
     """A network with its processor, and with what is attached to it."""
 
-    model: VisGLMForConditionalGeneration
-    processor: VisGLMProcessor
+    model: PreTrainedModel
+    processor: Any
     adapters: Adapters
 
 
@@ -172,9 +171,7 @@ def realize(
         dtype = pick_dtype(target, count_parameters(source))
     processor = source.processor()
     if image_size is not None:
-        if source.config.vision_config is not None:
-            source.config.vision_config.check_image_size(image_size)
-        processor.image_processor.size = {"height": image_size, "width": image_size}
+        processor.set_image_size(image_size, source.config)
     options: dict[str, Any] = {"device": target, "dtype": torch_dtype(dtype), "fingerprint": Fingerprint()}
     if quantization is not None:
         model = assemble_quantized(source, quantization, **options)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..adapters import Fingerprint
-from ..config import VisGLMConfig
 from ..errors import CheckpointError
-from ..model import VisGLMForConditionalGeneration
+from ..families import family_of
 from ..quant import Quantization, replace_modules
 from ..untrusted import told
 from .source import Source
@@ -25,7 +25,7 @@ from .source import Source
 Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
-def build(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
+def build(config: PreTrainedConfig) -> PreTrainedModel:
     """The network of `config` on the meta device: shapes without memory. Packed modules where it is quantized.
 
     Raises:
@@ -34,7 +34,7 @@ def build(config: VisGLMConfig) -> VisGLMForConditionalGeneration:
     quantization = Quantization.of(config)
     with told(config._name_or_path or "The configuration", "the configuration"):
         with torch.device("meta"):
-            network = VisGLMForConditionalGeneration(config)
+            network = family_of(config).network_class(config)
         if quantization is not None:
             replace_modules(network, quantization, torch.float32)
     return network
@@ -66,7 +66,7 @@ def check(source: Source, network: nn.Module) -> None:
 
 
 def fill(
-    network: VisGLMForConditionalGeneration,
+    network: PreTrainedModel,
     source: Source,
     *,
     device: torch.device,
@@ -101,7 +101,7 @@ def fill(
     network.eval()
 
 
-def check_ties(network: VisGLMForConditionalGeneration, source: Source) -> None:
+def check_ties(network: PreTrainedModel, source: Source) -> None:
     """Tensors that are one by the configuration may lie in the files twice, but equal: tying lets one of them go.
 
     Raises:
@@ -136,7 +136,7 @@ def put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
         module._parameters[attribute] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
 
 
-def compute_buffers(network: VisGLMForConditionalGeneration, device: torch.device) -> None:
+def compute_buffers(network: PreTrainedModel, device: torch.device) -> None:
     """Fill the buffers that no checkpoint holds, such as rotary frequencies, in float32 whatever the weights are in."""
     owners = {}
     for name, buffer in network.named_non_persistent_buffers():
@@ -155,7 +155,7 @@ def assemble(
     dtype: torch.dtype | None,
     prepare: Prepare | None = None,
     fingerprint: Fingerprint | None = None,
-) -> VisGLMForConditionalGeneration:
+) -> PreTrainedModel:
     """`build`, `check` and `fill` in one: the network of a checkpoint, in evaluation mode.
 
     Raises:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..adapters import HERE, Adapters, Home, relative_to, write_delta
 from ..config import ChatGLMConfig, VisGLMConfig
 from ..errors import CheckpointError, ConfigError
-from ..model import VisGLMForConditionalGeneration
+from ..families import FamilyProcessor, family_of
 from ..processor import VisGLMProcessor
 from ..tokenizers import VOCAB_FILE_NAME
 from .assemble import build, check
@@ -105,14 +106,14 @@ def write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     writer.close()
 
 
-def write_settings(config: VisGLMConfig, generation: Any, folder: Path) -> None:
-    """Native configuration."""
-    config.architectures = ["VisGLMForConditionalGeneration"]
+def write_settings(config: PreTrainedConfig, generation: Any, folder: Path) -> None:
+    """Configuration, as the family's networks are loaded by."""
+    config.architectures = [family_of(config).network_class.__name__]
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
 
 
-def save(adapters: Adapters, processor: VisGLMProcessor, folder: str | Path) -> None:
+def save(adapters: Adapters, processor: VisGLMProcessor | FamilyProcessor, folder: str | Path) -> None:
     """Write what a network is: itself, or the adapter in use, with its base beside it where nothing else holds that.
 
     Raises:
@@ -128,7 +129,9 @@ def save(adapters: Adapters, processor: VisGLMProcessor, folder: str | Path) -> 
             write_delta(partial, adapters.delta(Home(HERE, adapters.fingerprint())))
 
 
-def save_adapter(adapters: Adapters, processor: VisGLMProcessor, folder: str | Path, home: Home) -> None:
+def save_adapter(
+    adapters: Adapters, processor: VisGLMProcessor | FamilyProcessor, folder: str | Path, home: Home
+) -> None:
     """Write the adapter in use, over a base that lies elsewhere.
 
     Raises:
@@ -145,13 +148,13 @@ def save_adapter(adapters: Adapters, processor: VisGLMProcessor, folder: str | P
         write_delta(partial, adapters.delta(relative_to(home, target, target)))
 
 
-def save_base(adapters: Adapters, processor: VisGLMProcessor, folder: Path) -> None:
+def save_base(adapters: Adapters, processor: VisGLMProcessor | FamilyProcessor, folder: Path) -> None:
     """Write the network into an empty folder, as if no adapter had been put over it."""
     write_model(adapters.network, adapters.base().items(), folder)
     processor.save_pretrained(folder)
 
 
-def write_model(model: VisGLMForConditionalGeneration, tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+def write_model(model: PreTrainedModel, tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     """Write a network with these tensors, all but its processor, into an empty folder."""
     dtypes: list[torch.dtype] = []
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import VisGLMError
+from ..families import family_of
 from .assemble import build, check
 from .files import READERS
 from .source import Source
@@ -27,6 +28,8 @@ class Check(NamedTuple):
 def inspect(source: Source) -> Iterator[Check]:
     """Format, files with their hashes, names and shapes, the tokenizer, and whether every number is finite."""
     yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
+    family = family_of(source.config)
+    yield Check("family", f"{family.name}, which can {', '.join(family.can)} here")
     for folder in dict.fromkeys((source.path, source.weights_path)):
         yield from check_hashes(folder)
     try:

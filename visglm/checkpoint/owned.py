@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..families import FAMILIES
+from ..families.visualglm import VISUALGLM
 from ..untrusted import DamagedFile, read_json
 from .files import READERS, write_json
 
@@ -37,6 +39,8 @@ def _hub_names(folder: Path, fields: dict[str, Any]) -> Iterable[str]:
     vocabulary = ["ice_text.model"]
     if "padded_vocab_size" in fields or (fields.get("text_config") or fields).get("model_type") == "glm":
         vocabulary = ["tokenizer.model", "tokenizer.json"]
+    if fields.get("model_type") != VISUALGLM.model_type and fields.get("model_type") in FAMILIES:
+        vocabulary = ["tokenizer.json", "video_preprocessor_config.json"]
     return ["generation_config.json", "preprocessor_config.json", *SETTINGS, *vocabulary, *_weights(folder)]
 
 
@@ -61,7 +65,7 @@ SETTINGS = (
 )
 GRAPH_NAME = re.compile(r"(decoder|heat|vision(-\d+)?)\.onnx")
 SPEAKERS: dict[str, Speaker] = {
-    "config.json": Speaker(lambda fields: fields.get("model_type") in ("visglm", "chatglm", "glm"), _hub_names),
+    "config.json": Speaker(lambda fields: fields.get("model_type") in {"chatglm", "glm", *FAMILIES}, _hub_names),
     "model_config.json": Speaker(lambda fields: {"num_layers", "hidden_size"} <= fields.keys(), _sat_names),
     "visglm_adapter.json": Speaker(
         lambda fields: "base" in fields,

@@ -74,6 +74,52 @@ def read_processor(path: Path, config: VisGLMConfig) -> VisGLMProcessor:
     return processor
 
 
+def is_picture_size(value: Any) -> bool:
+    """Whether it bounds the room that pictures of any size are given, in pixels."""
+    return (
+        isinstance(value, dict)
+        and is_whole(value.get("shortest_edge"), 1, MOST_PIXELS // 64)
+        and is_whole(value.get("longest_edge"), value["shortest_edge"], MOST_PIXELS)
+        and not {name for name, side in value.items() if side is not None} - {"shortest_edge", "longest_edge"}
+    )
+
+
+MOST_PIXELS = 2**28  # of one picture and its frames; published are 47 million
+
+
+def read_image_settings(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What an image processor of transformers is made with, where pictures keep their proportions; and the settings for
+    videos that lie beside it, which are only handed on.
+
+    Args:
+        kind: its class as the files name it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or names another class.
+    """
+    names = ("preprocessor_config.json", "processor_config.json")
+    files = [path / name for name in names if (path / name).is_file()]
+    fields = read_json(files[0]) if files else {}
+    images, videos = fields.get("image_processor", fields), fields.get("video_processor")
+    if (path / "video_preprocessor_config.json").is_file():
+        videos = read_json(path / "video_preprocessor_config.json")
+    if not files or not isinstance(images, dict) or not isinstance(videos, dict | None):
+        raise CheckpointError(path, [f"{' or '.join(names)}: missing, or says nothing of images"], NEXT_STEP)
+    kinds = (kind, f"{kind}Fast", f"{kind}Pil")
+    table = IMAGES | {
+        "do_resize": ("true", lambda value: value is True),
+        "image_processor_type": (kind, lambda value: value in kinds),
+        "size": ("shortest_edge and longest_edge in pixels", is_picture_size),
+        **dict.fromkeys(SIDES, ("a number from 1 to 64", lambda value: is_whole(value, 1, 64))),
+    }
+    check_fields(files[0], images, table)
+    kept = (KEPT | {"size", *SIDES}) - {"do_resize"}
+    return {name: value for name, value in images.items() if name in kept and value is not None}, videos
+
+
+SIDES = ("patch_size", "merge_size", "temporal_patch_size")
+
+
 # --- tokenizer_config.json -------------------------------------------------------------------------
 
 SLOW = {"ChatGLMTokenizer": ChatGLMTokenizer, "ChatGLM2Tokenizer": ChatGLM2Tokenizer}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 
 from ..adapters import Fingerprint
 from ..errors import ConfigError
-from ..model import VisGLMForConditionalGeneration
 from ..quant import Quantization, Writer, replace_modules, set_output_dtype, store_vision
 from .assemble import build, check, fill
 from .source import Source
@@ -20,7 +20,12 @@ def choose_quantization(source: Source, scheme: str | None, vision: bool) -> Qua
             without a scheme.
     """
     config, delta = source.config, source.delta()
-    if scheme is None and config.quantization is None and delta is not None and delta.quantization is not None:
+    if (
+        scheme is None
+        and getattr(config, "quantization", None) is None
+        and delta is not None
+        and delta.quantization is not None
+    ):
         # Whose rounding the adapter may have made up for.
         scheme, vision = delta.quantization.get("scheme"), vision or "vision" in delta.quantization.get("parts", ())
     if scheme is not None:
@@ -37,7 +42,7 @@ def assemble_quantized(
     device: torch.device,
     dtype: torch.dtype,
     fingerprint: Fingerprint | None = None,
-) -> VisGLMForConditionalGeneration:
+) -> PreTrainedModel:
     """As `assemble`. Each weight is quantized as it comes, so the network never exists whole in 16 bits.
 
     Args:

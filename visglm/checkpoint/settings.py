@@ -163,7 +163,7 @@ INHERITED = {
 }
 
 
-def check_ids(path: Path, config: VisGLMConfig) -> None:
+def check_ids(path: Path, config: Any) -> None:
     """Every token that a configuration names has an embedding.
 
     Raises:
@@ -216,7 +216,7 @@ UNUSED = {"output_attentions", "output_hidden_states", "output_scores", "output_
 NOTES = {"_from_model_config", "transformers_version", *UNUSED}  # about the file, or about what nobody looks at
 
 
-def read_generation(path: Path, config: VisGLMConfig) -> GenerationConfig:
+def read_generation(path: Path, config: Any) -> GenerationConfig:
     """The folder's own settings of answers, or what the configuration says of end and pad tokens.
 
     Raises:

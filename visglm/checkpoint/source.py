@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from ..adapters import HERE, Delta, Home
-from ..config import VisGLMConfig
 from ..errors import ConfigError
 from ..processor import VisGLMProcessor
 from .files import TensorInfo
@@ -32,9 +32,9 @@ class Source(ABC):
 
     format: str
 
-    def __init__(self, path: Path, config: VisGLMConfig):
+    def __init__(self, path: Path, config: PreTrainedConfig):
         self.path = path
-        self.config = config
+        self.config: Any = config
         self.config._name_or_path = str(path)
         self.problems: list[str] = []
         self.home = Home(HERE)

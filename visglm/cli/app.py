@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from ..errors import ConfigError, require
+from ..errors import ConfigError, printable, require
 from .flags import add_max_pixels
 
+KEEP = "keep their talks and documents on its disk (--no-history turns that off)"
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
@@ -22,6 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", help="quantization of the first model at the start, such as int8")
     parser.add_argument("--allow-urls", action="store_true", help="let visitors name pictures by address")
     add_max_pixels(parser)
+    parser.add_argument(
+        "--library", metavar="LIBRARY",
+        help="a library of documents that all visitors ask, and whoever sits at this machine changes (default: one "
+        "for each visitor)",
+    )  # fmt: skip
     parser.add_argument("--no-history", action="store_true", help="keep no conversation on this machine")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
@@ -33,6 +40,7 @@ def command_line(arguments: argparse.Namespace) -> list[str]:
     page += ["--quantize", arguments.quantize] if arguments.quantize else []
     page += ["--allow-urls"] if arguments.allow_urls else []
     page += [] if arguments.max_pixels is None else ["--max-pixels", str(arguments.max_pixels)]
+    page += [] if arguments.library is None else ["--library", os.path.abspath(arguments.library)]
     page += ["--no-history"] if arguments.no_history else []
     return [
         *(sys.executable, "-m", "streamlit", "run", str(SCRIPT)),
@@ -54,7 +62,9 @@ def what_is_open(arguments: argparse.Namespace) -> str:
     can = [
         "ask every model of the page, with pictures of theirs",
         "teach a model on this machine, one lesson at a time",
-        *(["keep their talks on its disk (--no-history turns that off)"] if not arguments.no_history else []),
+        *([KEEP] if not arguments.no_history else []),
+        "have documents of theirs read, one visitor's at a time",
+        *([f"ask {printable(arguments.library)}, and see the pages that answers cite"] if arguments.library else []),
         *(["have it fetch pictures from public addresses (--allow-urls)"] if arguments.allow_urls else []),
     ]
     return "\n".join(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import ConfigError, VisGLMError
+from ..errors import ConfigError, VisGLMError, printable
 from ..sampling import Sampling
+from ..settings import Rule, check_call
 from .advice import in_flags
 from .flags import add_language, add_model, add_settings, load_model, read_settings, settings_of, show_status
 
@@ -17,17 +21,35 @@ if TYPE_CHECKING:
     from ..chat import VisGLM
     from ..reply import Reply
 
-# Asked without --prompt, by --language; "auto" asks in English.
+# Asked without --question, by --language; "auto" asks in English.
 PROMPTS = {"en": "Describe the picture.", "zh": "描述这张图片。"}
 FAILED = 3  # exit status when some pictures could not be described
+SHOWN = 10  # of what went wrong, on the way to a folder of results, which holds all of it
+RULES = {"batch_size": Rule(int, 1, 65_536), "shard_size": Rule(int, 1, 1_000_000)}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    parser.add_argument("--prompt", metavar="TEXT", help=f'what to ask of each (default: "{PROMPTS["en"]}")')
+    parser.usage = "%(prog)s [options] PICTURE [PICTURE ...]\n       %(prog)s [options] SRC DST"
+    parser.add_argument(
+        "images", nargs="+", metavar="PICTURE",
+        help="picture files, whose answers are printed; or SRC, a folder of pictures, .tar shards (WebDataset), "
+        ".parquet files, a pattern of these in quotes, or an address such as s3://bucket/pictures, and DST, the folder "
+        "of the results. Killed and started again, it does what is missing there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--question", "--prompt", metavar="TEXT", help=f'what to ask of each (default: "{PROMPTS["en"]}")'
+    )
+    parser.add_argument("--json-schema", metavar="FILE", help="file of the JSON schema that every answer follows")
     parser.add_argument(
         "--json", action="store_true", help='print one JSON object a line: {"image", "text"} or {"image", "error"}'
     )
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), default="jsonl", help="of the results in DST (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, default=256, metavar="INT",
+        help="pictures of a file in DST; a run that is killed loses no more (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -44,16 +66,129 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    sampling = read_settings(arguments, Sampling)
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1; got {arguments.batch_size}.")
-    prompt = PROMPTS["zh" if arguments.language == "zh" else "en"] if arguments.prompt is None else arguments.prompt
-    if not prompt.strip():
-        raise ConfigError(f"--prompt must not be empty; got {prompt!r}. Leave it out for a description.")
-    vlm = load_model(arguments)
+    check_call(RULES, batch_size=arguments.batch_size, shard_size=arguments.shard_size)
+    sampling = replace(read_settings(arguments, Sampling), json_schema=read_schema(arguments.json_schema))
+    question = (
+        PROMPTS["zh" if arguments.language == "zh" else "en"] if arguments.question is None else arguments.question
+    )
+    if not question.strip():
+        raise ConfigError(f"--question must not be empty; got {question!r}. Leave it out for a description.")
     settings = {"batch_size": arguments.batch_size, "language": arguments.language, **settings_of(sampling)}
+    if sampling.json_schema:
+        settings["json_schema"] = sampling.json_schema
+    ends = source_and_results(arguments)
+    if ends is None:
+        return print_all(arguments, question, settings)
+    return write_all(arguments, *ends, question, settings)
+
+
+def read_schema(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8"
+        raise ConfigError(f"--json-schema {printable(path)} cannot be read ({reason}).") from None
+
+
+def source_and_results(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """SRC and DST; None where there are pictures alone, whose answers are printed.
+
+    Raises:
+        ConfigError: one of the two is missing, or there are more.
+    """
+    from ..describe import is_collection
+
+    words = arguments.images
+    if not any(map(is_collection, words)):
+        return None
+    if len(words) == 1:
+        raise ConfigError(
+            f"{printable(words[0])} holds any number of pictures: say in which folder the results are to be, as in "
+            f"`visglm describe {printable(words[0])} RESULTS`."
+        )
+    if len(words) > 2 or not is_collection(words[0]):
+        raise ConfigError(
+            "what holds many pictures is given alone, with the folder of the results behind it. For several files give "
+            "the folder that they are in, or a pattern in quotes, such as 'shards/*.tar'."
+        )
+    if arguments.json:
+        raise ConfigError("--json is for answers that are printed. Into a folder, --format jsonl writes them.")
+    return words[0], words[1]
+
+
+def write_all(arguments: argparse.Namespace, source: str, target: str, question: str, settings: dict[str, Any]) -> int:
+    """Describe what is missing in the folder `target`, shard by shard."""
+    from tqdm import tqdm
+
+    from ..describe import Results, Task, describe, find, is_address, missing, to_shards
+    from .flags import image_limits
+
+    task = Task(question, settings)
+    results = Results(target, arguments.format)
+    try:
+        results.begin(facts_of(arguments, source if is_address(source) else os.path.abspath(source), task))
+        done = results.done()
+        if done.count:
+            show_status(f"{done.count:,} pictures are done already.")
+        wanted = missing(find(source, target), done, image_limits(arguments).max_bytes)
+        number, tally = results.num_shards(), Tally(arguments.flags)
+        vlm = None
+        with tqdm(unit="picture", initial=done.count, file=sys.stderr) as bar:
+            for items in to_shards(wanted, arguments.shard_size):
+                vlm = vlm or load_model(arguments)  # where nothing is missing, it is not needed
+                rows: list[Any] = []
+                try:
+                    for some in describe(vlm, items, task):
+                        rows += some
+                        bar.update(len(some))
+                finally:  # also where it ends here
+                    if rows:
+                        results.write(number, rows)
+                tally.add(rows)
+                number += 1
+    finally:
+        results.close()
+    return tally.tell(target)
+
+
+class Tally:
+    """How it went; tells the first errors as they come."""
+
+    def __init__(self, flags: dict[str, str]):
+        self.flags, self.num_rows, self.num_failed = flags, 0, 0
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.num_rows += len(rows)
+        for row in rows:
+            if row["error"] is not None:
+                self.num_failed += 1
+                if self.num_failed <= SHOWN:
+                    show(f"visglm: {printable(row['image'])}: {in_flags(row['error'], self.flags)}", sys.stderr)
+
+    def tell(self, target: str) -> int:
+        """Sum up; the exit status."""
+        show_status(f"{self.num_rows:,} pictures were described now, into {printable(target)}.")
+        if self.num_failed:
+            show_status(
+                f"visglm: {self.num_failed:,} of them could not be; their rows there say why. What could not be read "
+                "is tried again when this is started again."
+            )
+        return FAILED if self.num_failed else 0
+
+
+def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str, Any]:
+    """What must be the same where a run goes on."""
+    settings = {name: value for name, value in task.settings.items() if name != "batch_size"}
+    model = arguments.model or "visglm-tiny"
+    return {"source": source, "model": model, "question": task.question, "settings": settings}
+
+
+def print_all(arguments: argparse.Namespace, question: str, settings: dict[str, Any]) -> int:
+    vlm = load_model(arguments)
     num_failed = 0
-    for path, reply in describe(vlm, arguments.images, prompt, settings):
+    for path, reply in one_by_one(vlm, arguments.images, question, settings):
         failed = isinstance(reply, VisGLMError)
         num_failed += failed
         if arguments.json:
@@ -67,7 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if num_failed else 0
 
 
-def describe(
+def one_by_one(
     vlm: VisGLM, paths: Sequence[str], prompt: str, settings: dict[str, Any]
 ) -> Iterator[tuple[str, Reply | VisGLMError]]:
     """Each path with its reply or what was wrong with it, batch by batch: pictures are not kept beyond theirs."""

@@ -8,17 +8,18 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adapters import Adapters
 from ..errors import ConfigError, EngineError
-from ..model import VisGLMForConditionalGeneration
-from ..reply import History, Reply, Timings, Usage, parse, shares_of
+from ..families import family_of
+from ..prompt import Thinking, rules_of
+from ..reply import History, Reply, Timings, Usage, find_boxes, parse, shares_of
 from ..request import Prompt, lay_out
 from ..sampling import OF_CHECKPOINT, Sampling
 from ..shapes import Shape, shape_of, vocabulary_of
 from ..writing import Writer
-from .choosing import Chooser, Dictated
+from .choosing import Chooser, Dictated, Thoughts
 from .core import Engine
 from .task import Outcome, Request, Ticket
 
@@ -29,12 +30,13 @@ class Asker:
     def __init__(
         self,
         engine: Engine,
-        network: VisGLMForConditionalGeneration,
+        network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         adapters: Adapters | None = None,
     ):
         self.engine, self.network, self.tokenizer, self.adapters = engine, network, tokenizer, adapters
-        self.style = network.config.prompt_style
+        self.manner = family_of(network.config).manner(network.config)
+        self.style = self.manner.prompt_style
         self.end_ids = end_ids(network.generation_config)
 
     def submit(
@@ -70,8 +72,11 @@ class Asker:
             for prompt, requests in zip(prompts, asked, strict=True)
         ]
 
-    def look(self, pixel_values: Tensor) -> Tensor:
-        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of pictures `[num_images, 3, height, width]`.
+    def look(self, pixel_values: Sequence[Tensor] | Tensor) -> Any:
+        """Visual tokens `[tokens, hidden_size]` of each picture, as the family's histories keep them.
+
+        Args:
+            pixel_values: each picture as the network takes it.
 
         Raises:
             BusyError: as `submit`.
@@ -91,18 +96,40 @@ class Asker:
         """As many answers as are wanted, each by a seed of its own."""
         ids = prompt.rendered.input_ids
         context = self.network.config.text_config.max_position_embeddings
-        room = sampling.room(context, len(ids))
+        room = sampling.room(context, len(ids), sampling.thinks and self._thinking is not None)
         settings = self.network.generation_config
         also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
         sampling.check_biases(self.network.config.text_config.vocab_size)
         shape, found = self._shape(sampling), []
         for number in range(sampling.n):
             chooser = Chooser(
-                sampling.numbered(number), self.end_ids, ids, self.network.device, also, shape and shape.begin()
-            )
+                sampling.numbered(number), self.end_ids, ids, self.network.device, also, shape and shape.begin(),
+                self._thoughts(sampling),
+            )  # fmt: skip
             has_ended = self.writer(sampling).push if sampling.stop else None
             found.append(self._request(prompt, room, chooser, has_ended))
         return found
+
+    @property
+    def _thinking(self) -> Thinking | None:
+        return rules_of(self.style).thinking
+
+    def _thoughts(self, sampling: Sampling) -> Thoughts | None:
+        """What ends thinking in time.
+
+        Raises:
+            ConfigError: there is no token that could.
+        """
+        thinking, most = self._thinking, sampling.max_thinking_tokens
+        if thinking is None or most is None:
+            return None
+        start, end = (self.tokenizer.convert_tokens_to_ids(name) for name in (thinking.start, thinking.end))
+        if {start, end} & {None, self.tokenizer.unk_token_id}:
+            raise ConfigError(
+                f"max_thinking_tokens={most} cannot be kept: this vocabulary has no token {thinking.end}. Bound the "
+                "whole answer, with max_new_tokens."
+            )
+        return Thoughts(start, end, most)
 
     def _choices(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """What each of the choices would have been chosen with."""
@@ -110,8 +137,9 @@ class Asker:
         for choice in sampling.choices:
             turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=choice))
             whole = lay_out(
-                turns, language=prompt.language, max_new_tokens=0, config=self.network.config, tokenizer=self.tokenizer
-            )
+                turns, language=prompt.language, max_new_tokens=0, config=self.manner, tokenizer=self.tokenizer,
+                shapes=prompt.shapes, thinks=False,
+            )  # fmt: skip
             answer = whole.input_ids[len(prompt.rendered.input_ids) :]
             chooser = Dictated(answer, sampling, self.network.device)
             found.append(self._request(prompt, len(answer), chooser))
@@ -129,7 +157,7 @@ class Asker:
         return Request(
             input_ids=prompt.rendered.input_ids, room=room, chooser=chooser, image_embeds=prompt.image_embeds,
             pixel_values=prompt.pixel_values, source=prompt.source,
-            has_ended=has_ended,
+            has_ended=has_ended, shapes=prompt.shapes,
         )  # fmt: skip
 
 
@@ -172,14 +200,18 @@ class Answer:
         outcomes = [ticket.result() for ticket in self.tickets]
         if self._sampling.choices:
             return self._likeliest(outcomes)
-        first, *others = (self._reply(outcome, self._text(outcome)) for outcome in outcomes)
+        first, *others = (self._written(outcome) for outcome in outcomes)
         return replace(first, others=tuple(others))
 
-    def _text(self, outcome: Outcome) -> str:
+    def _written(self, outcome: Outcome) -> Reply:
+        """What its tokens say."""
         writer = self._writer()
         for token in outcome.tokens:
             writer.push(token.id)
-        return writer.finish()
+        reply = self._reply(outcome, writer.finish())
+        usage = replace(reply.usage, thinking_tokens=writer.num_thinking)
+        boxes = find_boxes(writer.boxed, self._prompt.shapes)
+        return replace(reply, usage=usage, thinking=writer.thinking, boxes=boxes)
 
     def _likeliest(self, outcomes: Sequence[Outcome]) -> Reply:
         """The choice that the model would write most likely, with every one's share of the probability of them all."""
@@ -194,7 +226,7 @@ class Answer:
         turns = (*prompt.turns[:-1], replace(prompt.turns[-1], answer=text))
         return Reply(
             text=text,
-            history=History(turns, outcome.image_embeds, prompt.language, outcome.source),
+            history=History(turns, outcome.image_embeds, prompt.language, outcome.source, prompt.shapes),
             usage=Usage(len(prompt.rendered.input_ids), len(tokens)),
             timings=Timings(
                 outcome.encode_seconds + prompt.resize_seconds, outcome.first_token_seconds, outcome.total_seconds

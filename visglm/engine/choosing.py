@@ -35,6 +35,32 @@ WARPERS: Mapping[str, Maker] = {
 }
 
 
+class Thoughts:
+    """What is thought before an answer, which ends after so many tokens.
+
+    Args:
+        start, end: tokens around it. most: tokens between them.
+    """
+
+    def __init__(self, start: int, end: int, most: int):
+        self.start, self.end, self._left = start, end, most
+        self._is_thinking = False
+
+    @property
+    def must_end(self) -> bool:
+        """Whether nothing but the end may come next."""
+        return self._is_thinking and self._left <= 0
+
+    def take(self, token: int) -> None:
+        """What was chosen."""
+        if token == self.end:
+            self._is_thinking = False
+        elif self._is_thinking:
+            self._left -= 1
+        elif token == self.start:
+            self._is_thinking = True
+
+
 class Chooser:
     """Chooses the tokens of one answer.
 
@@ -44,6 +70,7 @@ class Chooser:
         prompt: ids of the prompt.
         device: of the logits.
         shape: what allows some tokens only, `Growing` of `shapes`.
+        thoughts: ends what is thought before an answer in time, if it must.
         also: settings beyond `Sampling`'s, keys of `LIMITS`, such as a checkpoint brings.
     """
 
@@ -55,6 +82,7 @@ class Chooser:
         device: torch.device,
         also: Mapping[str, Any] | None = None,
         shape: Any = None,
+        thoughts: Thoughts | None = None,
     ):
         self.ids = list(prompt)
         self.end_ids = frozenset(end_ids)
@@ -65,7 +93,7 @@ class Chooser:
         self._processors = [
             make(values[name]) for name, make in table.items() if values.get(name) not in (None, NEUTRAL[name])
         ]
-        self._shape = shape
+        self._shape, self._thoughts = shape, thoughts
         if sampling.logit_bias:
             self._processors.insert(0, Bias(dict(sampling.logit_bias), device))
         self._num_before_end = max(sampling.min_new_tokens, (also or {}).get("min_new_tokens") or 0)
@@ -74,7 +102,11 @@ class Chooser:
     @property
     def takes_likeliest(self) -> bool:
         """Whether it takes the likeliest token, whatever came before."""
-        return not self._processors and self._generator is None and self._shape is None
+        return not self._processors and self._generator is None and self._shape is None and not self._must_end_thinking
+
+    @property
+    def _must_end_thinking(self) -> bool:
+        return self._thoughts is not None and self._thoughts.must_end
 
     @property
     def forbidden(self) -> list[int]:
@@ -90,6 +122,8 @@ class Chooser:
         Args:
             logits: `[vocabulary]`, float32; they stay as they are.
         """
+        if self._thoughts is not None and self._thoughts.must_end:
+            return self._thoughts.end
         scores = logits[None].clone()
         ids = torch.tensor([self.ids], device=self._device)
         if self._shape is not None:
@@ -106,7 +140,9 @@ class Chooser:
         self._num_before_end -= 1
         if self._shape is not None:
             self._shape.take(token)
-        if not self.takes_likeliest:
+        if self._thoughts is not None:
+            self._thoughts.take(token)
+        if self._processors or self._generator is not None or self._shape is not None:
             self.ids.append(token)
 
 

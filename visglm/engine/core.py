@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..errors import BusyError, EngineError
+from ..families import family_of
 from ..identity import Fingerprint, Unchanged
-from ..model import VisGLMForConditionalGeneration
 from ..quant.memory import available_memory
 from ..quant.products import uses_products
 from ..text.cache_size import cache_bytes
@@ -48,7 +49,7 @@ class Engine:
         turns: who may use the network now.
     """
 
-    def __init__(self, network: VisGLMForConditionalGeneration):
+    def __init__(self, network: PreTrainedModel):
         self._network = weakref.ref(network)
         self.slots = SLOTS
         self.num_bytes: int | None = None
@@ -161,7 +162,8 @@ class Engine:
         network = self._network()
         if network is None:
             return
-        text, device = network.model.text, network.device
+        family, device = family_of(network.config), network.device
+        text = family.text(network)
         make = partial(self._make_loop, network)
         lanes = Lanes(make, self.turns, lambda: (self.slots, self._memory(device)))
         while True:
@@ -172,14 +174,14 @@ class Engine:
                     task.has_begun = True
             if not newcomers and not lanes.tasks:
                 return
-            if newcomers and not text.reads_prefix_both_ways:
+            if newcomers and not family.reads_prefix_both_ways(network):
                 if not self._text_state.check(text):
                     self._num_text_states += 1
                 for shelf in (self.shelf, *self._shelves.values()):
                     shelf.begin((self.turns.num_changes, self._num_text_states))
             lanes.turn(newcomers)
 
-    def _make_loop(self, network: VisGLMForConditionalGeneration, lane: Lane) -> Loop:
+    def _make_loop(self, network: PreTrainedModel, lane: Lane) -> Loop:
         """What is known of the network as it is, is not of what it is with another adapter."""
         if lane is None:
             shelf, fingerprint = self.shelf, self.fingerprint
@@ -188,10 +190,10 @@ class Engine:
             shelf = self._shelves.setdefault(name, Shelf())
             shelf.num_bytes, fingerprint = self.shelf.num_bytes, Fingerprint()
             shelf.begin((adapters, self.turns.num_changes, self._num_text_states))
-        text = network.model.text
+        family = family_of(network.config)
         # Fast products round what they are given to 8 bits, and one token otherwise than many: what an answer left is
         # not what reading it would leave.
-        goes_on = not text.reads_prefix_both_ways and not uses_products(text)
+        goes_on = not family.reads_prefix_both_ways(network) and not uses_products(family.text(network))
         return Loop(network, self.turns, self.looker, fingerprint, shelf if goes_on else None, lane is not None)
 
     def _memory(self, device: torch.device) -> int:
@@ -224,7 +226,7 @@ EVERY: weakref.WeakSet[Engine] = weakref.WeakSet()
 OF_NETWORK: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
 
 
-def engine_of(network: VisGLMForConditionalGeneration) -> Engine:
+def engine_of(network: PreTrainedModel) -> Engine:
     """The engine of a network, the same for all who use it. Copies have their own."""
     found = OF_NETWORK.get(network)
     return OF_NETWORK.setdefault(network, Engine(network)) if found is None else found

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..errors import EngineError, PromptError
+from ..families import family_of
 from ..identity import Fingerprint
-from ..model import VisGLMForConditionalGeneration
 from ..quant.products import rounds_alike, without_contention
 from ..request import OTHER_NETWORK
 from .cache import SlotCache
@@ -38,7 +38,7 @@ class Loop:
 
     def __init__(
         self,
-        network: VisGLMForConditionalGeneration,
+        network: Any,
         turns: Turns,
         looker: Looker,
         fingerprint: Fingerprint,
@@ -48,7 +48,8 @@ class Loop:
         self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
         self.shelf, self.tells_later = shelf, tells_later
         self._over: list[tuple[Task, BaseException | None]] = []  # who is to be told
-        self.text: Any = network.model.text
+        self.family = family_of(network.config)
+        self.text: Any = self.family.text(network)
         self.tasks: list[Task] = []  # one a row
         self._cache = SlotCache()
         self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
@@ -144,7 +145,8 @@ class Loop:
                     self._end(task, seen)
                     continue
                 past = task.request.image_embeds
-                task.outcome.image_embeds = seen if past is None else torch.cat([past.to(seen), seen])
+                before = [] if past is None else [one.to(seen[0]) for one in past]
+                task.outcome.image_embeds = self.family.gather([*before, *seen])
                 task.outcome.encode_seconds = time.perf_counter() - started
             for task in fine:
                 if task.outcome.image_embeds is None:
@@ -179,11 +181,11 @@ class Loop:
     def _encode(self, tasks: Sequence[Task], source: str) -> list[Any]:
         """The visual tokens of each task's new pictures, or what went wrong with them."""
 
-        def encode(pixel_values: Tensor) -> Tensor:
-            return self.network.get_image_features(pixel_values).pooler_output
+        def encode(pictures: list[Tensor]) -> list[Tensor]:
+            return self.family.look(self.network, pictures)
 
-        def look(some: Sequence[Task]) -> list[Tensor]:
-            pictures = [task.request.pixel_values for task in some]
+        def look(some: Sequence[Task]) -> list[list[Tensor]]:
+            pictures: list[Any] = [task.request.pixel_values for task in some]
             looks = f"{source} {self.turns.num_changes}"  # the fingerprint is of a few weights only
             sources = [f"{looks} {task.request.owner}" for task in some]
             return self.looker.look([p for p in pictures if p is not None], sources, encode, self.network.device)
@@ -247,23 +249,26 @@ class Loop:
         pad = config.pad_token_id or 0
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts], device=device)
-        embeds = [
-            group[0].outcome.image_embeds.to(device) for group in groups if group[0].outcome.image_embeds is not None
+        pictures = [
+            one.to(device)
+            for group in groups
+            if group[0].outcome.image_embeds is not None
+            for one in group[0].outcome.image_embeds
         ]
-        derived = self.text.prompt_inputs(config, ids, mask)
+        shapes = [shape for group in groups for shape in group[0].request.shapes]
+        derived = self.family.prompt_inputs(self.network, ids, mask, shapes)
         cache, start = DynamicCache(config=config), 0
         if known is not None:
             read, start = known
             for number, (key, value) in enumerate(read.layers):
                 cache.update(key[None, :, :start], value[None, :, :start], number)
             num_seen = prompts[0][:start].count(self._silent) if self._silent is not None else 0
-            embeds = [own[num_seen // own.shape[1] :] for own in embeds]
-        left = torch.cat(embeds) if sum(map(len, embeds)) else None
-        logits = self.network(
-            input_ids=ids[:, start:], attention_mask=mask, image_embeds=left,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-            **{name: values[..., start:] for name, values in derived.items()},
-        ).logits[:, -1]  # fmt: skip
+            while num_seen > 0:
+                num_seen -= len(pictures.pop(0))
+        logits = self.family.read(
+            self.network, ids[:, start:], mask, pictures, cache,
+            {name: values[..., start:] for name, values in derived.items()},
+        )  # fmt: skip
         places = [number for number, group in enumerate(groups) for _ in group]
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         for place in places:
@@ -291,14 +296,15 @@ class Loop:
         ids = torch.tensor(tokens, device=self.network.device)
         seen = self._cache.begin_step(ids.shape[1])[:, None]
         embeds = self.network.get_input_embeddings()(ids)
-        positions = self.text.extend_position_ids(self._positions, ids.shape[1])[..., -ids.shape[1] :]
+        before: Any = self._positions
+        positions = self.family.extend_position_ids(self.network, before, ids.shape[1])[..., -ids.shape[1] :]
         hidden_states = self.text(
             inputs_embeds=embeds,
             attention_mask=as_mask(seen, self.text.config, embeds.dtype),
             position_ids=positions,
-            token_type_ids=torch.ones_like(ids) if self._has_token_types else None,
             past_key_values=self._cache,
             use_cache=True,
+            **({"token_type_ids": torch.ones_like(ids)} if self._has_token_types else {}),
         ).last_hidden_state
         return self.network.lm_head(hidden_states), positions
 
@@ -387,7 +393,9 @@ def same_pictures(one: Task, other: Task) -> bool:
     first, second = one.outcome.image_embeds, other.outcome.image_embeds
     if first is None or second is None:
         return first is second
-    return first.shape == second.shape and torch.equal(first, second.to(first))
+    return len(first) == len(second) and all(
+        mine.shape == its.shape and torch.equal(mine, its.to(mine)) for mine, its in zip(first, second, strict=True)
+    )
 
 
 def as_mask(seen: Tensor, config: Any, dtype: torch.dtype) -> Tensor:

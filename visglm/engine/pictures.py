@@ -17,7 +17,7 @@ Key = tuple[str, bytes]  # what looks and for whom, and what it looks at
 
 
 def content_hash(pixel_values: Tensor) -> bytes:
-    """Of one picture as the network gets it, `[3, height, width]`: size, scale and normalization count."""
+    """Of one picture as the network gets it: size, scale and normalization count."""
     numbers = pixel_values.contiguous().cpu()
     digest = hashlib.sha256(repr((tuple(numbers.shape), numbers.dtype)).encode())
     digest.update(numbers.view(torch.uint8).numpy().data)
@@ -50,17 +50,17 @@ class Looker:
 
     def look(
         self,
-        pictures: Sequence[Tensor],
+        pictures: Sequence[Sequence[Tensor]],
         sources: Sequence[str],
-        encode: Callable[[Tensor], Tensor],
+        encode: Callable[[list[Tensor]], Sequence[Tensor]],
         device: torch.device,
-    ) -> list[Tensor]:
-        """Visual tokens `[num_images, num_query_tokens, hidden_size]` of each group of pictures.
+    ) -> list[list[Tensor]]:
+        """Visual tokens `[tokens, hidden_size]` of each picture, group by group.
 
         Args:
-            pictures: groups `[num_images, 3, height, width]`.
+            pictures: groups of pictures as the network takes them.
             sources: of each group, the fingerprint of what looks and for whom.
-            encode: pixels to visual tokens, at most `AT_ONCE` pictures a time.
+            encode: pictures to visual tokens of each, at most `AT_ONCE` pictures a time.
         """
         keys = [
             [(source, content_hash(picture)) for picture in group]
@@ -77,12 +77,12 @@ class Looker:
         waiting = list(unknown)
         for start in range(0, len(waiting), AT_ONCE):
             some = waiting[start : start + AT_ONCE]
-            seen = encode(torch.stack([unknown[key] for key in some]).to(device))
+            seen = encode([unknown[key].to(device) for key in some])
             for key, tokens in zip(some, seen, strict=True):
                 found[key] = tokens
                 self._remember(key, tokens)
         # Copies: a history keeps them, and must not keep those of all others with them.
-        return [torch.stack([found[key] for key in own]) for own in keys]
+        return [[found[key].clone() for key in own] for own in keys]
 
     def _recall(self, key: Key) -> Tensor | None:
         with self._lock:

@@ -25,13 +25,13 @@ class Read:
     """What was read once.
 
     Args:
-        ids: the tokens. image_embeds: `[num_images, tokens, hidden_size]` of the pictures in them, if any.
+        ids: the tokens. image_embeds: `[tokens, hidden_size]` of each picture in them, if any.
         layers: per layer keys and values `[key heads, len(ids), head_dim]`.
         owner: whose it is; nobody else's prompt goes on from it.
     """
 
     ids: list[int]
-    image_embeds: Tensor | None
+    image_embeds: Sequence[Tensor] | None
     layers: Layers
     owner: str = ""
 
@@ -39,7 +39,7 @@ class Read:
     def num_bytes(self) -> int:
         return sum(part.nbytes for layer in self.layers for part in layer)
 
-    def common(self, ids: Sequence[int], image_embeds: Tensor | None, slot: int | None) -> int:
+    def common(self, ids: Sequence[int], image_embeds: Sequence[Tensor] | None, slot: int | None) -> int:
         """How many tokens from the start on are the same, whole pictures included."""
         length = next(
             (place for place, (one, other) in enumerate(zip(self.ids, ids, strict=False)) if one != other),
@@ -49,14 +49,13 @@ class Read:
         places = [place for place, token in enumerate(ids[:length]) if token == slot]
         if not places:
             return length
-        if self.image_embeds is None or image_embeds is None or self.image_embeds.shape[1:] != image_embeds.shape[1:]:
-            return places[0]
-        per_picture = image_embeds.shape[1]
-        for number in range(-(-len(places) // per_picture)):
-            whole = (number + 1) * per_picture <= len(places)
-            if not whole or not torch.equal(self.image_embeds[number], image_embeds[number]):
-                return places[number * per_picture]
-        return length
+        mine, first_slot = () if self.image_embeds is None else self.image_embeds, 0
+        for one, other in zip(mine, () if image_embeds is None else image_embeds, strict=False):
+            last_slot = first_slot + len(other) - 1
+            if last_slot >= len(places) or one.shape != other.shape or not torch.equal(one, other):
+                break
+            first_slot = last_slot + 1
+        return places[first_slot] if first_slot < len(places) else length
 
 
 class Shelf:
@@ -77,7 +76,7 @@ class Shelf:
             self._kept, self._state = [], state
 
     def find(
-        self, ids: Sequence[int], image_embeds: Tensor | None, slot: int | None, owner: str = ""
+        self, ids: Sequence[int], image_embeds: Sequence[Tensor] | None, slot: int | None, owner: str = ""
     ) -> tuple[Read, int] | None:
         """What has the longest beginning in common with a prompt, and its length.
 

@@ -6,19 +6,21 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from ..reply import PictureShape
 from .choosing import Chooser
 from .lookup import Lookup
 from .turns import Turn
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..adapters import Adapters
-    from ..model import VisGLMForConditionalGeneration
     from .core import Engine
 
 END = None  # behind the last token
@@ -47,27 +49,29 @@ class Request:
         input_ids: the prompt, `image_token_id` at every image slot; empty where only the pictures are to be looked at.
         room: most new tokens.
         chooser: chooses each of them.
-        image_embeds: `[num_images, num_query_tokens, hidden_size]` of the pictures of earlier turns.
-        pixel_values: `[num_images, 3, height, width]` of the new ones, which come after those.
+        image_embeds: `[tokens, hidden_size]` of each picture of earlier turns.
+        pixel_values: each of the new ones, which come after those, as the network takes it.
         source: fingerprint of what `image_embeds` must come from; "" for whatever.
         has_ended: told every token, whether the answer ends with it whatever the model would say next.
         adapter: by name, one of `adapters`; "" for their base alone, None for the network as it is.
         adapters: those of the network.
         owner: whose it is: what one owner's requests leave in memory (pictures, conversations) serves no other's.
         on_news: called by whatever thread has just brought a token or the end; it must not wait, nor fail.
+        shapes: of all pictures, where positions depend on them.
     """
 
     input_ids: list[int]
     room: int
     chooser: Chooser
-    image_embeds: Tensor | None = None
-    pixel_values: Tensor | None = None
+    image_embeds: Sequence[Tensor] | None = None
+    pixel_values: Sequence[Tensor] | Tensor | None = None
     source: str = ""
     has_ended: Callable[[int], bool] | None = None
     adapter: str | None = None
     adapters: Adapters | None = None
     owner: str = ""
     on_news: Callable[[], None] | None = None
+    shapes: tuple[PictureShape, ...] = ()
 
     @property
     def num_new_pictures(self) -> int:
@@ -92,7 +96,7 @@ class Outcome:
 
     tokens: list[Token] = field(default_factory=list)
     finish_reason: str = "cancelled"
-    image_embeds: Tensor | None = None
+    image_embeds: Sequence[Tensor] | None = None
     source: str = ""
     encode_seconds: float = 0.0
     first_token_seconds: float = 0.0
@@ -102,10 +106,10 @@ class Outcome:
 class Task(Turn):
     """A request on its way. The engine knows tasks only: readers may be dropped while it goes on."""
 
-    def __init__(self, request: Request, network: VisGLMForConditionalGeneration):
+    def __init__(self, request: Request, network: PreTrainedModel):
         super().__init__(shared=True)
         self.request = request
-        self.network: VisGLMForConditionalGeneration | None = (
+        self.network: PreTrainedModel | None = (
             network  # stays while there is something to answer, though its owner may go
         )
         self.outcome = Outcome()

@@ -7,8 +7,9 @@ from .collection import Changes, Entry, Library, Stats
 from .pieces import LibraryLimits, Piece
 from .readers import READERS
 from .search import Found
+from .views import View
 
 __all__ = [
     "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "Changes", "Entry", "Found", "Library",
-    "LibraryLimits", "Piece", "Stats", "answer", "confidences",
+    "LibraryLimits", "Piece", "Stats", "View", "answer", "confidences",
 ]  # fmt: skip

@@ -68,7 +68,8 @@ class Extract:
         return Citation(
             number=number, source=self.found.source, quote=self.quote, page=self.found.page, box=self.box,
             score=self.score, kind=self.found.kind, heading=self.found.heading, start=self.found.start + self.start,
-            end=self.found.start + self.end,
+            # What a picture shows is said by the model, and stands nowhere in the document.
+            end=self.found.end if self.found.kind == "picture" else self.found.start + self.end,
         )  # fmt: skip
 
 

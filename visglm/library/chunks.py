@@ -13,6 +13,7 @@ from .pieces import Box, Line, Piece, union
 
 # Of a part; a Chinese character counts as two. What reads them has 512 tokens.
 MAX_WEIGHT = 1_000
+WIDEST_GLUE = 8  # characters between two paragraphs that are joined
 GLUE = "\n\n"  # between paragraphs; a single line break is the document's own, and ends no sentence
 ABBREVIATIONS = r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|vs|No|cf|al))(?<!\b(?:Mrs|etc|Fig|e\.g|i\.e|Inc|Ltd))"
 SENTENCE_END = re.compile(
@@ -91,14 +92,14 @@ def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
     waiting: list[tuple[int, Piece]] = []
     place = 0
     for piece in pieces:
+        if piece.image is None and not piece.text.strip():
+            continue
         start = place if piece.start is None else piece.start
         place = start + len(piece.text) + len(GLUE)
         if piece.image is not None:
             yield Chunk(piece.text, piece.page, piece.heading, start, start + len(piece.text), piece.lines, piece.image)
             continue
-        if not piece.text.strip():
-            continue
-        if waiting and not _goes_on(waiting, piece):
+        if waiting and not _goes_on(waiting, start, piece):
             yield _join(waiting)
             waiting = []
         if weight(piece.text) > MAX_WEIGHT:
@@ -109,17 +110,20 @@ def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
         yield _join(waiting)
 
 
-def _goes_on(waiting: list[tuple[int, Piece]], piece: Piece) -> bool:
-    last = waiting[-1][1]
+def _goes_on(waiting: list[tuple[int, Piece]], begun: int, piece: Piece) -> bool:
+    start, last = waiting[-1]
     if (last.page, last.heading) != (piece.page, piece.heading):
+        return False
+    if not len(GLUE) <= begun - start - len(last.text) <= WIDEST_GLUE:
         return False
     return sum(weight(other.text) for _, other in waiting) + weight(piece.text) <= MAX_WEIGHT
 
 
 def _join(waiting: list[tuple[int, Piece]]) -> Chunk:
     text, lines = "", []
-    for _, piece in waiting:
-        text += GLUE if text else ""
+    for begun, piece in waiting:
+        # As long as what stands between them in the document, so that places in one are places in the other.
+        text += GLUE[0] * (begun - waiting[0][0] - len(text)) if text else ""
         lines += [(start + len(text), end + len(text), box) for start, end, box in piece.lines]
         text += piece.text
     (start, first), (last_start, last) = waiting[0], waiting[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat as modes
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import ConfigError, DocumentError, LibraryError, printable, shorten
 from ..pictures import load_image
 from ..prompt import detect_language
+from ..reply import Citation
 from .chunks import Chunk, chunks
 from .embed import NoEmbedder, as_list, embedder
 from .eyes import Eyes, embedded_eyes, embedded_size
@@ -22,6 +23,7 @@ from .pieces import LibraryLimits, check_size
 from .readers import read, reader_of
 from .search import Filter, Found, by_text
 from .store import FORMAT, HEAD, Store
+from .views import View, view
 
 SUFFIX = ".library"
 AT_ONCE = 256  # parts that are committed together
@@ -87,6 +89,7 @@ class Stats:
     num_bytes: int | None
 
 
+Told = Callable[[int, int], object]  # how many files are done, and of how many
 # In signatures of a class whose `list` is a method.
 Numbers: TypeAlias = list[float]
 Names: TypeAlias = list[str]
@@ -152,11 +155,12 @@ class Library:
     def __repr__(self) -> str:
         return f"Library({self.path!r})"
 
-    def add(self, paths: str | Path | Iterable[str | Path], *, progress: bool = True) -> Changes:
+    def add(self, paths: str | Path | Iterable[str | Path], *, progress: bool | Told = True) -> Changes:
         """Read files, and what is in folders. One that is there already is read again if it has changed.
 
         Args:
-            progress: show a bar on stderr.
+            progress: show a bar on stderr; or a function that is told before each file, and at the end, how many are
+                done and of how many. What it raises ends the reading; what was committed stays.
 
         Raises:
             LibraryError: a path does not exist.
@@ -171,10 +175,13 @@ class Library:
         self._take(files, changes, {}, progress)
         return changes
 
-    def sync(self, folder: str | Path, *, progress: bool = True) -> Changes:
+    def sync(self, folder: str | Path, *, progress: bool | Told = True) -> Changes:
         """Make the library hold what the folder holds now: new, changed, moved and deleted files, by their content.
 
         Files whose size and times are as they were are not opened.
+
+        Args:
+            progress: as in `add`.
 
         Raises:
             LibraryError: there is no such folder.
@@ -278,6 +285,15 @@ class Library:
             look, looker = self.eyes.look([picture])[0], self.eyes.name
         return by_text(self._store, text, vector, wanted, limit, look, looker or "")
 
+    def view(self, citation: Citation | Found) -> View:
+        """What a citation, or something that was found, leads to: the quote within its surroundings, and the page of
+        a PDF or the picture that it stands on.
+
+        Raises:
+            LibraryError: it is not in the library any more.
+        """
+        return view(self._store, self.limits, citation)
+
     @property
     def eyes(self) -> Eyes:
         """What looks at pictures."""
@@ -295,7 +311,7 @@ class Library:
 
     # --- reading ---
 
-    def _take(self, files: Files, changes: Changes, gone: dict[str, str], progress: bool) -> None:
+    def _take(self, files: Files, changes: Changes, gone: dict[str, str], progress: bool | Told) -> None:
         """Read what is new or has changed, and commit it in groups: what was committed stays, whatever comes then.
 
         Args:
@@ -427,11 +443,17 @@ def readable(folder: Path, changes: Changes) -> list[Path]:
     return found
 
 
-def shown(files: list[Path], progress: bool) -> Iterator[Path]:
-    """The files, with a bar where one is wanted."""
+def shown(files: list[Path], progress: bool | Told) -> Iterator[Path]:
+    """The files, with a bar or another reader of how far it is where one is wanted."""
     from tqdm import tqdm
 
-    yield from tqdm(files, unit="file", disable=not progress)
+    if callable(progress):
+        for number, file in enumerate(files):
+            progress(number, len(files))
+            yield file
+        progress(len(files), len(files))
+    else:
+        yield from tqdm(files, unit="file", disable=not progress)
 
 
 def address_of(path: str | Path) -> str:

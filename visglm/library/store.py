@@ -180,6 +180,18 @@ class Store:
         columns = ["source", "stamp", "hash", "recipe", "problem", "num_parts", "modified", "kind"]
         return self.table.search().where(f"part = {HEAD}").select(columns).limit(None).to_list()
 
+    def beside(self, source: str, start: int, end: int, kind: str) -> list[dict[str, Any]]:
+        """The part of a document that holds this place, and its neighbours, in their order; [] where there is none."""
+        held = f"start <= {int(start)} AND {quoted('end')} >= {int(end)}".replace("'", '"')
+        one = f"{among('source', [source])} AND part > {HEAD} AND kind = {quoted(kind)} AND {held}"
+        found = self.table.search().where(one).select(["part"]).limit(None).to_list()
+        if not found:
+            return []
+        part = min(row["part"] for row in found)
+        near = f"{among('source', [source])} AND part > {HEAD} AND part >= {part - 1} AND part <= {part + 1}"
+        rows = self.table.search().where(near).select([*COLUMNS]).limit(None).to_list()
+        return sorted(rows, key=lambda row: row["part"])
+
     def by_words(self, text: str, where: str, limit: int) -> list[dict[str, Any]]:
         """Best first, `_score` by BM25."""
         query = self.table.search(text, query_type="fts", fts_columns="words").where(where, prefilter=True)

@@ -93,6 +93,7 @@ class VisGLM:
         *,
         language: str = "auto",
         max_new_tokens: int | None = None,
+        max_thinking_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -110,7 +111,8 @@ class VisGLM:
     ) -> Reply:
         """Answer one question: arguments and errors as of `visglm.VisGLM.chat`."""
         sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (), n=n, choices=choices,
         )  # fmt: skip
@@ -124,6 +126,7 @@ class VisGLM:
         *,
         language: str = "auto",
         max_new_tokens: int | None = None,
+        max_thinking_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -139,7 +142,8 @@ class VisGLM:
     ) -> ReplyStream:
         """As `chat`, but an iterator over text as it is decoded, never half a character; then `.reply`."""
         sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=min_p,
             repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens, seed=seed, logprobs=logprobs,
             stop=stop, json_schema=json_schema, regex=regex, logit_bias=logit_bias or (),
         )  # fmt: skip

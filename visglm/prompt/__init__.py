@@ -18,19 +18,27 @@ from .render import (
 )
 from .styles import (
     CHINESE,
+    GMASK,
     LANGUAGES,
     PROMPT_STYLES,
+    SOP,
     Control,
+    Mark,
     PromptStyle,
     Segments,
+    Slots,
+    Style,
+    Thinking,
     detect_language,
     plain_punctuation,
     postprocess,
+    rules_of,
     settled,
 )
 
 __all__ = [
-    "CHINESE", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "Control", "PromptStyle",
-    "Reference", "Rendered", "Segments", "Turn", "detect_language", "fit", "messages_to_turns", "plain_punctuation",
-    "postprocess", "render", "render_blank", "render_raw", "render_text", "settled", "training_rows",
+    "CHINESE", "GMASK", "IGNORE_INDEX", "IMAGE_PLACEHOLDER", "LANGUAGES", "PROMPT_STYLES", "SOP", "Control", "Mark",
+    "PromptStyle", "Reference", "Rendered", "Segments", "Slots", "Style", "Thinking", "Turn", "detect_language", "fit",
+    "messages_to_turns", "plain_punctuation", "postprocess", "render", "render_blank", "render_raw", "render_text",
+    "rules_of", "settled", "training_rows",
 ]  # fmt: skip

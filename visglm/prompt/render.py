@@ -9,17 +9,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError, PromptError
-from .styles import PROMPT_STYLES, REFERENCES, SOP, Control, Mark, Segments, detect_language
+from ..tokenizers import typed_ids
+from .styles import (
+    PROMPT_STYLES,
+    REFERENCES,
+    SOP,
+    Control,
+    Mark,
+    PromptStyle,
+    Segments,
+    Slots,
+    Style,
+    detect_language,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100  # labels with this value do not count in the loss
-IMAGE_START, IMAGE_END = "<img>", "</img>"
 IMAGE_PLACEHOLDER = "<|image|>"
 
 
@@ -71,9 +82,10 @@ def render(
     turns: Sequence[Turn],
     *,
     tokenizer: PreTrainedTokenizerBase,
-    style: str,
-    num_query_tokens: int,
+    style: Style,
+    num_query_tokens: int | Sequence[int],
     language: str = "auto",
+    thinks: bool = True,
 ) -> Rendered:
     """Render a conversation, ready to generate its next answer or to learn its last one.
 
@@ -81,21 +93,23 @@ def render(
         turns: the conversation, oldest first. Only the last turn may lack an answer; the prompt then ends
             where the model starts to write.
         tokenizer: the text model's tokenizer; needs `image_token_id` where there are pictures.
-        style: a key of `PROMPT_STYLES`.
-        num_query_tokens: image slots per picture.
+        style: a key of `PROMPT_STYLES`, or a style.
+        num_query_tokens: image slots per picture, or those of each picture of the conversation.
         language: "zh", "en", or "auto": Chinese if the first question holds a Chinese character, else
             English. One choice holds for the whole conversation.
+        thinks: whether the model may think before it answers, where the style knows that.
 
     Raises:
         PromptError: the turns, the style or the language cannot be rendered, or the tokenizer lacks a token.
     """
-    prompt, answer = _lay_out(turns, style, language)
-    prompt_ids = _encode(prompt, tokenizer, num_query_tokens)
-    answer_ids = _encode(answer, tokenizer, num_query_tokens)
+    prompt, answer = _lay_out(turns, style, language, thinks)
+    slots = _slots(num_query_tokens)
+    prompt_ids = _encode(prompt, tokenizer, slots)
+    answer_ids = _encode(answer, tokenizer, slots)
     return Rendered(prompt_ids + answer_ids, [IGNORE_INDEX] * len(prompt_ids) + answer_ids)
 
 
-def render_text(turns: Sequence[Turn], *, style: str, language: str = "auto") -> str:
+def render_text(turns: Sequence[Turn], *, style: Style, language: str = "auto") -> str:
     """The prompt as people read it: one `<|image|>` per picture, control tokens by name, no end token.
 
     For display. It cannot be tokenized again safely: typed and real control tokens look alike in it.
@@ -118,7 +132,7 @@ def render_raw(text: str, *, tokenizer: PreTrainedTokenizerBase, style: str, num
     parts = [*rules.start, first]
     for other in others:
         parts.extend((Mark.SLOTS, other))
-    ids = _encode((*parts, *rules.generation), tokenizer, num_query_tokens)
+    ids = _encode((*parts, *rules.generation), tokenizer, _slots(num_query_tokens))
     return Rendered(ids, [IGNORE_INDEX] * len(ids))
 
 
@@ -134,7 +148,7 @@ def render_blank(text: str, *, tokenizer: PreTrainedTokenizerBase) -> Rendered:
             f"The text has {len(parts) // 2} blanks. Write [MASK] or [gMASK] once, where words are missing."
         )
     before, blank, after = parts
-    ids = _encode((before, Control((blank,)), after, SOP), tokenizer, 0)
+    ids = _encode((before, Control((blank,)), after, SOP), tokenizer, _slots(0))
     return Rendered(ids, [IGNORE_INDEX] * len(ids))
 
 
@@ -175,9 +189,21 @@ def fit(rendered: Rendered, max_length: int, max_new_tokens: int = 0) -> Rendere
     return rendered
 
 
-def _lay_out(turns: Sequence[Turn], style: str, language: str) -> tuple[Segments, Segments]:
+def _slots(num_query_tokens: int | Sequence[int]) -> Iterator[int]:
+    """Of one picture after the other."""
+    return repeat(num_query_tokens) if isinstance(num_query_tokens, int) else iter(num_query_tokens)
+
+
+def _next(slots: Iterator[int]) -> int:
+    count = next(slots, None)
+    if count is None:
+        raise PromptError("The conversation has more pictures than image slots were given for. Give those of each.")
+    return count
+
+
+def _lay_out(turns: Sequence[Turn], style: Style, language: str, thinks: bool = True) -> tuple[Segments, Segments]:
     """The prompt, and the answer to learn if there is one, with every template filled in."""
-    rules = _look_up(PROMPT_STYLES, style, "prompt style")
+    rules = style if isinstance(style, PromptStyle) else _look_up(PROMPT_STYLES, style, "prompt style")
     _check_turns(turns)
     if language == "auto":
         language = detect_language(turns[0].question)
@@ -185,14 +211,19 @@ def _lay_out(turns: Sequence[Turn], style: str, language: str) -> tuple[Segments
     if len(turns) == 1 and rules.lone_question is not None:
         question = rules.lone_question
 
+    off = rules.thinking if not thinks and rules.thinking is not None and rules.thinking.off is not None else None
     prompt = [*rules.start]
     for index, turn in enumerate(turns):
         if index > 0:
-            prompt += _fill(rules.past_answer, answer=turns[index - 1].answer)
+            past = turns[index - 1].answer or ""
+            prompt += _fill(rules.past_answer, answer=past.strip() if rules.strips else past)
         number = rules.first_round + index
         asked = _with_references(turn, language) if index == len(turns) - 1 else turn.question
-        prompt += _fill(question, turn.num_images, question=asked, round=number)
+        for part in _fill(question, question=asked, round=number):
+            prompt += rules.picture * turn.num_images if part is Mark.IMAGES else (part,)
+        prompt += () if off is None else off.off_note
     prompt += rules.generation
+    prompt += () if off is None else off.off or ()
     last_answer = turns[-1].answer
     return tuple(prompt), () if last_answer is None else _fill(rules.answer, answer=last_answer)
 
@@ -205,32 +236,35 @@ def _with_references(turn: Turn, language: str) -> str:
     return head + listed + foot.format(question=turn.question)
 
 
-def _fill(template: Segments, num_images: int = 0, **values: Any) -> Segments:
-    parts: list[str | Control | Mark] = []
-    for segment in template:
-        if isinstance(segment, str):
-            parts.append(segment.format(**values))
-        elif segment is Mark.IMAGES:
-            parts.extend((IMAGE_START, Mark.SLOTS, IMAGE_END) * num_images)
-        else:
-            parts.append(segment)
-    return tuple(parts)
+def _fill(template: Segments, **values: Any) -> Segments:
+    return tuple(part.format(**values) if isinstance(part, str) else part for part in template)
 
 
-def _encode(parts: Segments, tokenizer: PreTrainedTokenizerBase, num_query_tokens: int) -> list[int]:
+def _encode(parts: Segments, tokenizer: PreTrainedTokenizerBase, slots: Iterator[int]) -> list[int]:
     """Ids of filled-in segments; neighbouring texts are tokenized as one."""
     ids: list[int] = []
+    parts = tuple(_spelled(part, tokenizer) for part in parts)
     for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
         if is_text and (text := "".join(group)):  # type: ignore[arg-type]
-            # ChatGLMTokenizer never reads control tokens out of text; others must be told to leave them.
-            ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            ids += typed_ids(tokenizer, text)
         elif not is_text:
             for part in group:
-                ids += _token_ids(part, tokenizer, num_query_tokens)
+                ids += _token_ids(part, tokenizer, slots)
     return ids
 
 
-def _token_ids(part: Any, tokenizer: PreTrainedTokenizerBase, num_query_tokens: int) -> list[int]:
+def _spelled(part: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A control token that some releases do not have, as the text that it stands for there."""
+    is_missing = isinstance(part, Control) and part.is_text_without and _find_token(part, tokenizer) is None
+    return part.names[0] if is_missing else part
+
+
+def _find_token(control: Control, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    found = (tokenizer.convert_tokens_to_ids(name) for name in control.names)
+    return next((index for index in found if isinstance(index, int) and index != tokenizer.unk_token_id), None)
+
+
+def _token_ids(part: Any, tokenizer: PreTrainedTokenizerBase, slots: Iterator[int]) -> list[int]:
     if part is Mark.CUT:
         return []
     if part is Mark.END:
@@ -242,11 +276,9 @@ def _token_ids(part: Any, tokenizer: PreTrainedTokenizerBase, num_query_tokens: 
                 f"This {type(tokenizer).__name__} has no image_token_id and cannot make room for a picture. "
                 'Load it with extra_special_tokens={"image_token": "<|image|>"}.'
             )
-        return [index] * num_query_tokens
-    for name in part.names:
-        index = tokenizer.convert_tokens_to_ids(name)
-        if isinstance(index, int) and index != tokenizer.unk_token_id:
-            return [index]
+        return [index] * _next(slots)
+    if (index := _find_token(part, tokenizer)) is not None:
+        return [index] * (_next(slots) if isinstance(part, Slots) else 1)
     raise PromptError(
         f"The tokenizer has no control token {' or '.join(part.names)}, which the prompt style needs. "
         "Use the prompt style the text model was trained with."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 LANGUAGES = ("zh", "en")
+IMAGE_START, IMAGE_END = "<img>", "</img>"
 
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
@@ -17,9 +18,18 @@ ASCII_BESIDE_CHINESE = re.compile(rf"(?<={CHINESE})[,!:;?]|[,!:;?](?={CHINESE})"
 
 @dataclass(frozen=True)
 class Control:
-    """A control token of the text model by name; several names where releases spell it differently."""
+    """A control token of the text model by name; several names where releases spell it differently.
+
+    Args:
+        is_text_without: releases whose vocabulary does not have it read its name as text.
+    """
 
     names: tuple[str, ...]
+    is_text_without: bool = False
+
+
+class Slots(Control):
+    """The image slots of one picture, by the control token that stands at each of them."""
 
 
 class Mark(Enum):
@@ -32,6 +42,22 @@ class Mark(Enum):
 
 
 Segments = tuple[str | Control | Mark, ...]
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How a text model thinks before it answers.
+
+    Args:
+        start: what it writes first. end: what its answer follows.
+        off: what a prompt ends with so that it answers at once; None where it always thinks.
+        off_note: what a question ends with then.
+    """
+
+    start: str = "<think>"
+    end: str = "</think>"
+    off: Segments | None = None
+    off_note: Segments = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,11 @@ class PromptStyle:
         first_round: the number `{round}` counts from.
         full_width: ASCII punctuation beside Chinese characters becomes full-width in answers. The first generation's
             vocabulary has no other; those that came later write what they mean.
+        picture: a picture in front of a question.
+        thinking: what stands before an answer, if anything does; it is no part of the answer.
+        wrapping: what the model writes around its answer, or in it, and people are not shown.
+        box: what stands around places in a picture.
+        strips: answers that lie in the past stand without the whitespace around them.
     """
 
     questions: Mapping[str, Segments]
@@ -62,6 +93,17 @@ class PromptStyle:
     lone_question: Segments | None = None
     first_round: int = 0
     full_width: bool = False
+    picture: Segments = (IMAGE_START, Mark.SLOTS, IMAGE_END)
+    thinking: Thinking | None = None
+    wrapping: tuple[str, ...] = ()
+    box: tuple[str, str] | None = None
+    strips: bool = False
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """What an answer holds beside words."""
+        thinking = () if self.thinking is None else (self.thinking.start, self.thinking.end)
+        return (*thinking, *self.wrapping, *(self.box or ()))
 
 
 GMASK, SOP = Control(("[gMASK]",)), Control(("<sop>", "sop"))
@@ -117,12 +159,20 @@ REFERENCES: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def is_full_width(style: str | None) -> bool:
+Style = str | PromptStyle  # a key of `PROMPT_STYLES`, or a style that is none of them
+
+
+def rules_of(style: Style) -> PromptStyle:
+    """What a style says."""
+    return style if isinstance(style, PromptStyle) else PROMPT_STYLES[style]
+
+
+def is_full_width(style: Style | None) -> bool:
     """Whether answers of the style have full-width punctuation; without a style they are left as they are."""
-    return style is not None and PROMPT_STYLES[style].full_width
+    return style is not None and rules_of(style).full_width
 
 
-def postprocess(text: str, style: str | None) -> str:
+def postprocess(text: str, style: Style | None) -> str:
     """Tidy a decoded answer as its style says: stripped, and where the vocabulary writes `：` as `:`, put right."""
     text = text.strip()
     if not is_full_width(style):
@@ -130,12 +180,12 @@ def postprocess(text: str, style: str | None) -> str:
     return ASCII_BESIDE_CHINESE.sub(lambda match: FULL_WIDTH[match.group()], text)
 
 
-def plain_punctuation(text: str, style: str | None) -> str:
+def plain_punctuation(text: str, style: Style | None) -> str:
     """Text of the same length in which punctuation that the style makes full-width is ASCII, to compare texts by."""
     return text.translate(NARROW) if is_full_width(style) else text
 
 
-def settled(text: str, style: str | None) -> str:
+def settled(text: str, style: Style | None) -> str:
     """The part of `postprocess(text, style)` that stays whatever text comes after: for streams."""
     tidy = postprocess(text, style)
     return tidy[:-1] if is_full_width(style) and tidy[-1:] in FULL_WIDTH else tidy

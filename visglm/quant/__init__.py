@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..config import VisGLMConfig
 from ..errors import ConfigError
+from ..families import Family, family_of
 from .layers import QuantizedEmbedding, QuantizedLinear, StoredLinear, pack, pack_matrix
 from .memory import give_back_memory, stretch_of
 from .products import without_contention
@@ -54,7 +54,7 @@ class Quantization:
             raise ConfigError(f"quantized parts can be {', '.join(PARTS)}; got {', '.join(sorted(unknown))}.")
 
     @classmethod
-    def choose(cls, scheme: str, config: VisGLMConfig, vision: bool = False) -> Quantization:
+    def choose(cls, scheme: str, config: Any, vision: bool = False) -> Quantization:
         """The usual choices for a network.
 
         What is packed already stays as it is, to the bit; the same scheme may be put on the parts that are left.
@@ -76,13 +76,13 @@ class Quantization:
         return dataclasses.replace(there or chosen, parts=tuple(part for part in PARTS if part in wanted))
 
     @classmethod
-    def of(cls, config: VisGLMConfig) -> Quantization | None:
+    def of(cls, config: Any) -> Quantization | None:
         """What a configuration records.
 
         Raises:
             ConfigError: it is not understood: another version wrote it.
         """
-        if config.quantization is None:
+        if getattr(config, "quantization", None) is None:
             return None
         try:
             record = {**config.quantization, "parts": tuple(config.quantization["parts"])}
@@ -103,18 +103,18 @@ class Quantization:
         return {"scheme": self.scheme, "group_size": self.group_size, "parts": list(self.parts)}
 
 
-def usual_group_size(config: VisGLMConfig) -> int:
+def usual_group_size(config: Any) -> int:
     """Columns that share a scale in a network of this size."""
     return 128 if config.text_config.hidden_size >= LARGE_HIDDEN_SIZE else 32
 
 
-def part_of(name: str, module: nn.Module) -> str | None:
+def part_of(name: str, module: nn.Module, family: Family) -> str | None:
     """The part of `PARTS` that a module belongs to, if it is one that can be quantized."""
     if isinstance(module, nn.Embedding):
-        return "embeddings" if name.startswith("model.text.") else None
-    if not isinstance(module, nn.Linear) or name == "model.vision.projection":
+        return "embeddings" if name.startswith(f"{family.text_part}.") else None
+    if not isinstance(module, nn.Linear) or name in family.kept_whole:
         return None
-    if name.startswith("model.vision."):
+    if name.startswith(f"{family.vision_part}."):
         return "vision"
     return "head" if name == "lm_head" else "layers"
 
@@ -123,11 +123,12 @@ def modules_of(network: PreTrainedModel, parts: tuple[str, ...]) -> dict[str, An
     """The modules that quantizing these parts replaces: not those that are packed already, nor tied embeddings and
     head, one tensor."""
     tied = ("embeddings", "head") if network.config.tie_word_embeddings else ()
+    family = family_of(network.config)
     return {
         name: module
         for name, module in network.named_modules()
         if not isinstance(module, QuantizedLinear | QuantizedEmbedding)
-        and (part := part_of(name, module)) in parts
+        and (part := part_of(name, module, family)) in parts
         and part not in tied
     }
 

@@ -20,8 +20,8 @@ from ..engine import Answer, Asker, Token, Writer, worn
 from ..errors import PromptError
 from ..explain import explain
 from ..explanation import Explanation
-from ..prompt import Turn
-from ..reply import Reply
+from ..prompt import Rendered, Turn
+from ..reply import PictureShape, Reply
 from ..request import Prompt, check_eyes, lay_out
 from ..sampling import Sampling
 from ..tokenizers import token_bytes
@@ -142,7 +142,7 @@ class Service:
         self.check_length(sum(len(turn.question) + len(turn.answer or "") for turn in question.turns))
         for source in question.sources:
             check_source(source, self.settings.picture_hosts)
-        check_eyes(len(question.sources), self.vlm.model.config)
+        check_eyes(len(question.sources), self._asker.manner)
 
     def check_length(self, num_characters: int) -> None:
         """Raise `Refusal` for a text that no vocabulary fits into the context, without making tokens of megabytes."""
@@ -182,22 +182,30 @@ class Service:
     def _prepare(self, question: Question, found: Sequence[str | bytes]) -> tuple[Question, Prompt]:
         """The prompt, its pictures decoded one by one and no more of them kept than the network needs; and the question
         with an answer no longer than the context has room for: in all protocols the length is an upper bound."""
-        config = self.vlm.model.config
         if not question.turns[-1].question.strip() and not question.turns[-1].num_images:
             raise PromptError("the last message must not be empty. Add a question.")
-        rendered = lay_out(question.turns, max_new_tokens=1, config=config, tokenizer=self.vlm.tokenizer)
+        pictures: list[Image.Image] = []
+        values: list[torch.Tensor] = []
+        shapes: list[PictureShape] = []
+        for source in found:
+            picture = decode(source, self.vlm.image_limits, self.settings.limits.max_body)
+            values += self.vlm.processor.pixels([picture])
+            shapes += self.vlm.processor.shapes([picture])
+            pictures += [picture] if question.explains else []
+        rendered = self._lay_out(question, 1, shapes)
         room, sampling = self.vlm.context_length - len(rendered.input_ids), question.sampling
         if sampling.max_new_tokens is not None and sampling.max_new_tokens > room:
             question = replace(question, sampling=replace(sampling, max_new_tokens=room))
-        pictures: list[Image.Image] = []
-        values = []
-        for source in found:
-            picture = decode(source, self.vlm.image_limits, self.settings.limits.max_body)
-            values.append(self.vlm.processor.pixels([picture]))
-            pictures += [picture] if question.explains else []
-        pixel_values = torch.cat(values) if values else None
-        prompt = Prompt(question.turns, rendered, images=tuple(pictures), pixel_values=pixel_values, language="auto")
-        return question, prompt
+        return question, Prompt(
+            question.turns, rendered, images=tuple(pictures), pixel_values=values or None, language="auto",
+            shapes=tuple(shapes),
+        )  # fmt: skip
+
+    def _lay_out(self, question: Question, room: int, shapes: Sequence[PictureShape]) -> Rendered:
+        return lay_out(
+            question.turns, max_new_tokens=room, config=self._asker.manner, tokenizer=self.vlm.tokenizer,
+            shapes=shapes, thinks=question.sampling.thinks,
+        )  # fmt: skip
 
     def submit(self, prompt: Prompt, question: Question, on_news: Callable[[], None]) -> Answer:
         [answer] = self._asker.submit(
@@ -225,10 +233,19 @@ class Service:
         return min(found)[1] if found else None
 
     def count(self, question: Question) -> list[int]:
-        """The prompt's ids."""
-        return lay_out(
-            question.turns, max_new_tokens=0, config=self.vlm.model.config, tokenizer=self.vlm.tokenizer
-        ).input_ids
+        """The prompt's ids.
+
+        Raises:
+            Refusal: they depend on the size of a picture that nobody has sent.
+        """
+        shapes: list[PictureShape] = []
+        if self._asker.manner.num_query_tokens is None:
+            if any(not is_data(source) for source in question.sources):
+                raise Refusal(400, "send pictures as data: URLs to have their tokens counted.", "invalid_value")
+            for source in question.sources:
+                picture = decode(source, self.vlm.image_limits, self.settings.limits.max_body)
+                shapes += self.vlm.processor.shapes([picture])
+        return self._lay_out(question, 0, shapes).input_ids
 
 
 @dataclass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from ..sampling import Sampling
+from ..tokenizers import typed_ids
 from .asking import service_of, visit_of
 from .chat import Message
 from .conversation import read
@@ -43,8 +44,7 @@ def ids_of(service: Service, body: TokenizeRequest, owner: str) -> list[int]:
     if body.messages is None:
         service.check_length(len(body.prompt or ""))
         text = (body.prompt or "").encode("utf-8", "replace").decode()
-        tokenizer: Any = service.vlm.tokenizer
-        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return typed_ids(service.vlm.tokenizer, text)
     turns, sources = read([one.model_dump(include={"role", "content"}) for one in body.messages])
     question = Question(turns, sources, Sampling(), None, owner)
     service.check(question)

@@ -1,6 +1,6 @@
 """Tokenizers of the text models: ChatGLM's over sentencepiece, and those of ChatGLM2, ChatGLM3 and GLM-4.
 
-`pieces`, `plain` and `spelling` know nothing of transformers; the names that need it are loaded when they are used.
+`pieces`, `plain`, `spelling` and `typed` know nothing of transformers; what needs it is loaded when it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .pieces import VOCAB_FILE_NAME, Pieces, StreamDecoder, control_ids
 from .plain import PlainTokenizer, load_plain
 from .spelling import token_bytes
+from .typed import typed_ids
 
 if TYPE_CHECKING:
     from .chatglm import ChatGLMTokenizer
@@ -26,7 +27,7 @@ _MODULES = {
 
 __all__ = [
     "VOCAB_FILE_NAME", "ChatGLM2Tokenizer", "ChatGLMTokenizer", "Pieces", "PlainTokenizer", "StreamDecoder",
-    "control_ids", "is_tiktoken", "load_glm_tokenizer", "load_plain", "token_bytes",
+    "control_ids", "is_tiktoken", "load_glm_tokenizer", "load_plain", "token_bytes", "typed_ids",
 ]  # fmt: skip
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...errors import CheckpointError
+from ...families import FAMILIES
+from ...families.glm4v import Glm4v
 from ...untrusted import NEXT_STEP, read_json, told
 from ..settings import check_ids
 from ..source import Source
 from ..writer import finish
+from .family import FamilySource
 from .glm import ChatGLM2Source, TransformersGlmSource
 from .legacy import LegacySource, SatSource
 from .native import NativeSource
@@ -50,7 +54,7 @@ def check_layers(source: Source) -> None:
         CheckpointError: there are more layers.
     """
     config, count = source.config, len(source.keys())
-    parts = (config.text_config, config.vision_config, config.qformer_config)
+    parts = (config.text_config, config.vision_config, getattr(config, "qformer_config", None))
     layers = sum(part.num_hidden_layers for part in parts if part is not None)
     if layers > count and not source.problems:  # files that are damaged are told by name, and explain it
         raise CheckpointError(
@@ -81,6 +85,11 @@ FORMATS = (
             (path / "model_config.json").is_file() or bool(list(path.glob("*/mp_rank_*_model_states.pt")))
         ),
         SatSource,
+    ),
+    *(
+        Format(row.name, _is(row.model_type), partial(FamilySource, family=row))
+        for row in FAMILIES.values()
+        if isinstance(row, Glm4v)
     ),
 )
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from PIL import Image
+
 from ...errors import DocumentError, ImageError, require
 from ...pictures import load_image
 from ..ocr import can_read, read_lines
@@ -69,6 +71,31 @@ def _read(data: bytes, limits: LibraryLimits) -> Iterator[Piece]:
             )
     finally:
         document.close()
+
+
+def render_page(data: bytes, number: int, max_side: int) -> Image.Image:
+    """A page as its viewers show it, RGB, the longer side of this many pixels.
+
+    Args:
+        number: from 1 on.
+
+    Raises:
+        DocumentError: it cannot be drawn.
+    """
+    pdfium = require("library", "pypdfium2")
+    with PDFIUM:
+        try:
+            document = pdfium.PdfDocument(data)
+        except pdfium.PdfiumError as error:
+            raise DocumentError(f"its page cannot be drawn ({type(error).__name__}).") from None
+        try:
+            page = document[number - 1]
+            scale = max_side / max(page.get_width(), page.get_height(), 1)
+            return page.render(scale=scale).to_pil().convert("RGB")
+        except (pdfium.PdfiumError, IndexError) as error:
+            raise DocumentError(f"its page {number} cannot be drawn ({type(error).__name__}).") from None
+        finally:
+            document.close()
 
 
 def _outline(document: Any) -> list[tuple[int, str]]:
@@ -204,4 +231,4 @@ def _scan(page: Any, number: int, heading: str) -> list[Piece]:
     return [Piece(piece.text, number, heading, piece.lines) for piece in read_lines(image)]
 
 
-__all__ = ["Line", "read_pdf", "turned"]
+__all__ = ["Line", "read_pdf", "render_page", "turned"]

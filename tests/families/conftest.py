@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.families.made import MADE, Reference, load, make
+from visglm import VisGLM
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of each family."""
+    return {family: make(family, tmp_path_factory.mktemp(family) / family) for family in MADE}
+
+
+@pytest.fixture(scope="session")
+def models(folders) -> dict[str, VisGLM]:
+    return {family: load(folder) for family, folder in folders.items()}
+
+
+@pytest.fixture(scope="session", params=MADE)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def folder(family, folders) -> Path:
+    return folders[family]
+
+
+@pytest.fixture(scope="session")
+def reference(family, folder) -> Reference:
+    return Reference(family, folder)
+
+
+@pytest.fixture(scope="session")
+def vlm(family, models) -> VisGLM:
+    return models[family]

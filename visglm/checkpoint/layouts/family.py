@@ -1,0 +1,138 @@
+"""Families whose networks are transformers' own, in the layout that they are published in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedConfig
+
+from ...config import check_ranges, reject_hub_code
+from ...errors import CheckpointError
+from ...families import FamilyProcessor
+from ...families.glm4v import Glm4v
+from ...untrusted import NEXT_STEP, read_json, told
+from ..files import TensorInfo, WeightFiles, find_weights
+from ..processing import is_picture_size, read_image_settings, read_tokenizer
+from ..settings import TOP, check_fields, check_ids, is_whole
+from ..source import Source
+from .native import WEIGHTS
+
+# Of the vision tower, beside the sizes that every network has.
+VISION = {
+    "out_hidden_size": ("a width", lambda value: is_whole(value, 1, 2**17)),
+    "spatial_merge_size": ("a number of patches", lambda value: is_whole(value, 1, 16)),
+    "temporal_patch_size": ("a number of frames", lambda value: is_whole(value, 1, 16)),
+    "in_channels": ("3", lambda value: value == 3),
+}
+SIZES = ("hidden_size", "intermediate_size")
+REQUIRED = {
+    "text_config": (*SIZES, "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"),
+    "vision_config": (*SIZES, "depth", "num_heads", "patch_size", "image_size"),
+}
+TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id")
+
+
+def read_family_config(path: Path, family: Glm4v) -> PreTrainedConfig:
+    """The configuration in a folder of a family, as transformers' own class has it.
+
+    Raises:
+        CheckpointError: it is damaged, lacks what the network depends on, or asks for other networks or code.
+    """
+    fields = read_json(path / "config.json")
+    check_fields(path, fields, TOP)
+    kind = family.config_class
+    problems = []
+    for name, required in REQUIRED.items():
+        part = fields.get(name)
+        if not isinstance(part, dict):
+            problems.append(f"{name} is no table of settings")
+            continue
+        with told(path, name):
+            reject_hub_code(part)
+        wanted = part_type(kind, name)
+        if part.get("model_type", wanted) != wanted:
+            problems.append(f"{name} has the model type {str(part['model_type'])[:80]!r}, expected {wanted!r}")
+        problems += [f"{name} has no {key}" for key in required if part.get(key) is None]
+    problems += [f"the configuration has no {name}" for name in TOKENS if fields.get(name) is None]
+    if "quantization_config" in fields:
+        problems.append("its weights are packed in a way that is not read here (quantization_config)")
+    problems += [
+        f"{key} is no setting" for part in (fields, *(fields.get(name) for name in REQUIRED)) if isinstance(part, dict)
+        for key in part if callable(getattr(PreTrainedConfig, key, None)) or not key.isidentifier()
+    ]  # fmt: skip
+    if problems:
+        raise CheckpointError(path, problems, NEXT_STEP)
+    check_fields(path, fields["vision_config"], VISION)
+    with told(path, "config.json"):
+        reject_hub_code(fields)
+        config = kind(**{name: value for name, value in fields.items() if name not in ("model_type", "auto_map")})
+        check_ranges(config.text_config)
+        check_ranges(config.vision_config)
+    check_ids(path, config)
+    unknown = [name for name in TOKENS if not is_whole(getattr(config, name), 0, config.text_config.vocab_size - 1)]
+    if unknown:
+        raise CheckpointError(path, [f"{name} is no id of the vocabulary" for name in unknown], NEXT_STEP)
+    return config
+
+
+def part_type(kind: Any, name: str) -> str:
+    """The model type of a part, as the family has it."""
+    default = kind.sub_configs_defaults[name]
+    return default.model_type
+
+
+class FamilySource(Source):
+    """A folder as transformers writes it, of a family that is no VisualGLM."""
+
+    def __init__(self, path: Path, tokenizer: Path | None, family: Glm4v):
+        self.family, self.format = family, family.name
+        with told(path, "the checkpoint"):
+            super().__init__(path, read_family_config(path, family))
+            files = find_weights(path, *WEIGHTS)
+        self._files = WeightFiles([path / "".join(WEIGHTS)]) if files is None else files  # says that it is missing
+        self.problems += self._files.problems
+        self._tokenizer_path = tokenizer or path
+
+    def keys(self) -> Mapping[str, TensorInfo]:
+        return {name: info for name, info in self._files.infos.items() if not self._is_left_out(name)}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, tensor) for name, tensor in self._files.tensors() if not self._is_left_out(name))
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether transformers' own class leaves a tensor in the file: GLM-OCR has a layer that only guesses ahead."""
+        return any(re.match(pattern, name) for pattern in self.family.left_out)
+
+    def processor(self) -> FamilyProcessor:  # type: ignore[override]
+        with told(self.path, "the processor"):
+            images, videos = read_image_settings(self.path, f"{self.family.images}ImageProcessor")
+            tokenizer = read_tokenizer(self._tokenizer_path)
+            processor = self.family.processor(self.family.image_processor_class(**images), tokenizer, videos)
+        problems = processor.problems(self.config)
+        problems += [
+            f"the tokenizer has no {name}" for name in self.family.control if name not in tokenizer.get_vocab()
+        ]
+        vocab_size = self.config.text_config.vocab_size
+        if len(tokenizer) > vocab_size:
+            problems.append(f"tokenizer: it has {len(tokenizer):,} tokens, the model's embedding {vocab_size:,}")
+        if not is_picture_size(images.get("size", {})):
+            problems.append(f"size is {str(images.get('size'))[:80]}, expected shortest_edge and longest_edge")
+        if problems:
+            raise CheckpointError(
+                self.path, problems, "Nothing was loaded. Make the files agree, or download the folder again."
+            )
+        return processor
+
+    def generation_config(self) -> GenerationConfig:
+        found = super().generation_config()
+        if found.eos_token_id is None:  # a folder may come without; answers must end all the same
+            vocabulary = self.processor().tokenizer.get_vocab()
+            found.eos_token_id = [vocabulary[name] for name in self.family.ends if name in vocabulary]
+        return found
+
+    def is_lost(self, name: str) -> bool:
+        return self._files.is_lost(name)
