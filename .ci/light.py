@@ -18,7 +18,17 @@ ROOT = Path(__file__).parents[1]
 # What of visglm works without torch: modules and packages, and what in those does not.
 PARTS = (
     *("__init__.py", "py.typed", "errors.py", "imports.py", "untrusted.py", "settings.py", "sampling.py", "pictures"),
-    *("tokenizers", "prompt", "reply.py", "request.py", "shapes.py", "writing.py", "stream.py", "light"),
+    *(
+        "tokenizers",
+        "prompt",
+        "reply.py",
+        "explanation.py",
+        "request.py",
+        "shapes.py",
+        "writing.py",
+        "stream.py",
+        "light",
+    ),
     *("cli/__init__.py", "cli/advice.py", "cli/chat.py", "cli/flags.py", "cli/light.py", "assets/visglm-tiny"),
 )
 OF_TORCH = ("pictures/preprocess.py", "tokenizers/chatglm.py", "tokenizers/glm.py")

@@ -112,7 +112,10 @@ def run(role: str, folder: Path, words: list[str]) -> dict[str, Any]:
     code = f"import sys, runpy; sys.orig_argv[1:2] = ['visglm-light']; sys.argv = {command!r}; "
     start = ["-c", code + f"runpy.run_path({__file__!r}, run_name='__main__')"] if role == "light" else command
     done = subprocess.run([sys.executable, *start], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    shown = ", ".join(f"{name} {figure:.2f}" for name, figure in found.items() if isinstance(figure, float))
+    print(f"{role}: {shown}", file=sys.stderr, flush=True)  # the whole takes a quarter of an hour
+    return found
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("pictures", "tokenizers", "settings", "sampling", "recipe"),
     ("prompt",),
     ("processor", "vision", "text", "reply", "shapes", "writing"),
-    ("model", "request", "stream"),
+    ("model", "request", "stream", "explanation"),
     ("families",),
     ("light",),
     ("identity",),
@@ -47,8 +47,8 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 # The model knows ids, never text; pictures and words meet in the model only.
 # What `light` stands on, and nothing else: all of it works where torch is not installed.
 UNDER_LIGHT = (
-    *("errors", "pictures", "prompt", "reply", "request", "sampling", "settings", "shapes", "stream", "tokenizers"),
-    *("untrusted", "writing"),
+    *("errors", "explanation", "pictures", "prompt", "reply", "request", "sampling", "settings", "shapes", "stream"),
+    *("tokenizers", "untrusted", "writing"),
 )
 STRANGERS = {
     *(("light", unit) for unit in LAYER if unit not in (*UNDER_LIGHT, "light")),

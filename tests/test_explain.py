@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from visglm import Explanation, VisGLM, VisGLMConfig, VisGLMForConditionalGeneration
 from visglm.errors import PromptError, VisGLMError
-from visglm.explain import OVERLAY_SIZE, PALETTE, answer_log_likelihood
+from visglm.explain import answer_log_likelihood
+from visglm.explanation import OVERLAY_SIZE, PALETTE
 from visglm.prompt import Turn, render
 
 

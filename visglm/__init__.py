@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .chat import VisGLM
     from .config import PRESETS, ChatGLMConfig, VisGLMConfig, VisGLMVisionConfig
     from .errors import VisGLMError
-    from .explain import Explanation
+    from .explanation import Explanation
     from .library import Library
     from .model import VisGLMForConditionalGeneration, VisGLMModel
     from .pictures import ImageLimits, load_image
@@ -38,7 +38,7 @@ _MODULES = {
     "ChatGLMConfig": "config",
     "ChatGLMTokenizer": "tokenizers",
     "Citation": "reply",
-    "Explanation": "explain",
+    "Explanation": "explanation",
     "History": "reply",
     "ImageLimits": "pictures",
     "Library": "library",

@@ -31,7 +31,7 @@ from .settings import Rule, check_call
 from .stream import ReplyStream
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from .explanation import Explanation
     from .library import Library, Web
     from .training import Evaluation, FinetuneReport, Stop
 
@@ -449,7 +449,8 @@ class VisGLM:
             PromptError: fewer pictures than the history has, or none at all.
         """
         check_can(self.model.config, "explain")
-        from .explain import count_new, explain
+        from .explain import explain
+        from .explanation import count_new
 
         check_call({"picture": Rule(int)}, picture=picture)
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)

@@ -8,6 +8,9 @@ const megabytes = (bytes) => (bytes / 1e6).toFixed(0);
 
 let language = localStorage.getItem("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 let say = TEXTS[language];
+// Heat 0 to 1, evenly spaced: light grows with heat, so that the map reads without colour vision too.
+const PALETTE = [[13, 8, 75], [110, 20, 140], [200, 60, 100], [248, 140, 50], [252, 235, 110]];
+let shownLast = null;  // the picture in the conversation that a heat map lies over
 let picture = null, answer = null, isReady = false, hasEyes = true, status = () => "", problem = () => "";
 let worker = { postMessage() {} };  // until there is one
 
@@ -70,7 +73,10 @@ function add(name, text, address) {
     const image = new Image();
     image.src = address;
     image.alt = say.shown;
-    turn.append(image);
+    shownLast = document.createElement("div");
+    shownLast.className = "seen";
+    shownLast.append(image);
+    turn.append(shownLast);
   }
   words.textContent = text;
   turn.append(words);
@@ -79,12 +85,51 @@ function add(name, text, address) {
   return words;
 }
 
+/** A button under the newest answer that shows where in the picture it comes from, and hides it again. */
+function offerHeat(turn) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "heat";
+  button.dataset.text = "heat";
+  button.textContent = say.heat;
+  button.setAttribute("aria-pressed", "false");
+  button.addEventListener("click", () => {
+    const map = shownLast.querySelector("canvas"), isShown = button.getAttribute("aria-pressed") === "true";
+    button.setAttribute("aria-pressed", String(!isShown));
+    if (map) map.hidden = isShown;
+    else worker.postMessage({ kind: "explain" });
+  });
+  turn.append(button);
+}
+
+function withdrawHeat() {
+  document.querySelector("button.heat")?.remove();
+  shownLast?.querySelector("canvas")?.remove();
+}
+
+function draw({ heat, rows, columns }) {
+  const map = document.createElement("canvas"), brush = map.getContext("2d"), pixels = new ImageData(columns, rows);
+  heat.forEach((value, place) => {
+    const where = value * (PALETTE.length - 1), low = Math.min(Math.floor(where), PALETTE.length - 2);
+    const colour = PALETTE[low].map((part, index) => part + (PALETTE[low + 1][index] - part) * (where - low));
+    pixels.data.set([...colour, 255 * 0.75 * (0.35 + 0.65 * value)], 4 * place);
+  });
+  [map.width, map.height] = [columns, rows];
+  brush.putImageData(pixels, 0, 0);
+  map.setAttribute("role", "img");
+  map.setAttribute("aria-label", say.heatShown);
+  map.dataset.label = "heatShown";
+  shownLast.append(map);
+  shownLast.scrollIntoView({ block: "nearest" });
+}
+
 function ask(event) {
   event.preventDefault();
   const question = part("question").value.trim() || say.placeholder;
   if (!isReady || answer) return;
   warn(() => "");
   const pictures = picture ? [{ rgba: picture.rgba, width: picture.width, height: picture.height }] : [];
+  withdrawHeat();
   add(say.you, question, picture?.address);
   answer = add(say.model, "…");
   part("question").value = "";
@@ -97,6 +142,7 @@ function forget() {
   if (answer) return;
   worker.postMessage({ kind: "clear" });
   part("talk").replaceChildren();
+  shownLast = null;
   warn(() => "");
   drop();
   part("question").focus();
@@ -112,11 +158,13 @@ const HEAR = {
   piece: ({ text }) => { if (answer && text) answer.textContent = text; },
   answer: (news) => {
     answer.textContent = news.text;
+    if (news.canExplain && shownLast) offerHeat(answer.parentElement);
     answer = null;
     window.answers.push(news);
     show();
     part("question").focus();
   },
+  heat: (news) => { window.heat = news; if (document.querySelector("button.heat")) draw(news); },
   full: () => { answer.parentElement.remove(); answer = null; part("talk").lastElementChild.remove(); warn(() => say.full); },
   error: ({ message }) => {
     if (answer) { answer.parentElement.remove(); answer = null; part("talk").lastElementChild.remove(); }

@@ -23,9 +23,9 @@ export class Network {
    */
   static async open(ort, manifest, files) {
     const network = new Network();
-    Object.assign(network, { ort, manifest, files });
+    Object.assign(network, { ort, manifest, files, hasHeat: "heat" in manifest.graphs });
     const weights = [...files].filter(([name]) => name.endsWith(".safetensors"));
-    const options = {
+    const options = network.options = {
       executionProviders: ["wasm"], externalData: weights.map(([path, data]) => ({ path, data })), logSeverityLevel: 4,
     };
     network.decoder = await ort.InferenceSession.create(files.get(manifest.graphs.decoder), options);
@@ -36,12 +36,17 @@ export class Network {
     return network;
   }
 
-  /** Visual tokens of one picture `[3, height, width]`: `num_query_tokens` rows. */
+  /** Of one picture `[3, height, width]`: its visual tokens, `num_query_tokens` rows, and what a heat map is made of. */
   async look(pixels) {
     const { height, width } = this.manifest.pictures;
     let seen = new this.ort.Tensor("float32", pixels, [1, 3, height, width]);
-    for (const part of this.vision) seen = (await part.run({ [part.inputNames[0]]: seen }))[part.outputNames[0]];
-    return seen.data;
+    let features = null;
+    for (const part of this.vision) {
+      const found = await part.run({ [part.inputNames[0]]: seen });
+      seen = found[part.outputNames[0]];
+      features = found.features ?? null;
+    }
+    return { tokens: seen.data, features };
   }
 
   row(name, number, columns) {
@@ -117,6 +122,35 @@ export class Network {
     const pieces = start ? [[prefix, tensor([...prefix.keys(), ...prefix.map(() => 0)], [2, 1, start])]] : [];
     ids.slice(start).forEach((id, index) => pieces.push([[id], at(start + index)]));
     return { pieces, next: (number) => at(ids.length + number) };
+  }
+
+  /**
+   * Where in a picture an answer comes from: heat 0 to 1, row by row. `visglm.light.heat`.
+   * @param {number[]} ids of the prompt. @param {number[]} answer its ids, the end token too.
+   * @param {Float32Array} imageEmbeds of all pictures. @param {object} features of this one. @param {number} picture which.
+   */
+  async heat(ids, answer, imageEmbeds, features, picture) {
+    this.heatGraph ??= await this.ort.InferenceSession.create(this.files.get(this.manifest.graphs.heat), this.options);
+    const { num_query_tokens: tokens, image_token_id: slot, positions: { start } } = this.manifest;
+    const all = [...ids, ...answer], numbers = (found) => new this.ort.Tensor("int64", BigInt64Array.from(found.map(BigInt)), [found.length]);
+    const [count] = this.heatGraph.inputMetadata.find(({ name }) => name === "slots").shape;
+    const slots = [...all.keys()].filter((place) => all[place] === slot).slice(picture * tokens).slice(0, count);
+    const cache = this.emptyCache(), before = Object.values(cache)[0].dims[2];
+    const prefix = start === undefined ? 0 : all.indexOf(start);
+    const places = this.place(all).pieces.map(([, positions]) => positions);
+    const planes = places[0].dims.length === 3 ? 2 : 1;
+    const joined = Array.from({ length: planes }, (_, plane) => places.flatMap(({ data }) => (
+      [...data].slice((plane * data.length) / planes, ((plane + 1) * data.length) / planes)
+    ))).flat();
+    const feeds = {
+      features, slots: numbers(slots), ids: numbers(answer), rows: numbers(answer.map((_, place) => ids.length + place - 1)),
+      inputs_embeds: this.embed(all, imageEmbeds),
+      position_ids: new this.ort.Tensor("int64", BigInt64Array.from(joined), [...(planes === 2 ? [2] : []), 1, all.length]),
+      reach: numbers(all.map((_, place) => before + Math.max(place + 1, prefix))),
+    };
+    for (const [name, tensor] of Object.entries(cache)) feeds[`past_${name}`] = tensor;
+    const { heat } = await this.heatGraph.run(feeds);
+    return { heat: heat.data, rows: heat.dims[0], columns: heat.dims[1] };
   }
 
   /** Greedy ids of an answer, one by one; the end token is the last. */

@@ -13,7 +13,7 @@ ort.env.wasm.wasmPaths = "/runtime/";
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
 
 let network, tokenizer, manifest;
-let turns = [], seen = [], language = "auto", isStopped = false;
+let turns = [], seen = [], latest = null, language = "auto", isStopped = false;
 
 const hex = (buffer) => [...new Uint8Array(buffer)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -76,6 +76,7 @@ async function ask({ question, pictures }) {
   }
   const asked = [...turns, { question, answer: null, pictures: pictures.length }];
   const all = [...seen, ...new_seen];
+  latest = null;
   const own = language === "auto" ? languageOf(asked[0].question) : language;
   const ids = render(asked, own, manifest, tokenizer);
   const room = Math.min(MOST_NEW_TOKENS, manifest.context_length - ids.length);
@@ -83,8 +84,8 @@ async function ask({ question, pictures }) {
     postMessage({ kind: "full" });
     return;
   }
-  const embeds = new Float32Array(all.reduce((sum, part) => sum + part.length, 0));
-  all.reduce((place, part) => (embeds.set(part, place), place + part.length), 0);
+  const embeds = new Float32Array(all.reduce((sum, { tokens }) => sum + tokens.length, 0));
+  all.reduce((place, { tokens }) => (embeds.set(tokens, place), place + tokens.length), 0);
   const stream = tokenizer.stream(), answered = [];
   let text = "", firstToken = 0;
   for await (const id of network.answer(ids, embeds, room)) {
@@ -99,14 +100,24 @@ async function ask({ question, pictures }) {
   turns = [...asked.slice(0, -1), { ...asked.at(-1), answer: text }];
   seen = all;
   language = own;
-  postMessage({ kind: "answer", text, ids: answered, firstToken, seconds: performance.now() - started });
+  latest = { ids, answer: [...tokenizer.encode(text), manifest.tokenizer.eos_token_id], embeds };
+  const canExplain = network.hasHeat && all.length > 0 && text !== "";
+  postMessage({ kind: "answer", text, ids: answered, firstToken, seconds: performance.now() - started, canExplain });
+}
+
+/** Where in the picture shown last the latest answer comes from. */
+async function explain() {
+  const { ids, answer, embeds } = latest;
+  const found = await network.heat(ids, answer, embeds, seen.at(-1).features, seen.length - 1);
+  postMessage({ kind: "heat", ...found });
 }
 
 const ACTS = {
   load,
   ask,
+  explain,
   stop: () => { isStopped = true; },
-  clear: () => { turns = []; seen = []; language = "auto"; },
+  clear: () => { turns = []; seen = []; latest = null; language = "auto"; },
 };
 
 onmessage = async ({ data }) => {

@@ -20,6 +20,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
@@ -231,6 +232,34 @@ def test_pictures_are_dropped_pasted_and_refused(browser, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"no picture")
         browser.find_element("id", "file").send_keys(str(tmp_path / "broken.png"))
         wait(browser, "document.getElementById('problem').textContent")
+
+
+@pytest.mark.browser
+def test_the_heat_map_is_pythons_and_lies_over_the_picture(browser, tmp_path):
+    vlm = LightVisGLM.from_pretrained()
+    with served() as address:
+        browser.get(address)
+        is_ready(browser)
+        show_picture(browser, EXAMPLES / "cat.png")
+        first = ask(browser, "What is it?")
+        history = vlm.chat(EXAMPLES / "cat.png", "What is it?").history
+        for question in (None, "它在哪里？"):  # the second is about the same picture
+            text = first["text"] if question is None else ask(browser, question)["text"]
+            browser.execute_script("window.heat = null")
+            browser.find_element("css selector", "button.heat").send_keys(Keys.ENTER)
+            found = wait(browser, "window.heat && {...window.heat, heat: [...window.heat.heat]}")
+            if question is None:
+                wanted = vlm.explain(EXAMPLES / "cat.png", "What is it?", text)
+            else:
+                wanted = vlm.explain(EXAMPLES / "cat.png", question, text, history)
+            heat = np.array(found["heat"], np.float32).reshape(found["rows"], found["columns"])
+            np.testing.assert_allclose(heat, wanted.heat, atol=1e-3, rtol=0)
+        picture, canvas = (browser.find_element("css selector", f".seen {name}").rect for name in ("img", "canvas"))
+        assert picture == canvas
+        folder = Path(os.environ.get("VISGLM_SCREENSHOTS", tmp_path))
+        browser.save_screenshot(str(folder / "web-heat.png"))
+        browser.find_element("css selector", "button.heat").click()
+        assert not browser.find_element("css selector", ".seen canvas").is_displayed()
 
 
 @pytest.mark.browser

@@ -71,6 +71,7 @@ def test_the_eyes_of_a_large_model_are_cut_into_parts_of_which_one_is_open(golde
     add_graphs(folder)
     manifest = json.loads((folder / "light.json").read_text())
     parts = [folder / name for key, name in manifest["graphs"].items() if key != "decoder"]
+    assert "heat" not in manifest["graphs"]
     assert len(parts) >= 3 and parts[1].name == "vision-2.onnx"
     assert (folder / "decoder.onnx").read_bytes() == graphs["decoder.onnx"]
     light = LightVisGLM.from_pretrained(folder)
@@ -128,10 +129,10 @@ def test_the_embedded_model_has_its_graphs():
     """After new weights: `make tiny-record`."""
     fields = json.loads((EMBEDDED_MODEL / "light.json").read_text())
     assert fields["files"].keys() == {
-        "decoder.onnx", "vision.onnx", "model.safetensors", "ice_text.model",
+        "decoder.onnx", "heat.onnx", "vision.onnx", "model.safetensors", "ice_text.model",
     }  # fmt: skip
     LightVisGLM.from_pretrained()
-    graphs = [EMBEDDED_MODEL / name for name in ("decoder.onnx", "vision.onnx", "light.json")]
+    graphs = [EMBEDDED_MODEL / name for name in ("decoder.onnx", "heat.onnx", "vision.onnx", "light.json")]
     assert sum(path.stat().st_size for path in graphs) < 10**6  # the weights are the checkpoint's
 
 
@@ -159,7 +160,11 @@ def test_a_causal_model(tmp_path, vocabulary):  # noqa: F811
 def test_golden_logits_of_what_was_fine_tuned(tmp_path, kind, tolerance):
     source = make_fine_tuned(kind, tmp_path / "sat")
     export(open_source(source, tokenizer=GOLDEN_HF), tmp_path / "out")
-    check_golden(LightVisGLM.from_pretrained(tmp_path / "out"), expected(kind), tolerance)
+    light = LightVisGLM.from_pretrained(tmp_path / "out")
+    check_golden(light, expected(kind), tolerance)
+    vlm = VisGLM.from_pretrained(source, tokenizer=GOLDEN_HF, device="cpu", dtype="float32")
+    one, other = (model.explain(EXAMPLES / "cat.png", "What?", "Cat") for model in (vlm, light))
+    np.testing.assert_allclose(other.heat, one.heat, atol=1e-3, rtol=0)  # relative to the largest
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GlmConfig, GlmForCausalLM
@@ -118,6 +119,12 @@ def test_a_stream_is_the_answer_in_pieces(pair):
     asked: tuple[Any, str] = EXAMPLES / "cat.png", "What is it?"
     stream = light.stream_chat(*asked, max_new_tokens=12)
     assert "".join(stream) == light.chat(*asked, max_new_tokens=12).text == stream.reply.text
+
+
+def test_the_heat_map_is_torchs(pair):
+    asked = [EXAMPLES / "cat.png", EXAMPLES / "pair.png"], "Which? 哪个？", "Hello, 北京"
+    one, other = (model.explain(*asked, picture=0) for model in pair)
+    np.testing.assert_allclose(other.heat, one.heat, atol=1e-4, rtol=0)
 
 
 def test_the_token_that_ends_an_answer_is_no_part_of_it(pair):

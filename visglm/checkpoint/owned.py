@@ -63,7 +63,7 @@ SETTINGS = (
     *("processor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "chat_template.jinja",
 )
-GRAPH_NAME = re.compile(r"(decoder|vision(-\d+)?)\.onnx")
+GRAPH_NAME = re.compile(r"(decoder|heat|vision(-\d+)?)\.onnx")
 SPEAKERS: dict[str, Speaker] = {
     "config.json": Speaker(lambda fields: fields.get("model_type") in {"chatglm", "glm", *FAMILIES}, _hub_names),
     "model_config.json": Speaker(lambda fields: {"num_layers", "hidden_size"} <= fields.keys(), _sat_names),

@@ -14,8 +14,10 @@ from pathlib import Path
 from ..adapters import HERE, Home, write_delta
 from ..checkpoint import AdapterSource, QuantizedSource, Source, open_source, realize, replacing, stored_dtype, write_as
 from ..checkpoint import save as save_checkpoint
+from ..config import VisGLMConfig
 from ..errors import ConfigError, require
 from .graphs import trace_decoder, trace_vision
+from .heat import trace_heat
 from .manifest import describe
 from .sections import SECTION_BYTES, cut, cut_points
 from .weights import Weights, attach
@@ -84,13 +86,24 @@ def add_graphs(folder: str | Path) -> None:
     write_graphs(open_source(folder), Path(folder))
 
 
+def can_have_heat(config: VisGLMConfig, weights: Weights) -> bool:
+    """Whether gradients pass the weights, which packed ones do not let them, and the eyes are one graph."""
+    eyes = sum(place.num_bytes for name, place in weights.places.items() if name.startswith("model.vision."))
+    return config.quantization is None and eyes <= SECTION_BYTES
+
+
 def write_graphs(source: Source, folder: Path) -> None:
     weights = Weights(folder)
     processor = source.processor()
     graphs = {"decoder": "decoder.onnx"}
     if source.config.vision_config is not None:
         size = processor.image_processor.size
-        vision = trace_vision(source.config, (size["height"], size["width"]))
+        shape = size["height"], size["width"]
+        has_heat = can_have_heat(source.config, weights)
+        if has_heat:
+            attach(trace_heat(source.config, shape), weights, folder / "heat.onnx")
+            graphs["heat"] = "heat.onnx"
+        vision = trace_vision(source.config, shape, with_features=has_heat)
         points = cut_points(vision, weights, SECTION_BYTES)
         attach(vision, weights, folder / "vision.onnx")
         first, *others = cut(folder / "vision.onnx", points) if points else ["vision.onnx"]

@@ -46,14 +46,21 @@ class GrowingCache:
 
 
 class Vision(nn.Module):
-    """`pixel_values [1, 3, height, width]` to `image_embeds [1, num_query_tokens, hidden_size]`."""
+    """`pixel_values [1, 3, height, width]` to `image_embeds [1, num_query_tokens, hidden_size]`.
 
-    def __init__(self, network: Any):
+    Args:
+        with_features: also what the Q-Former looked at, `[1, 1 + patches (+ cells), vit hidden size]`.
+    """
+
+    def __init__(self, network: Any, with_features: bool):
         super().__init__()
-        self.network = network
+        self.network, self.with_features = network, with_features
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.network.model.vision(pixel_values)
+    def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        vision = self.network.model.vision
+        seen = vision.see(pixel_values)
+        image_embeds = torch.cat([vision.bridge(seen.features), seen.guesses], 1)
+        return (image_embeds, seen.features) if self.with_features else image_embeds
 
 
 class Decoder(nn.Module):
@@ -102,10 +109,11 @@ def cache_names(num_layers: int) -> list[str]:
     return [f"{part}_{number}" for number in range(num_layers) for part in ("key", "value")]
 
 
-def trace_vision(config: VisGLMConfig, size: tuple[int, int]) -> Any:
+def trace_vision(config: VisGLMConfig, size: tuple[int, int], with_features: bool) -> Any:
     """The graph of `Vision`, for pictures `size`, height and width."""
     pixels = torch.empty(1, 3, *size, device="meta")
-    return trace(Vision(bare_network(config)), (pixels,), None, ["pixel_values"], ["image_embeds"])
+    ends = ["image_embeds", "features"] if with_features else ["image_embeds"]
+    return trace(Vision(bare_network(config), with_features), (pixels,), None, ["pixel_values"], ends)
 
 
 def trace_decoder(config: VisGLMConfig) -> Any:

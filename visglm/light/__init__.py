@@ -5,9 +5,10 @@ It plays what `visglm export` writes, with NumPy, ONNX Runtime, Pillow and sente
 
 from __future__ import annotations
 
+from ..explanation import Explanation
 from ..pictures import ImageLimits
 from ..reply import History, Reply
 from ..stream import ReplyStream
 from .chat import VisGLM
 
-__all__ = ["History", "ImageLimits", "Reply", "ReplyStream", "VisGLM"]
+__all__ = ["Explanation", "History", "ImageLimits", "Reply", "ReplyStream", "VisGLM"]

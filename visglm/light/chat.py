@@ -11,13 +11,16 @@ import numpy as np
 
 from .. import request
 from ..errors import PromptError, VisGLMError
+from ..explanation import Explanation, check_pictures, count_new
 from ..pictures import DEFAULT_LIMITS, ImageLimits, load_images
+from ..prompt import Turn
 from ..reply import History, Reply
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from ..stream import ReplyStream
 from ..tokenizers import load_plain
 from .answer import Answer, Asker
+from .heat import Heat
 from .manifest import Manifest
 from .network import Network
 
@@ -49,6 +52,7 @@ class VisGLM:
         self.tokenizer = load_plain(manifest.folder / manifest.tokenizer["file"], manifest.tokenizer)
         self.network = Network(manifest)
         self._asker = Asker(self.network, self.tokenizer)
+        self._heat = Heat(self.network)
 
     @classmethod
     def from_pretrained(
@@ -167,6 +171,36 @@ class VisGLM:
                     raise
                 found.append(error)
         return found
+
+    def explain(
+        self,
+        images: Any,
+        prompt: str,
+        answer: str | None = None,
+        history: Past = None,
+        *,
+        language: str = "auto",
+        picture: int = -1,
+    ) -> Explanation:
+        """Show where in a picture an answer comes from: arguments and errors as of `visglm.VisGLM.explain`.
+
+        Raises:
+            VisGLMError: the model was exported in fewer bits, or its eyes are very large.
+        """
+        check_call({"picture": Rule(int)}, picture=picture)
+        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
+        past = History.of(history)
+        num_new = count_new(pictures, past.turns)
+        language = past.language if language == "auto" else language
+        if answer is None:
+            answer = self.chat(pictures[len(pictures) - num_new :], prompt, past, language=language).text
+        turns = (*past.turns, Turn(prompt, answer, num_images=num_new))
+        check_pictures(turns, pictures, picture, has_eyes=self.manifest.pictures is not None)
+        row = request.lay_out(
+            turns, language=language, max_new_tokens=0, config=self.manifest, tokenizer=self.tokenizer
+        )
+        heat = self._heat.of(row, self.network.pixels(pictures), picture)
+        return Explanation(heat, pictures[picture], answer)
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, as `visglm.VisGLM.fill`."""

@@ -59,12 +59,19 @@ class Eyes:
             else:
                 self._whole = self._whole or self._open(0, "pixel_values")[0]
         if len(self._names) == 1:
-            (seen,) = self._whole.run(None, {"pixel_values": picture[None]})
+            (seen,) = self._whole.run(["image_embeds"], {"pixel_values": picture[None]})
         with self._lock:
             self._seen[key] = seen
             while len(self._seen) > MOST_PICTURES:
                 self._seen.popitem(last=False)
         return seen
+
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        """What the Q-Former looks at, `[1, 1 + patches (+ cells), vit hidden size]`: of models with a heat map."""
+        with self._lock:
+            self._whole = self._whole or self._open(0, "pixel_values")[0]
+        (found,) = self._whole.run(["features"], {"pixel_values": picture[None]})
+        return found
 
     def _in_parts(self, picture: np.ndarray) -> np.ndarray:
         value, name = picture[None], "pixel_values"
@@ -85,5 +92,7 @@ class Eyes:
             wanted[start] = [1, 3, settings["height"], settings["width"]]
         if end == "image_embeds":
             wanted[end] = [1, manifest.num_query_tokens, manifest.text_config.hidden_size]
+            if "heat" in manifest.graphs:
+                wanted["features"] = None
         check_shapes(manifest, name, session, wanted)
         return session, end

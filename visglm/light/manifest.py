@@ -150,8 +150,8 @@ class Manifest:
         wanted = {"decoder"} | ({"vision"} if self.pictures is not None else set())
         if missing := wanted - self.graphs.keys():
             raise DamagedFile(f"it names no graph for {', '.join(sorted(missing))}")
-        parts = [f"vision_{number}" for number in range(2, len(self.graphs))]
-        if foreign := self.graphs.keys() - wanted - (set(parts) if self.pictures is not None else set()):
+        parts = [f"vision_{number}" for number in range(2, 1 + sum(name.startswith("vision") for name in self.graphs))]
+        if foreign := self.graphs.keys() - wanted - ({*parts, "heat"} if self.pictures is not None else set()):
             raise DamagedFile(f"it names a graph for {', '.join(map(shown, sorted(foreign)))}, which nothing plays")
         self.vision_graphs = [name for name in ("vision", *parts) if name in self.graphs]
         self.tables = {name: self._table(name, entry, fields["files"]) for name, entry in fields["tables"].items()}

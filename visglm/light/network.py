@@ -36,11 +36,11 @@ class Network:
         self._tables = {name: table.open() for name, table in manifest.tables.items()}
         layers = manifest.cache_shape[0]
         names = [f"{part}_{number}" for number in range(layers) for part in ("key", "value")]
-        self._past = [f"past_{name}" for name in names]
+        self.past_names = [f"past_{name}" for name in names]
         self._outputs = ["logits", *(f"present_{name}" for name in names)]
         heads, width = manifest.cache_shape[1:]
         hidden = manifest.text_config.hidden_size
-        cache = dict.fromkeys([*self._past, *self._outputs[1:]], [1, heads, None, width])
+        cache = dict.fromkeys([*self.past_names, *self._outputs[1:]], [1, heads, None, width])
         check_shapes(manifest, "decoder", self._decoder, {
             "inputs_embeds": [1, None, hidden], "logits": [1, 1, manifest.vocab_size], "position_ids": None, **cache,
         })  # fmt: skip
@@ -85,7 +85,7 @@ class Network:
 
     def step(self, embeds: np.ndarray, positions: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
         """Logits `[vocabulary]` behind the last of these tokens, and the longer cache; the shorter stays as it is."""
-        feeds = dict(zip(self._past, cache, strict=True))
+        feeds = dict(zip(self.past_names, cache, strict=True))
         feeds["inputs_embeds"] = self._value(embeds)
         feeds["position_ids"] = self._value(positions)
         logits, *longer = self._decoder.run_with_ort_values(self._outputs, feeds)
@@ -122,6 +122,11 @@ class Place:
         for number in range(self._start, len(self._ids)):
             found.append(([self._ids[number]], self._at(number)))
         return found
+
+    def reach(self) -> np.ndarray:
+        """How many positions each of the ids sees: all of the prefix together, what comes behind it one by one."""
+        seen = np.arange(1, len(self._ids) + 1)
+        return np.maximum(seen, self._start) if self._planes else seen
 
     def go_on(self) -> np.ndarray:
         """The position of the next token."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..explain import Explanation
+from ..explanation import Explanation
 from ..reply import Reply
 from .door import Visit, where
 from .errors import Refusal, broken_off, refusal_of

@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ..engine import Token
-from ..explain import Explanation
+from ..explanation import Explanation
 from ..reply import Reply
 from ..sampling import LONGEST_TEXT, MOST_TEXTS, Sampling
 from .asking import STREAMS, Event, EventStream, ask, note, service_of, stream, visit_of, while_there

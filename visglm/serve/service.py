@@ -18,7 +18,8 @@ from PIL import Image
 from ..chat import VisGLM
 from ..engine import Answer, Asker, Token, Writer, worn
 from ..errors import PromptError
-from ..explain import Explanation, explain
+from ..explain import explain
+from ..explanation import Explanation
 from ..prompt import Rendered, Turn
 from ..reply import PictureShape, Reply
 from ..request import Prompt, check_eyes, lay_out
