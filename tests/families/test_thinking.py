@@ -77,8 +77,10 @@ def test_thinking_is_left_out(models, reference, family):
         return
     assert ids == reference.inputs(talk, enable_thinking=False)["input_ids"][0].tolist()
     assert vlm.chat(None, "Hi", max_thinking_tokens=0, max_new_tokens=1).usage.prompt_tokens == len(ids)
-    # A shape begins with the answer.
-    assert vlm.chat(None, "Hi", choices=["cat", "dog"]).usage.prompt_tokens == len(ids)
+    # A shape begins with the answer, which its own template puts behind the end of thinking.
+    chosen = vlm.chat(None, "Hi", choices=["cat"])
+    assert chosen.usage.prompt_tokens == len(ids)
+    assert vlm.tokenizer.decode(chosen.ids) == "\ncat<|endoftext|>"
 
 
 def test_a_bound_that_cannot_be_kept_is_refused(vlm):

@@ -88,6 +88,11 @@ class Asker:
             raise EngineError("the pictures were not looked at: the engine was stopped. Ask again.")
         return embeds
 
+    def room(self, sampling: Sampling, num_prompt_tokens: int) -> int:
+        """Tokens that an answer may have, and what is thought before it."""
+        context = self.network.config.text_config.max_position_embeddings
+        return sampling.room(context, num_prompt_tokens, sampling.thinks and self._thinking is not None)
+
     def writer(self, sampling: Sampling) -> Writer:
         """What writes answers down. Those of a shape stay as they are."""
         return Writer(self.tokenizer, None if shape_of(sampling) else self.style, sampling.stop)
@@ -95,8 +100,7 @@ class Asker:
     def _draws(self, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """As many answers as are wanted, each by a seed of its own."""
         ids = prompt.rendered.input_ids
-        context = self.network.config.text_config.max_position_embeddings
-        room = sampling.room(context, len(ids), sampling.thinks and self._thinking is not None)
+        room = self.room(sampling, len(ids))
         settings = self.network.generation_config
         also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
         sampling.check_biases(self.network.config.text_config.vocab_size)

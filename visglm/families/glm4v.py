@@ -41,7 +41,11 @@ MAY_THINK = PromptStyle(
     generation=(ASSISTANT,),
     answer=("\n", THINK, THOUGHT, "\n{answer}", Mark.END),
     picture=PICTURE,
-    thinking=Thinking(off=("\n", THINK, THOUGHT), off_note=(Control(("/nothink",), is_text_without=True),)),
+    thinking=Thinking(
+        off=("\n", THINK, THOUGHT),
+        off_note=(Control(("/nothink",), is_text_without=True),),
+        off_answer=("\n{answer}", Mark.END),
+    ),
     box=BOX,
     strips=True,
 )

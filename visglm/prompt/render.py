@@ -225,7 +225,8 @@ def _lay_out(turns: Sequence[Turn], style: Style, language: str, thinks: bool = 
     prompt += rules.generation
     prompt += () if off is None else off.off or ()
     last_answer = turns[-1].answer
-    return tuple(prompt), () if last_answer is None else _fill(rules.answer, answer=last_answer)
+    template = rules.answer if off is None else off.off_answer
+    return tuple(prompt), () if last_answer is None else _fill(template, answer=last_answer)
 
 
 def _with_references(turn: Turn, language: str) -> str:

@@ -51,13 +51,14 @@ class Thinking:
     Args:
         start: what it writes first. end: what its answer follows.
         off: what a prompt ends with so that it answers at once; None where it always thinks.
-        off_note: what a question ends with then.
+        off_note: what a question ends with then. off_answer: template of what the model writes then.
     """
 
     start: str = "<think>"
     end: str = "</think>"
     off: Segments | None = None
     off_note: Segments = ()
+    off_answer: Segments = ()
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,9 @@ class Service:
             pictures += [picture] if question.explains else []
         rendered = self._lay_out(question, 1, shapes)
         room, sampling = self.vlm.context_length - len(rendered.input_ids), question.sampling
-        if sampling.max_new_tokens is not None and sampling.max_new_tokens > room:
-            question = replace(question, sampling=replace(sampling, max_new_tokens=room))
+        most = min(room, self.settings.limits.max_new_tokens)
+        if self._asker.room(sampling, len(rendered.input_ids)) > most:
+            question = replace(question, sampling=replace(sampling, max_new_tokens=most))
         return question, Prompt(
             question.turns, rendered, images=tuple(pictures), pixel_values=values or None, language="auto",
             shapes=tuple(shapes),

@@ -35,6 +35,7 @@ def answer_briefly(
             was made to fit in would not do for its answers.
     """
     options = {"batch_size": batch_size, "on_error": "return", "progress": False, "max_new_tokens": ANSWER_TOKENS}
+    options["max_thinking_tokens"] = 0  # as rows answer, and there is no room for more
     replies = answerer(requests, **options)
     return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
 
