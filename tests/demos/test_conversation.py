@@ -10,7 +10,9 @@ from conversation import STOPPED, Exchange, from_json, history_of, picture_url, 
 from PIL import Image
 from texts import LANGUAGES, TEXTS, as_markdown, speak
 
-from visglm import VisGLM, VisGLMError
+from visglm import History, Reply, VisGLM, VisGLMError
+from visglm.prompt import Turn
+from visglm.reply import Box, Timings, Usage
 
 from .samples import disc
 
@@ -156,3 +158,14 @@ def test_every_text_is_there_in_both_languages_with_the_same_names():
         assert names(texts[0]) == names(texts[1]), key
     assert speak("zh")("stop") == "停止" and speak("en")("stop") == "Stop"
     assert speak("en")("picture_refused", name="a.png", reason="{}") == "“a.png”: {}"
+
+
+def test_thoughts_are_kept_apart_and_places_are_marked():
+    shown = Image.new("RGB", (60, 40))
+    exchange = Exchange("Where?", [shown])
+    history = History((Turn("Where?", "Here.", 1),))
+    exchange.take(
+        Reply("Here.", history, Usage(3, 9, 4), Timings(0, 0, 0), "stop", thinking="hm", boxes=(Box(9, 9, 30, 30),))
+    )
+    assert (exchange.answer, exchange.thinking) == ("Here.", "hm") and "hm" not in to_json([exchange])
+    assert exchange.marked.getpixel((9, 20)) != (0, 0, 0) == shown.getpixel((9, 20))

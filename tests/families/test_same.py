@@ -152,3 +152,15 @@ def test_a_history_says_where_its_pictures_stand(vlm):
     assert [len(one) for one in history.image_embeds] == [one.num_tokens for one in history.shapes]
     with pytest.raises(PromptError, match="rows and columns"):
         vlm.chat(None, "Where?", replace(history, shapes=()))
+
+
+def test_turns_from_elsewhere_are_gone_on_with(vlm):
+    """As the page does where another model was picked: the pictures are looked at, and nothing else is asked."""
+    shown = [picture_of(1), picture_of(2)]
+    first = vlm.chat(shown, "What is this?", max_new_tokens=3)
+    recalled = vlm.recall(first.history.turns, shown)
+    assert recalled.shapes == first.history.shapes
+    wanted = vlm.chat(None, "Why?", first.history, max_new_tokens=4).ids
+    assert vlm.chat(None, "Why?", recalled, max_new_tokens=4).ids == wanted
+    with pytest.raises(PromptError, match="2 pictures, and 1 came"):
+        vlm.recall(first.history.turns, shown[:1])

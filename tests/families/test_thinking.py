@@ -78,9 +78,9 @@ def test_thinking_is_left_out(models, reference, family):
     assert ids == reference.inputs(talk, enable_thinking=False)["input_ids"][0].tolist()
     assert vlm.chat(None, "Hi", max_thinking_tokens=0, max_new_tokens=1).usage.prompt_tokens == len(ids)
     # A shape begins with the answer, which its own template puts behind the end of thinking.
-    chosen = vlm.chat(None, "Hi", choices=["cat"])
+    chosen = vlm.chat(None, "Hi", choices=["cat", "dog"])
     assert chosen.usage.prompt_tokens == len(ids)
-    assert vlm.tokenizer.decode(chosen.ids) == "\ncat<|endoftext|>"
+    assert vlm.tokenizer.decode(chosen.ids) == f"\n{chosen.text}<|endoftext|>"
 
 
 def test_a_bound_that_cannot_be_kept_is_refused(vlm):
