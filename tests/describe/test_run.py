@@ -92,6 +92,10 @@ def test_another_question_does_not_go_into_the_same_results(loaded, tmp_path, ca
     assert run(source, tmp_path / "out") == 0
     assert run(source, tmp_path / "out", "--question", "What colour is it?") == 1
     assert "begun with question 'Describe the picture.'" in capsys.readouterr().err
+    assert run(source, tmp_path / "out", "--temperature", "1") == 1
+    assert "begun with settings" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "out/describe.json").read_text())
+    assert facts["settings"] == {"language": "auto", "max_new_tokens": 3}
     assert run(fill(tmp_path / "other", 1), tmp_path / "out") == 1
     assert "begun with source" in capsys.readouterr().err
     assert run(source, tmp_path / "out", "--format", "parquet") == 1
@@ -185,7 +189,7 @@ def test_where_it_ends_what_was_answered_is_kept(loaded, tmp_path, monkeypatch, 
         (["src", "out", "--shard-size", "0"], "--shard-size"),
         (["src", "out", "--json-schema", "nowhere.json"], "nowhere.json cannot be read"),
         (["src", "out", "--json-schema", "a.png"], "--json-schema"),
-        (["empty", "out"], "there is no picture in empty"),
+        (["empty", "out"], "there is no picture in"),
         (["src", "a.png"], "cannot hold results"),
     ],
 )

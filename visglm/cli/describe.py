@@ -223,8 +223,9 @@ class Tally:
 
 
 def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str, Any]:
-    """What must be the same where a run goes on."""
-    settings = {name: value for name, value in task.settings.items() if name != "batch_size"}
+    """What must be the same where a run goes on; of settings those that were set, as a later version has more."""
+    usual = {"batch_size": arguments.batch_size, **settings_of(Sampling())}
+    settings = {name: value for name, value in task.settings.items() if name not in usual or usual[name] != value}
     model = arguments.model or "visglm-tiny"
     return {"source": source, "model": model, "question": task.question, "settings": settings}
 
