@@ -65,7 +65,7 @@ def spread(
         return
     done = data.from_arrow_refs(references).map_batches(
         Describer, fn_constructor_kwargs={"recipe": recipe, "task": task, "results": results}, batch_size=None,
-        batch_format="pyarrow", concurrency=min(workers, len(references)), num_cpus=share.num_cpus,
+        batch_format="pyarrow", compute=data.ActorPoolStrategy(size=min(workers, len(references))), num_cpus=share.num_cpus,
         num_gpus=share.num_gpus or None,
     )  # fmt: skip
     try:
