@@ -80,7 +80,7 @@ class TestWorkers:
 
     def test_what_the_model_cannot_do_ends_it_with_the_reason(self, tmp_path):
         done = self.run(fill(tmp_path / "src", 3), tmp_path / "out", "--question", "word " * 4000)
-        assert done.returncode == 1 and "context" in done.stderr.splitlines()[-1], done.stderr
+        assert done.returncode == 1 and "too long" in done.stderr.splitlines()[-1], done.stderr
         assert rows_of(tmp_path / "out") == []
 
 

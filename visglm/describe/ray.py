@@ -63,10 +63,10 @@ def spread(
     ]
     if not references:
         return
+    pool = data.ActorPoolStrategy(size=min(workers, len(references)))
     done = data.from_arrow_refs(references).map_batches(
         Describer, fn_constructor_kwargs={"recipe": recipe, "task": task, "results": results}, batch_size=None,
-        batch_format="pyarrow", concurrency=min(workers, len(references)), num_cpus=share.num_cpus,
-        num_gpus=share.num_gpus or None,
+        batch_format="pyarrow", compute=pool, num_cpus=share.num_cpus, num_gpus=share.num_gpus or None,
     )  # fmt: skip
     try:
         for row in done.iter_rows():
