@@ -22,9 +22,10 @@ from .pictures import DEFAULT_LIMITS, load_image
 from .prompt import Turn, messages_to_turns
 from .reply import History, Reply, Timings, Usage, parse
 from .sampling import Sampling
+from .stream import TEXT, THINKING
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from .explanation import Explanation
 
 VARIABLE = "VISGLM_API_KEY"
 CONNECT_SECONDS, SILENT_SECONDS = 5.0, 120.0  # until a server is taken for gone, and for stuck
@@ -105,6 +106,11 @@ class RemoteVisGLM:
             raise no_server(self.url) from None
 
     @property
+    def abilities(self) -> tuple[str, ...]:
+        """What may be asked of a server; one whose model cannot do it says so."""
+        return ("chat", "explain")
+
+    @property
     def model(self) -> str:
         """The name of what answers."""
         if self._model is None:
@@ -155,7 +161,8 @@ class RemoteVisGLM:
         try:
             choice, usage = told["choices"][0], told["usage"]
             text, reason = choice["message"]["content"], choice["finish_reason"]
-            reply = reply_of(messages, text, reason, usage, Timings(0.0, seconds, seconds))
+            thinking = choice["message"].get("reasoning_content") or ""
+            reply = reply_of(messages, text, reason, usage, Timings(0.0, seconds, seconds), thinking)
         except (KeyError, TypeError, IndexError):
             raise no_server(self.url) from None
         parsed = parse(text) if sampling.json_schema else None
@@ -196,7 +203,7 @@ class RemoteVisGLM:
         Raises:
             ServerError: the server cannot be asked, or gives another answer now.
         """
-        from .explain import Explanation
+        from .explanation import Explanation
 
         messages = to_messages(images, prompt, history)
         told = self._send(
@@ -271,12 +278,17 @@ class RemoteStream(Iterator[str]):
         self._remote, self._messages, self._body = remote, messages, body
         self._response: Any = None
         self._has_ended = self._is_closed = False
-        self._text, self._reason, self._usage = "", "cancelled", {"prompt_tokens": 0, "completion_tokens": 0}
+        self._text = self.thinking = ""  # the answer, and what was thought before it, so far
+        self._reason, self._usage = "cancelled", {"prompt_tokens": 0, "completion_tokens": 0}
         self._timings = Timings(0.0, 0.0, 0.0)
         self._pieces = self._read()
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        return next(piece for kind, piece in self._pieces if kind == TEXT)
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Pieces with what they are: "thinking", or "text" of the answer."""
+        return self._pieces
 
     def close(self) -> None:
         """Stop."""
@@ -300,9 +312,9 @@ class RemoteStream(Iterator[str]):
         """
         if not self._has_ended and not self._is_closed:
             raise ServerError("there is no reply: read the stream to its end first, and without an error.", "failed")
-        return reply_of(self._messages, self._text, self._reason, self._usage, self._timings)
+        return reply_of(self._messages, self._text, self._reason, self._usage, self._timings, self.thinking)
 
-    def _read(self) -> Generator[str, None, None]:
+    def _read(self) -> Generator[tuple[str, str], None, None]:
         httpx, url = require("remote", "httpx"), self._remote.url
         started = time.perf_counter()
         try:
@@ -317,11 +329,12 @@ class RemoteStream(Iterator[str]):
                     self._usage = told.get("usage") or self._usage
                     for choice in told["choices"]:
                         reason = choice["finish_reason"] or reason
-                        if piece := choice["delta"].get("content"):
-                            self._text += piece
+                        thought, piece = (choice["delta"].get(name) or "" for name in ("reasoning_content", "content"))
+                        self.thinking, self._text = self.thinking + thought, self._text + piece
+                        if thought or piece:
                             now = time.perf_counter() - started
                             self._timings = Timings(0.0, self._timings.first_token or now, now)
-                            yield piece
+                        yield from ((kind, part) for kind, part in ((THINKING, thought), (TEXT, piece)) if part)
                 else:
                     raise unreachable(url, "it broke off")
         except (ServerError, httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -407,11 +420,14 @@ def to_url(source: Any) -> str:
 
 
 def reply_of(
-    messages: Sequence[Mapping[str, Any]], text: str, reason: str, usage: Mapping[str, int], timings: Timings
-) -> Reply:
+    messages: Sequence[Mapping[str, Any]], text: str, reason: str, usage: Mapping[str, Any], timings: Timings,
+    thinking: str = "",
+) -> Reply:  # fmt: skip
     whole = (*messages, {"role": "assistant", "content": text})
     history = RemoteHistory(tuple(messages_to_turns(whole)[0]), messages=whole)
-    return Reply(text, history, Usage(usage["prompt_tokens"], usage["completion_tokens"]), timings, reason)
+    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
+    told = Usage(usage["prompt_tokens"], usage["completion_tokens"], thought)
+    return Reply(text, history, told, timings, reason, thinking=thinking)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

@@ -52,9 +52,11 @@ def open_graph(manifest: Manifest, name: str, is_held: bool = True) -> Any:
         options.use_per_session_threads = has_own_threads
         try:
             # Without its own way back, which prints on stdout.
-            return runtime.InferenceSession(
+            session = runtime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0, **more
             )
+            problem = None  # whose traceback would keep every caller's session alive with it
+            return session
         except Exception as error:  # the library has a dozen types for graphs that make no sense
             problem = problem or error
     line = str(problem).splitlines()[0][:200]
