@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     files.mkdir()
     (files / "museum.pdf").write_bytes(samples.pdf([(50, 100, "Welcome.")], [(50, 300, TICKETS)]))
     shutil.copy(EXAMPLES / "cat.png", files)
-    Library.open(where / "notes", vectors=False).add(files, progress=False)
+    assert not Library.open(where / "notes", vectors=False).add(files, progress=False).skipped
     return where
 
 
