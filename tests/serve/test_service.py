@@ -221,6 +221,15 @@ def test_megabytes_of_text_are_refused_without_making_tokens_of_them(vlm, monkey
             assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded", path
 
 
+def test_more_pictures_than_the_context_holds_are_refused_before_one_is_decoded(vlm):
+    broken = "data:image/png;base64,AAAA"
+    with client_of(service_for(vlm, limits={"max_pictures": 100})) as client:
+        answer = client.post(CHAT, json=asking(user("What are these?", *[broken] * 80)))
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
+        one = client.post(CHAT, json=asking(user("What is this?", broken)))
+        assert one.status_code == 400 and one.json()["error"]["code"] == "invalid_image"
+
+
 def test_a_server_that_ends_takes_nothing_new(vlm):
     service = service_for(vlm)
     with client_of(service) as client:

@@ -194,6 +194,8 @@ class Service:
         with an answer no longer than the context has room for: in all protocols the length is an upper bound."""
         if not question.turns[-1].question.strip() and not question.turns[-1].num_images:
             raise PromptError("the last message must not be empty. Add a question.")
+        # Where all pictures have as many tokens, what is too long is refused before one is decoded.
+        rendered = self._lay_out(question, 1, ()) if self._asker.manner.num_query_tokens is not None else None
         pictures: list[Image.Image] = []
         values: list[torch.Tensor] = []
         shapes: list[PictureShape] = []
@@ -202,7 +204,7 @@ class Service:
             values += self.vlm.processor.pixels([picture])
             shapes += self.vlm.processor.shapes([picture])
             pictures += [picture] if question.explains else []
-        rendered = self._lay_out(question, 1, shapes)
+        rendered = rendered or self._lay_out(question, 1, shapes)
         room, sampling = self.vlm.context_length - len(rendered.input_ids), question.sampling
         most = min(room, self.settings.limits.max_new_tokens)
         if self._asker.room(sampling, len(rendered.input_ids)) > most:
