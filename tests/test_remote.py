@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.serve.knocking import EXAMPLES, KEY
 from tests.serve.process import running
+from tests.web import page_of
 from visglm import RemoteVisGLM, VisGLM
 from visglm.errors import ConfigError, ContextLengthError, ImageError, PromptError, ServerError
 
@@ -154,24 +155,12 @@ def test_the_key_is_read_from_the_environment_and_shown_nowhere(monkeypatch):
 
 
 def error(status: int, code: str | None = None, **headers: str):
-    def answer(handler):
-        body = json.dumps({"error": {"message": "No.", "type": "x", "param": None, "code": code}}).encode()
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
+    said = {"error": {"message": "No.", "type": "x", "param": None, "code": code}}
+    return page_of(json.dumps(said).encode(), status, **headers)
 
 
-def events(*lines: bytes, status: int = 200):
-    def answer(handler):
-        handler.send_response(status)
-        handler.end_headers()
-        handler.wfile.write(b"".join(b"data: " + line + b"\n\n" for line in lines))
-
-    return answer
+def events(*lines: bytes):
+    return page_of(b"".join(b"data: " + line + b"\n\n" for line in lines))
 
 
 CHUNK = b'{"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": null}]}'
@@ -201,14 +190,31 @@ def test_what_a_server_may_say_instead_has_a_reason(answer, reason, wait):
             _ = stream.reply
 
 
+def test_what_was_thought_comes_apart_from_the_answer():
+    deltas = [{"reasoning_content": "Hm"}, {"reasoning_content": "m."}, {"content": "A "}, {"content": "cat."}]
+    told = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 2}}
+    told += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
+    with answering(events(*(json.dumps(each).encode() for each in told), b"[DONE]")) as url:
+        remote = RemoteVisGLM(url, model="m")
+        stream = remote.stream_chat(None, "Hi")
+        assert [*stream] == ["A ", "cat."] and stream.thinking == "Hmm."
+        streamed = stream.reply
+        assert [*remote.stream_chat(None, "Hi").parts()] == [
+            ("thinking", "Hm"), ("thinking", "m."), ("text", "A "), ("text", "cat.")
+        ]  # fmt: skip
+    message = {"content": "A cat.", "reasoning_content": "Hmm."}
+    whole = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+    with answering(page_of(json.dumps(whole).encode())) as url:
+        reply = RemoteVisGLM(url, model="m").chat(None, "Hi")
+    for each in (streamed, reply):
+        assert (each.text, each.thinking, each.usage.thinking_tokens) == ("A cat.", "Hmm.", 2)
+        assert each.history.turns[0].answer == "A cat."
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b"{}", b'{"data": 3}', b'{"data": [{"di": 1}]}'])
 def test_another_server_is_told_from_ours(body):
-    def answer(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    with answering(answer) as url:
+    with answering(page_of(body)) as url:
         for ask in (RemoteVisGLM(url).models, lambda: RemoteVisGLM(url, model="m").chat(None, "Hi")):
             with pytest.raises(ServerError, match="not as `visglm serve` does"):
                 ask()

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+Page = Callable[[BaseHTTPRequestHandler], None]
+
 
 class Web:
     """Pages by path; each is a function that writes its whole answer through the request handler."""
 
     def __init__(self) -> None:
-        self.pages: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
         self.connections = 0
         self.hosts: list[str | None] = []
@@ -23,16 +25,21 @@ class Web:
 
     def page(self, path: str, body: bytes = b"", status: int = 200, **headers: str) -> str:
         """Serve this body and headers (`Content_Length="5"`); returns the URL."""
-
-        def answer(handler: BaseHTTPRequestHandler) -> None:
-            handler.send_response(status)
-            for name, value in headers.items():
-                handler.send_header(name.replace("_", "-"), value)
-            handler.end_headers()
-            handler.wfile.write(body)
-
-        self.pages[path] = answer
+        self.pages[path] = page_of(body, status, **headers)
         return self.url(path)
+
+
+def page_of(body: bytes = b"", status: int = 200, **headers: str) -> Page:
+    """A page of this body and headers (`Content_Length="5"`)."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("trafilatura", reason="the web needs the extra web")
 
-from tests.web import serve
+from tests.web import page_of, serve
 from visglm import VisGLM
 from visglm.cli import main
 from visglm.errors import ConfigError, PromptError, WebError
@@ -71,19 +71,8 @@ class Pages(dict):
         parts = urlsplit(path)
         if parts.path == "/search":
             self.asked.append(parse_qs(parts.query))
-            return self.answering(json.dumps({"results": [{"url": url} for url in self.found]}).encode())
-        return self.answering(b"", 404)
-
-    @staticmethod
-    def answering(body, status=200, **headers):
-        def answer(handler):
-            handler.send_response(status)
-            for name, value in headers.items():
-                handler.send_header(name.replace("_", "-"), value)
-            handler.end_headers()
-            handler.wfile.write(body)
-
-        return answer
+            return page_of(json.dumps({"results": [{"url": url} for url in self.found]}).encode())
+        return page_of(b"", 404)
 
 
 @pytest.fixture
@@ -121,7 +110,7 @@ def html_page(*paragraphs: str, head: str = "") -> bytes:
 
 def put(web, path: str, body: bytes, status: int = 200, host: str = "shop.test", **headers: str) -> str:
     headers.setdefault("Content_Type", "text/html; charset=utf-8")
-    web.pages[path] = Pages.answering(body, status, **headers)
+    web.pages[path] = page_of(body, status, **headers)
     url = web.url(path, host)
     web.pages.found.append(url)
     return url
@@ -236,7 +225,7 @@ def test_what_a_page_says_changes_neither_citations_nor_requests(web, inside, ex
 
 def test_robots_are_kept_to_redirects_included(vlm, web):
     rules = b"User-agent: *\nDisallow: /private\nAllow: /\n\nUser-agent: other\nDisallow: /\n"
-    web.pages["/robots.txt"] = Pages.answering(rules)
+    web.pages["/robots.txt"] = page_of(rules)
     good = put(web, "/kettle", html_page(WARRANTY))
     private = put(web, "/private/kettle", html_page(WARRANTY))
     moved = put(web, "/moved", b"", 302, Location="/private/kettle")
@@ -244,9 +233,9 @@ def test_robots_are_kept_to_redirects_included(vlm, web):
     assert [one.source for one in reply.citations] == [good]
     assert set(reply.skipped) == {private, moved} and all("robots.txt" in why for why in reply.skipped.values())
     assert "/private/kettle" not in web.requests and web.requests.count("/robots.txt") == 1
-    web.pages["/robots.txt"] = Pages.answering(b"", 503)
+    web.pages["/robots.txt"] = page_of(b"", 503)
     assert not vlm.ask(QUESTION, web=settings(web)).citations, "who cannot say what is allowed allows nothing"
-    web.pages["/robots.txt"] = Pages.answering(b"User-agent: *\nCrawl-delay: 60\n")
+    web.pages["/robots.txt"] = page_of(b"User-agent: *\nCrawl-delay: 60\n")
     assert "60 seconds" in vlm.ask(QUESTION, web=settings(web)).skipped[good]
 
 
@@ -290,7 +279,7 @@ def test_all_of_it_together_has_an_end(vlm, web):
 def test_a_search_engine_that_has_no_answer_is_told_and_no_other_taken(vlm, web, monkeypatch, body, status, problem):
     monkeypatch.setenv("BRAVE_API_KEY", "key")
     put(web, "/kettle", html_page(WARRANTY))
-    Answer = Pages.answering(body, status, **({"Location": "/kettle"} if status == 302 else {}))
+    Answer = page_of(body, status, **({"Location": "/kettle"} if status == 302 else {}))
     monkeypatch.setattr(Pages, "__missing__", lambda self, path: Answer)
     with pytest.raises(WebError, match=problem):
         vlm.ask(QUESTION, web=settings(web))
@@ -299,7 +288,7 @@ def test_a_search_engine_that_has_no_answer_is_told_and_no_other_taken(vlm, web,
 
 @pytest.mark.parametrize("results", [[{}], [7], [{"url": None}], [{"url": ["a"]}]])
 def test_results_that_are_none_are_left_out(vlm, web, monkeypatch, results):
-    answer = Pages.answering(json.dumps({"results": results}).encode())
+    answer = page_of(json.dumps({"results": results}).encode())
     monkeypatch.setattr(Pages, "__missing__", lambda self, path: answer)
     assert vlm.ask(QUESTION, web=settings(web)).citations == ()
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigError, printable, require
+from ..serve.keys import keys_in
 from .flags import add_max_pixels
 
-VARIABLE = "VISGLM_API_KEY"  # of a server, as `RemoteVisGLM` reads it
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     key = key_of(arguments)
     if not is_this_machine_only(arguments.host):
         print(what_is_open(arguments), file=sys.stderr)
+    from ..remote import VARIABLE
+
     # Not among the words, which others on this machine can see.
     return serve(command_line(arguments), **({VARIABLE: key} if key else {}))
 
@@ -115,16 +117,7 @@ def key_of(arguments: argparse.Namespace) -> str:
         raise ConfigError("an API key is for the server that --server names.")
     if arguments.api_key_file is None:
         return arguments.api_key or ""
-    try:
-        lines = Path(arguments.api_key_file).read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"--api-key-file {printable(arguments.api_key_file)} cannot be read ({error.strerror})."
-        ) from None
-    key = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None)
-    if key is None:
-        raise ConfigError(f"there is no API key in {printable(arguments.api_key_file)}.")
-    return key
+    return keys_in(arguments.api_key_file)[0]
 
 
 def serve(words: list[str], **environment: str) -> int:

@@ -131,7 +131,7 @@ class Family(ABC):
             batch: `input_ids`, `attention_mask` and `labels` `[rows, length]`, and `logits_to_keep`.
             pictures: of all rows, in order.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # of rows that take image_embeds, which have nothing to arrange
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:

@@ -59,16 +59,25 @@ def read_keys(given: Iterable[str], file: str | None, environment: Mapping[str, 
     """
     keys = [*given, *re.split(r"[,\s]+", environment.get(VARIABLE, "").strip())]
     if file is not None:
-        try:
-            with Path(file).open("rb") as opened:
-                text = opened.read(LARGEST_FILE + 1)
-        except OSError as error:
-            raise ConfigError(f"the file of API keys {printable(file)} cannot be read ({error.strerror}).") from None
-        if len(text) > LARGEST_FILE:
-            raise ConfigError(f"the file of API keys {printable(file)} has over {LARGEST_FILE:,} bytes.")
-        lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
-        found = [line for line in lines if line and not line.startswith("#")]
-        if not found:
-            raise ConfigError(f"there is no API key in {printable(file)}. Put one on each line.")
-        keys += found
+        keys += keys_in(file)
     return Keys(key for key in keys if key)
+
+
+def keys_in(file: str) -> list[str]:
+    """The keys in a file, one a line; `#` begins a remark.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none in it.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            text = opened.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"the file of API keys {printable(file)} cannot be read ({error.strerror}).") from None
+    if len(text) > LARGEST_FILE:
+        raise ConfigError(f"the file of API keys {printable(file)} has over {LARGEST_FILE:,} bytes.")
+    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"there is no API key in {printable(file)}. Put one on each line.")
+    return found
