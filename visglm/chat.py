@@ -32,7 +32,7 @@ from .stream import ReplyStream
 
 if TYPE_CHECKING:
     from .explanation import Explanation
-    from .library import Library, Web
+    from .library import Library, Page, Web
     from .training import Evaluation, FinetuneReport, Stop
 
 # What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
@@ -604,6 +604,46 @@ class VisGLM:
             raise PromptError(f"the question must be a string that is not empty; got {question!r:.80}.")
         with shelves.visited(question, settled) as (opened, skipped):
             return replace(answer_from(opened), skipped=skipped)
+
+    def read(
+        self, source: Any, kind: str = "text", *, batch_size: int = 4, adapter: str | None = None, **settings: Any
+    ) -> Iterator[Page]:
+        """Read a scan, as Markdown: `for page in vlm.read("contract.pdf"): print(page)`. Of GLM-OCR's family.
+
+        Args:
+            source: the path of a PDF or its bytes, whose pages are drawn and read whatever text lies in them; or a
+                picture in any form that `chat` takes, which is one page.
+            kind: "text" for all that is there; "table" (as HTML, the way it was taught) or "formula" (as LaTeX) where
+                there is nothing else.
+            batch_size: pages that are on their way at a time.
+            adapter: as of `chat`.
+            settings: as the keyword arguments of `chat`.
+
+        Returns:
+            Pages in their order, as they are read. What cannot be read says why in its `problem`; the others come.
+
+        Raises:
+            ConfigError: the model does not read, or a setting is wrong.
+            ImageError: the picture was refused. DocumentError: the PDF was, as a whole.
+        """
+        config = self.model.config
+        check_can(config, "read")
+        from .library import LibraryLimits
+        from .library.scans import pages_of, read_pages
+
+        asks = family_of(config).reads
+        rules = {"kind": Rule(str, names=tuple(asks)), "batch_size": Rule(int, 1, 65_536)}
+        check_call(rules, kind=kind, batch_size=batch_size)
+        Sampling.of(settings)
+        limits = LibraryLimits(images=self.image_limits)
+
+        def ask(images: Sequence[Any]) -> list[Any]:
+            return self.batch(
+                [(image, asks[kind]) for image in images], batch_size=batch_size, on_error="return", progress=False,
+                adapter=adapter, **settings,
+            )  # fmt: skip
+
+        return read_pages(pages_of(source, limits, self.allow_urls), ask, kind, batch_size)
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.

@@ -14,7 +14,7 @@ from visglm.cli import main
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("visglm.library.readers.picture.read_lines", lambda image: iter(()))
+    monkeypatch.setattr("visglm.library.ocr.can_read", lambda: False)
     where = tmp_path / "docs"
     where.mkdir()
     (where / "kettle.txt").write_text("Its warranty lasts thirty months.\n\n保修期是三十个月。", "utf-8")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.families.made import MADE, Reference, load, make
+from tests.families.made import MADE, Reference, load, make, make_reader
 from visglm import VisGLM
 
 
@@ -37,3 +37,9 @@ def reference(family, folder) -> Reference:
 @pytest.fixture(scope="session")
 def vlm(family, models) -> VisGLM:
     return models[family]
+
+
+@pytest.fixture(scope="session")
+def reader(folders, tmp_path_factory) -> Path:
+    """A checkpoint of GLM-OCR's class that has learnt three pages by heart: `made.PAGES`."""
+    return make_reader(folders["glm_ocr"], tmp_path_factory.mktemp("reader"))

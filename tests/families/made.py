@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -225,3 +227,53 @@ def scripted(vlm: VisGLM, text: str) -> Iterator[None]:
 
 def load(folder: Path, **options: Any) -> VisGLM:
     return VisGLM.from_pretrained(folder, device="cpu", dtype="float32", **options)
+
+
+class Sheet(NamedTuple):
+    """A page that a reader is taught: what is drawn on it, what is asked, and what it says."""
+
+    shape: str
+    colour: str
+    asked: str
+    says: str
+
+
+PAGES = {
+    "text": Sheet("rectangle", "black", "Text Recognition:", "# Red cats\n\nTwo dogs. 两只狗。"),
+    "table": Sheet("ellipse", "blue", "Text Recognition:", "<table><tr><td>cat</td><td>2</td></tr></table>"),
+    "formula": Sheet("rectangle", "red", "Formula Recognition:", "x^2+1"),
+}
+
+
+def page(name: str) -> Image.Image:
+    """One of `PAGES`, drawn."""
+    sheet = PAGES[name]
+    drawn = Image.new("RGB", (160, 226), "white")
+    getattr(ImageDraw.Draw(drawn), sheet.shape)((30, 40, 130, 180), fill=sheet.colour)
+    return drawn
+
+
+def scan(*names: str) -> bytes:
+    """A PDF whose pages are pictures of some of `PAGES`."""
+    file, (first, *others) = io.BytesIO(), [page(name) for name in names]
+    first.save(file, "PDF", save_all=True, append_images=others)
+    return file.getvalue()
+
+
+def make_reader(base: Path, folder: Path) -> Path:
+    """Teach a checkpoint of GLM-OCR's class `PAGES`, in seconds."""
+    rows = []
+    for name, sheet in PAGES.items():
+        page(name).save(folder / f"{name}.png")
+        said = [("user", f"<image>{sheet.asked}"), ("assistant", sheet.says)]
+        rows.append({"images": [f"{name}.png"], "messages": [{"role": a, "content": b} for a, b in said]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40), "utf-8")
+    vlm = load(base)
+    vlm.finetune(
+        folder / "rows.jsonl", method="lora", output_dir=folder / "taught", epochs=1, batch_size=3, rank=8,
+        learning_rate=2e-2, held_out=0, replay=0, num_samples=0, num_workers=0, every=40,
+        accumulation=1,
+    )  # fmt: skip
+    vlm.merge()
+    vlm.save_pretrained(folder / "reader")
+    return folder / "reader"

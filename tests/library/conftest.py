@@ -10,4 +10,3 @@ from visglm.library import ocr
 @pytest.fixture(autouse=True)
 def without_ocr(monkeypatch):
     monkeypatch.setattr(ocr, "can_read", lambda: False)
-    monkeypatch.setattr("visglm.library.readers.pdf.can_read", lambda: False)

@@ -25,6 +25,7 @@ PACKAGE = __name__.partition(".")[0]
 COMMANDS: dict[str, str] = {
     "chat": "ask about pictures, once or in a conversation",
     "describe": "describe many pictures",
+    "read": "read scans: pages of pictures and PDFs as Markdown",
     "ask": "answer from a library of documents and pictures, with sources",
     "library": "keep a library of documents and pictures, and search it",
     "finetune": "teach a model your own pictures and captions",

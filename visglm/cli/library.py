@@ -13,6 +13,7 @@ from ..errors import LibraryError, printable
 from .flags import show_status
 
 if TYPE_CHECKING:
+    from ..chat import VisGLM
     from ..library import Changes, Library
 
 FAILED = 3  # exit status when some files could not be read, as of `visglm data`
@@ -40,6 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         found[name].add_argument(
             "--no-vectors", action="store_true", help="find texts by their words alone: much sooner"
         )
+        found[name].add_argument(
+            "--reader", metavar="PATH", help="folder or hub id of a model of GLM-OCR's family, which reads scans and "
+            "what is written in pictures (default: RapidOCR, where the extra ocr is installed)",
+        )  # fmt: skip
     search = found["search"]
     search.add_argument("query", nargs="?", default="", metavar="QUERY", help="words or a question")
     search.add_argument("--image", metavar="PATH", help="a picture to look for")
@@ -66,7 +71,22 @@ def open_library(arguments: argparse.Namespace, create: bool = False) -> Library
     """The library that a command names."""
     from ..library import Library
 
-    return Library.open(arguments.library, create=create, vectors=not getattr(arguments, "no_vectors", False))
+    reader = None if getattr(arguments, "reader", None) is None else load_reader(arguments.reader)
+    return Library.open(
+        arguments.library, create=create, vectors=not getattr(arguments, "no_vectors", False), reader=reader
+    )
+
+
+def load_reader(name: str) -> VisGLM:
+    """The model that reads scans; before it is loaded, one that does not is told."""
+    from ..checkpoint import open_source
+    from ..families import check_can
+
+    check_can(open_source(name).config, "read")
+    show_status(f"Loading {printable(name)} …")
+    from ..chat import VisGLM
+
+    return VisGLM.from_pretrained(name)
 
 
 def add(arguments: argparse.Namespace) -> int:

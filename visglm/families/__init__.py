@@ -31,7 +31,8 @@ def check_can(config: Any, what: str) -> None:
     """Raise `ConfigError` where models of a family do not do `what` here."""
     row = family_of(config)
     if what not in row.can:
-        raise ConfigError(f"{row.name} has no {what} here; what it has: {', '.join(row.can)}.")
+        others = ", ".join(other.name for other in FAMILIES.values() if what in other.can)
+        raise ConfigError(f"{row.name} has no {what} here; what it has: {', '.join(row.can)}. {others} has it.")
 
 
 def manner_of(config: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class Family(ABC):
         takes_image_embeds: whether the network takes visual tokens in place of pictures, so that training looks once.
         kept_whole: linear layers that are never packed.
         can: what its models do here, for people.
+        reads: of a model of pages, what may be on them → how it is asked for; nothing where it reads none.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Family(ABC):
     takes_image_embeds: bool
     kept_whole: tuple[str, ...] = ()
     can: tuple[str, ...]
+    reads: Mapping[str, str] = MappingProxyType({})
 
     def text(self, network: Any) -> Any:
         """The text model: takes embeddings, positions, a mask and a cache, gives `last_hidden_state`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ THINK, THOUGHT = Control(("<think>",), is_text_without=True), Control(("</think>
 PICTURE = (Control(("<|begin_of_image|>",)), Slots(("<|image|>",)), Control(("<|end_of_image|>",)))
 QUESTION = dict.fromkeys(LANGUAGES, (USER, "\n", Mark.IMAGES, "{question}"))
 BOX = ("<|begin_of_box|>", "<|end_of_box|>")
+ABILITIES = ("chat", "finetune", "quantize")
+# The tasks that GLM-OCR was published with (https://github.com/zai-org/GLM-OCR), in its own words.
+PAGES = {"text": "Text Recognition:", "table": "Table Recognition:", "formula": "Formula Recognition:"}
 PATCHES_AT_ONCE = 2**14  # that are looked at together; memory grows with them
 
 # Sources: the chat templates published with GLM-4.1V-9B-Thinking, and with GLM-4.5V, GLM-4.6V and GLM-OCR.
@@ -59,6 +62,7 @@ class Glm4v(Family):
         name: how people call it. model_type: of its configuration.
         stem: what the names of transformers' own classes for it start with. images: and those for its pictures.
         style: of its prompts.
+        can, reads: as of `Family`.
     """
 
     name: str
@@ -66,9 +70,10 @@ class Glm4v(Family):
     stem: str
     images: str
     style: PromptStyle
+    can: tuple[str, ...] = ABILITIES
+    reads: Mapping[str, str] = field(default_factory=dict)
 
     text_part, vision_part = "model.language_model", "model.visual"
-    can = ("chat", "finetune", "quantize")
     towers = {"vision": ("model.visual.",), "text": ("model.language_model.", "lm_head.")}
     methods = ("lora", "qlora")
     takes_image_embeds = False
@@ -183,4 +188,4 @@ def num_patches(picture: Tensor) -> int:
 
 GLM41V = Glm4v("GLM-4.1V", "glm4v", "Glm4v", "Glm4v", ALWAYS_THINKS)
 GLM46V = Glm4v("GLM-4.6V", "glm46v", "Glm46V", "Glm46V", MAY_THINK)
-GLM_OCR = Glm4v("GLM-OCR", "glm_ocr", "GlmOcr", "Glm46V", MAY_THINK)
+GLM_OCR = Glm4v("GLM-OCR", "glm_ocr", "GlmOcr", "Glm46V", MAY_THINK, (*ABILITIES, "read"), PAGES)

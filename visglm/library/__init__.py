@@ -6,6 +6,7 @@ from .answers import ANSWER_TOKENS, LEAST_CONFIDENCE, READING_CONTEXT, answer, c
 from .collection import Changes, Entry, Library, Stats
 from .pieces import LibraryLimits, Piece
 from .readers import READERS
+from .scans import Page
 from .search import Found
 from .searchers import SEARCHERS
 from .views import View
@@ -13,5 +14,5 @@ from .web import Web, visited
 
 __all__ = [
     "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "SEARCHERS", "Changes", "Entry", "Found",
-    "Library", "LibraryLimits", "Piece", "Stats", "View", "Web", "answer", "confidences", "visited",
+    "Library", "LibraryLimits", "Page", "Piece", "Stats", "View", "Web", "answer", "confidences", "visited",
 ]  # fmt: skip

@@ -20,8 +20,10 @@ from ..reply import Citation
 from .chunks import Chunk, chunks
 from .embed import NoEmbedder, as_list, embedder
 from .eyes import Eyes, embedded_eyes, embedded_size
+from .ocr import Ocr, RapidOcr
 from .pieces import LibraryLimits, Piece, check_size
-from .readers import read, reader_of
+from .readers import READERS, read, reader_of
+from .scans import ModelOcr
 from .search import Filter, Found, by_text
 from .store import FORMAT, HEAD, Store
 from .views import View, view
@@ -107,8 +109,8 @@ class Library:
     Use `Library.open`. Any number of processes may read and write one library at a time; writers take turns.
     """
 
-    def __init__(self, store: Store, eyes: Eyes | None, vectors: bool, limits: LibraryLimits):
-        self._store, self._eyes, self.limits = store, eyes, limits
+    def __init__(self, store: Store, eyes: Eyes | None, vectors: bool, limits: LibraryLimits, ocr: Ocr | None = None):
+        self._store, self._eyes, self.limits, self._ocr = store, eyes, limits, ocr or RapidOcr()
         self._embedder = embedder(vectors)
 
     @classmethod
@@ -118,6 +120,7 @@ class Library:
         *,
         create: bool = True,
         vlm: Any = None,
+        reader: Any = None,
         vectors: bool = True,
         limits: LibraryLimits | None = None,
         storage_options: Mapping[str, str] | None = None,
@@ -130,13 +133,18 @@ class Library:
             create: make it where there is none.
             vlm: a `VisGLM` that looks at the pictures; by default the embedded visglm-tiny, which is loaded when the
                 first picture comes.
+            reader: a `VisGLM` of GLM-OCR's family, which reads scans and what is written in pictures, tables and
+                formulas among it, as Markdown; by default RapidOCR, where the extra `ocr` is installed. What somebody
+                else has read is read again when it is added or synced.
             vectors: find texts by their meaning, too, which takes most of the time of adding them.
             limits: what one document may cost.
             storage_options: of the object store, such as keys.
 
         Raises:
             LibraryError: there is none, or what is there is something else.
+            ConfigError: `reader` is a model that does not read pages.
         """
+        ocr = None if reader is None else ModelOcr(reader)
         eyes = None if vlm is None else Eyes(vlm.model, vlm.processor)
         size = embedded_size() if eyes is None else eyes.size
         store = Store(address_of(path), create, size, storage_options)
@@ -146,7 +154,7 @@ class Library:
                 f"the pictures of {shorten(str(path))} were looked at by a model with {expected} numbers to a token, "
                 f"and this one has {eyes.size}. Open it with that one, or make a new library."
             )
-        return cls(store, eyes, vectors, limits or LibraryLimits())
+        return cls(store, eyes, vectors, limits or LibraryLimits(), ocr)
 
     @property
     def path(self) -> str:
@@ -386,16 +394,18 @@ class Library:
             self._store.tidy()
 
     def _is_stale(self, head: Mapping[str, Any]) -> bool:
-        """Whether the same file would be read as something else now: with vectors, or by other eyes."""
-        form, vectors, looker = (head["recipe"].split("\t") + ["", ""])[:3]
+        """Whether the same file would be read as something else now: with vectors, by other eyes or another reader."""
+        form, vectors, looker, reader = (head["recipe"].split("\t") + [""] * 3)[:4]
         if form != str(FORMAT) or (vectors != self._embedder.name and bool(self._embedder.name)):
+            return True
+        if self._ocr.name and reader != self._ocr.name and READERS[head["kind"]].meets_text:
             return True
         return looker != UNREAD and self._eyes is not None and looker != self._eyes.name
 
     def _read(self, source: str, data: bytes) -> tuple[Chunks, str]:
         """The parts of a document, or why there are none."""
         try:
-            found = list(chunks(read(data, source, self.limits)))
+            found = list(chunks(read(data, source, self.limits, self._ocr)))
         except DocumentError as error:
             return [], str(error)
         return found, "" if found else "there is no text and no picture in it."
@@ -418,7 +428,7 @@ class Library:
         head = {
             "source": source, "part": HEAD, "kind": reader_of(source) or "", "language": "", "heading": "", "text": "",
             "words": "", "modified": modified, "stamp": stamp, "hash": digest, "problem": problem,
-            "recipe": "\t".join((str(FORMAT), self._embedder.name, looker)), "num_parts": len(parts),
+            "recipe": "\t".join((str(FORMAT), self._embedder.name, looker, self._ocr.name)), "num_parts": len(parts),
         }  # fmt: skip
         return [head, *parts]
 

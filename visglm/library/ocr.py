@@ -1,4 +1,4 @@
-"""What is written in a picture, by RapidOCR where the extra `ocr` is installed; with nothing else it is not read."""
+"""What is written in a picture: who may read it, and RapidOCR, which does where the extra `ocr` is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,34 @@ from .pieces import Line, Piece, union
 
 LOWEST_SCORE = 0.6  # of a line, by its reader's own judgement
 ONE_AT_A_TIME = threading.Lock()
+
+
+class Ocr(Protocol):
+    """Reads what is written in a picture.
+
+    Attributes:
+        name: by which a library knows who read; "" for whoever there is.
+    """
+
+    name: str
+
+    def can_read(self) -> bool:
+        """Whether there is somebody."""
+
+    def read(self, image: Image.Image) -> Iterator[Piece]:
+        """What is written there, from top to bottom."""
+
+
+class RapidOcr:
+    """RapidOCR, where it is installed; nobody else."""
+
+    name = ""
+
+    def can_read(self) -> bool:
+        return can_read()
+
+    def read(self, image: Image.Image) -> Iterator[Piece]:
+        return read_lines(image)
 
 
 def can_read() -> bool:

@@ -1,6 +1,7 @@
 """A document's bytes → its pieces, by a table. Nothing in a document is fetched or executed, and no other file opened.
 
-A new kind is one function `(data, name, limits) -> Iterator[Piece]` and one row of `READERS`.
+A new kind is one function `(data, name, limits) -> Iterator[Piece]` and one row of `READERS`. One that meets
+pictures of text takes an `Ocr` as well, and says so there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-from ...errors import DocumentError, MissingDependencyError
+from ...errors import BusyError, DocumentError, EngineError, MissingDependencyError
+from ..ocr import Ocr, RapidOcr
 from ..pieces import LibraryLimits, Piece, within
 from .epub import read_epub
 from .mail import read_mail
@@ -21,14 +23,19 @@ from .text import read_csv, read_markdown, read_text
 
 __all__ = ["READERS", "Reader", "read", "reader_of"]
 
-Read = Callable[[bytes, str, LibraryLimits], Iterator[Piece]]
+Read = Callable[..., Iterator[Piece]]
 
 
 class Reader(NamedTuple):
-    """A row of `READERS`."""
+    """A row of `READERS`.
+
+    Args:
+        meets_text: whether it meets pictures of text, and takes who reads them as its last argument.
+    """
 
     read: Read
     suffixes: tuple[str, ...]
+    meets_text: bool = False
 
 
 READERS: dict[str, Reader] = {
@@ -36,14 +43,14 @@ READERS: dict[str, Reader] = {
     "markdown": Reader(read_markdown, (".md", ".markdown")),
     "csv": Reader(read_csv, (".csv", ".tsv")),
     "html": Reader(read_html, (".html", ".htm", ".xhtml")),
-    "pdf": Reader(read_pdf, (".pdf",)),
+    "pdf": Reader(read_pdf, (".pdf",), meets_text=True),
     "docx": Reader(read_docx, (".docx",)),
     "pptx": Reader(read_pptx, (".pptx",)),
     "xlsx": Reader(read_xlsx, (".xlsx",)),
     "epub": Reader(read_epub, (".epub",)),
     "mail": Reader(read_mail, (".eml",)),
     "picture": Reader(
-        read_picture, (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif")
+        read_picture, (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"), meets_text=True
     ),
 }  # fmt: skip
 BY_SUFFIX = {suffix: name for name, reader in READERS.items() for suffix in reader.suffixes}
@@ -54,12 +61,13 @@ def reader_of(name: str) -> str | None:
     return BY_SUFFIX.get(PurePath(name).suffix.lower())
 
 
-def read(data: bytes, name: str, limits: LibraryLimits) -> list[Piece]:
+def read(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr | None = None) -> list[Piece]:
     """Everything in a document.
 
     Args:
         data: its bytes.
         name: of the file; its ending chooses the reader.
+        ocr: reads pictures of text; by default RapidOCR, where it is installed.
 
     Raises:
         DocumentError: nobody reads such files, or this one is damaged, encrypted or larger than allowed. The message
@@ -70,9 +78,10 @@ def read(data: bytes, name: str, limits: LibraryLimits) -> list[Piece]:
         raise DocumentError(f"files like this are not read. Those that are end in {', '.join(BY_SUFFIX)}.")
     if not data:
         raise DocumentError("it is empty.")
+    row, more = READERS[kind], [ocr or RapidOcr()]
     try:
-        return list(within(READERS[kind].read(data, name, limits), limits))
-    except (DocumentError, MissingDependencyError):
+        return list(within(row.read(data, name, limits, *(more if row.meets_text else ())), limits))
+    except (DocumentError, MissingDependencyError, EngineError, BusyError):
         raise
     except (RecursionError, MemoryError) as error:
         raise DocumentError(

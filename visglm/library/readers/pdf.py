@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,11 +13,12 @@ from PIL import Image
 
 from ...errors import DocumentError, ImageError, require
 from ...pictures import load_image
-from ..ocr import can_read, read_lines
+from ..ocr import Ocr
 from ..pieces import Box, LibraryLimits, Line, Piece, check_size, union
 
-PDFIUM = threading.Lock()  # it is not made for several threads
+PDFIUM = threading.RLock()  # it is not made for several threads; held while it works, and not while a page is read
 SCAN_PIXELS = 2_000  # of the longer side of a page that is read by OCR
+DOTS_PER_INCH, MOST_PIXELS = 200, 4_000  # of a page that is read as a whole, and of its longer side at the most
 SMALLEST_PICTURE = 48  # pixels a side; below are rules and bullets
 MAX_CHARACTERS = 200_000  # of one page
 WIDE_GAP = 1.6  # between lines, in the usual distance of this page: a new paragraph
@@ -36,41 +38,83 @@ class Row:
     top: float
 
 
-def read_pdf(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
+def read_pdf(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr) -> Iterator[Piece]:
     """Page by page; the outline gives the headings. Forms, scripts and attachments are not looked at."""
-    with PDFIUM:
-        yield from list(_read(data, limits))
-
-
-def _read(data: bytes, limits: LibraryLimits) -> Iterator[Piece]:
     pdfium = require("library", "pypdfium2")
-    try:
-        document = pdfium.PdfDocument(data)
-    except pdfium.PdfiumError as error:
-        if getattr(error, "err_code", None) == PASSWORD or "password" in str(error).lower():
-            raise DocumentError("it is encrypted. Save it without a password.") from None
-        raise DocumentError("it is damaged, or no PDF. Get a complete copy.") from None
-    try:
-        check_size(len(document), limits.max_pages, "pages")
-        outline = _outline(document)
+    with opened(data, limits) as document:
+        with PDFIUM:
+            outline, count = _outline(document), len(document)
         unread = characters = 0
-        for number in range(1, len(document) + 1):
-            page = document[number - 1]
-            heading = next((title for first, title in reversed(outline) if first <= number), "")
-            found = list(_page(pdfium, page, number, heading, limits))
-            is_blank = not any(piece.text for piece in found)
-            if is_blank and any(piece.image for piece in found):
-                found += _scan(page, number, heading)
-                unread += not can_read()
-            page.close()
+        for number in range(1, count + 1):
+            with PDFIUM:
+                page = document[number - 1]
+                heading = next((title for first, title in reversed(outline) if first <= number), "")
+                found = list(_page(pdfium, page, number, heading, limits))
+                is_scan = any(piece.image for piece in found) and not any(piece.text for piece in found)
+                scan = _draw(page, SCAN_PIXELS) if is_scan and ocr.can_read() else None
+                page.close()
+            unread += is_scan and scan is None
+            if scan is not None:
+                found += [placed(piece, number, heading) for piece in ocr.read(scan)]
             characters += sum(len(piece.text) for piece in found)
             yield from found
         if unread and not characters:
             raise DocumentError(
                 f'its {unread} pages are pictures of text. To read them: pip install "visglm[ocr]", then add it again.'
             )
+
+
+def placed(piece: Piece, number: int, heading: str) -> Piece:
+    """A piece of a page, under the headings of its document and its own."""
+    return replace(piece, page=number, heading=" › ".join(filter(None, (heading, piece.heading))))
+
+
+def draw_pages(data: bytes, limits: LibraryLimits) -> Iterator[tuple[int, Image.Image | DocumentError]]:
+    """The pages as their viewers show them, RGB, by their numbers; in the place of a broken one, what is wrong.
+
+    Raises:
+        DocumentError: it is no PDF, encrypted, or has more pages than allowed.
+    """
+    with opened(data, limits) as document:
+        for number in range(1, len(document) + 1):
+            drawn: Image.Image | DocumentError
+            try:
+                with PDFIUM:
+                    page = document[number - 1]
+                    points = max(page.get_width(), page.get_height())
+                    drawn = _draw(page, min(MOST_PIXELS, points * DOTS_PER_INCH / 72))
+                    page.close()
+            except Exception as error:  # whatever it is, it is about this page
+                drawn = DocumentError(f"it cannot be drawn ({type(error).__name__}).")
+            yield number, drawn
+
+
+def _draw(page: Any, max_side: float) -> Image.Image:
+    scale = max_side / max(page.get_width(), page.get_height(), 1)
+    return page.render(scale=scale).to_pil().convert("RGB")
+
+
+@contextmanager
+def opened(data: bytes, limits: LibraryLimits) -> Iterator[Any]:
+    """PDFium's document, of as many pages as are allowed; it is closed at the end.
+
+    Raises:
+        DocumentError: it is no PDF, encrypted, or has more pages.
+    """
+    pdfium = require("library", "pypdfium2")
+    with PDFIUM:
+        try:
+            document = pdfium.PdfDocument(data)
+        except pdfium.PdfiumError as error:
+            if getattr(error, "err_code", None) == PASSWORD or "password" in str(error).lower():
+                raise DocumentError("it is encrypted. Save it without a password.") from None
+            raise DocumentError("it is damaged, or no PDF. Get a complete copy.") from None
+    try:
+        check_size(len(document), limits.max_pages, "pages")
+        yield document
     finally:
-        document.close()
+        with PDFIUM:
+            document.close()
 
 
 def render_page(data: bytes, number: int, max_side: int) -> Image.Image:
@@ -89,9 +133,7 @@ def render_page(data: bytes, number: int, max_side: int) -> Image.Image:
         except pdfium.PdfiumError as error:
             raise DocumentError(f"its page cannot be drawn ({type(error).__name__}).") from None
         try:
-            page = document[number - 1]
-            scale = max_side / max(page.get_width(), page.get_height(), 1)
-            return page.render(scale=scale).to_pil().convert("RGB")
+            return _draw(document[number - 1], max_side)
         except (pdfium.PdfiumError, IndexError) as error:
             raise DocumentError(f"its page {number} cannot be drawn ({type(error).__name__}).") from None
         finally:
@@ -222,13 +264,4 @@ def _pictures(pdfium: Any, page: Any, number: int, heading: str, limits: Library
         yield Piece("", number, heading, ((0, 0, place(Row("", left, bottom, right, top))),), image)
 
 
-def _scan(page: Any, number: int, heading: str) -> list[Piece]:
-    """What a page says that has pictures and no text, if there is somebody to read it."""
-    if not can_read():
-        return []
-    scale = SCAN_PIXELS / max(page.get_width(), page.get_height(), 1)
-    image = page.render(scale=scale).to_pil().convert("RGB")
-    return [Piece(piece.text, number, heading, piece.lines) for piece in read_lines(image)]
-
-
-__all__ = ["Line", "read_pdf", "render_page", "turned"]
+__all__ = ["Line", "draw_pages", "read_pdf", "render_page", "turned"]

@@ -1,0 +1,158 @@
+"""Scans that a model reads: pages as Markdown, and their Markdown as pieces of a document."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..engine import engine_of
+from ..errors import ConfigError, ContextLengthError, DocumentError, ImageError, VisGLMError, shorten
+from ..pictures import load_image
+from .pieces import LibraryLimits, Piece, check_size
+from .readers.markup import parse
+from .readers.pdf import draw_pages
+from .readers.text import read_markdown
+
+PDF_HEAD = b"%PDF-"
+CUT = "it is not whole: the answer ended at its limit. Allow more with max_new_tokens=…, or read a part of the page."
+
+Pages = Iterator[tuple[int, Image.Image | VisGLMError]]
+Ask = Callable[[Sequence[Image.Image]], list[Any]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that was read.
+
+    Args:
+        number: in its document, from 1 on.
+        text: what it says, as Markdown; "" where nothing was read.
+        problem: why there is no text, or not all of it; "" when all is well.
+    """
+
+    number: int
+    text: str = ""
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def as_plain(text: str) -> str:
+    return text.strip()
+
+
+def as_formula(text: str) -> str:
+    """LaTeX, marked as such."""
+    text = text.strip()
+    return text if not text or text.startswith(("$", "\\[", "\\(")) else f"$$\n{text}\n$$"
+
+
+# What is on a page → what makes Markdown of the model's words for it.
+MARKDOWN: Mapping[str, Callable[[str], str]] = {"text": as_plain, "table": as_plain, "formula": as_formula}
+
+
+def pages_of(source: Any, limits: LibraryLimits, allow_urls: bool = False) -> Pages:
+    """The pages of a PDF, or a picture as the only one.
+
+    Raises:
+        ImageError, DocumentError: the source was refused.
+    """
+    data = pdf_bytes(source, limits)
+    if data is None:
+        return iter([(1, load_image(source, limits=limits.images, allow_urls=allow_urls))])
+    pages = draw_pages(data, limits)
+    first = list(islice(pages, 1))  # what is wrong with the document is told here
+    if not first:
+        raise DocumentError("it has no pages.")
+    return (page for some in (first, pages) for page in some)
+
+
+def pdf_bytes(source: Any, limits: LibraryLimits) -> bytes | None:
+    """The content of a PDF; None for what is something else."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        head = bytes(source[:1024])
+        check_size(len(source), limits.max_bytes, "bytes")
+        return bytes(source) if PDF_HEAD in head else None
+    if not isinstance(source, str | os.PathLike) or not os.fsdecode(source).lower().endswith(".pdf"):
+        return None
+    path = Path(os.fsdecode(source)).expanduser()
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which might never end
+            raise DocumentError(f"{shorten(str(path))} is not a regular file.")
+        check_size(status.st_size, limits.max_bytes, "bytes")
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DocumentError):
+            raise
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise DocumentError(f"{shorten(str(path))} cannot be opened ({reason}).") from None
+    check_size(len(data), limits.max_bytes, "bytes")
+    return data
+
+
+def read_pages(pages: Pages, ask: Ask, kind: str, batch_size: int) -> Iterator[Page]:
+    """Pages as Markdown, so many at a time.
+
+    Args:
+        ask: puts the question to pictures; replies, or what was wrong with one in its place.
+
+    Raises:
+        VisGLMError: the model failed. What is wrong with a page is its `problem`.
+    """
+    while some := list(islice(pages, batch_size)):
+        replies = iter(ask([drawn for _, drawn in some if isinstance(drawn, Image.Image)]))
+        for number, drawn in some:
+            found = next(replies) if isinstance(drawn, Image.Image) else drawn
+            yield page_of(number, found, kind)
+
+
+def page_of(number: int, found: Any, kind: str) -> Page:
+    if isinstance(found, ImageError | DocumentError | ContextLengthError):
+        return Page(number, problem=str(found))
+    if isinstance(found, Exception):  # it is not about this page
+        raise found
+    return Page(number, MARKDOWN[kind](found.text), CUT if found.finish_reason == "length" else "")
+
+
+class ModelOcr:
+    """A `VisGLM` that reads what is written in pictures, in place of RapidOCR.
+
+    It does not tell where on the page: pieces have no boxes.
+
+    Raises:
+        ConfigError: it does not read.
+    """
+
+    def __init__(self, vlm: Any):
+        if "read" not in getattr(vlm, "abilities", ()):
+            raise ConfigError(f"reader must be a VisGLM of a model that reads pages, such as GLM-OCR; got {vlm!r:.80}.")
+        self._vlm = vlm
+        self.name = engine_of(vlm.model).fingerprint(vlm.model)
+
+    def can_read(self) -> bool:
+        return True
+
+    def read(self, image: Image.Image) -> Iterator[Piece]:
+        """What is written there, by its headings. A picture that nobody can look at says nothing."""
+        for page in self._vlm.read(image):
+            yield from pieces_of(page.text, self._vlm.image_limits)
+
+
+def pieces_of(markdown: str, images: Any) -> Iterator[Piece]:
+    """Paragraphs of Markdown; of tables, which stand in it as HTML, their rows."""
+    limits = LibraryLimits(images=images)
+    for piece in read_markdown(markdown.encode("utf-8", "replace"), "", limits):
+        if piece.text.lstrip().lower().startswith("<table"):
+            yield from (replace(row, heading=piece.heading) for row in parse(piece.text, limits) if row.image is None)
+        else:
+            yield replace(piece, start=None)
