@@ -31,7 +31,7 @@ def view(page: Page) -> None:
         with column, st.container(border=True):
             choices.append(pick_model(side, page.asked, say, is_second=bool(index)))
             with st.expander(say("settings"), icon=":material/tune:"):
-                samplings.append(sampling_controls(side, page.asked, say))
+                samplings.append(sampling_controls(side, page.asked, say, choices[-1]))
     with st.form("compare_form", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         question = st.text_input(say("question"), say("ask_default"), key="compared_question")
         sent = st.form_submit_button(say("compare_run"), type="primary", icon=":material/compare_arrows:")

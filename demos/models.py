@@ -12,7 +12,10 @@ import streamlit as st
 from texts import Told, as_label
 
 from visglm import ImageLimits, RemoteVisGLM, VisGLM, VisGLMError
+from visglm.checkpoint import open_source
 from visglm.errors import ServerError
+from visglm.families import family_of
+from visglm.sampling import GREEDY
 
 EMBEDDED = "visglm-tiny"
 LISTED_SECONDS = 30  # for which what a server lists is taken to be so
@@ -87,6 +90,18 @@ def find_models(asked: argparse.Namespace, say: Callable[..., str]) -> ServerErr
 def load(choice: Choice) -> VisGLM:
     """The model that everybody who chose it shares."""
     return load_fresh(choice)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def own_settings(choice: Choice) -> dict[str, float]:
+    """What a model takes for settings that are not given, as its files say; it is not loaded for this."""
+    if choice.server is not None:
+        return dict(GREEDY)
+    try:
+        source = open_source(None if choice.model == EMBEDDED else choice.model)
+        return {**GREEDY, **family_of(source.config).sampling(source.generation_config())}
+    except (VisGLMError, OSError):  # told where it is loaded
+        return dict(GREEDY)
 
 
 def load_fresh(choice: Choice) -> VisGLM:

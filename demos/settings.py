@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from models import Choice
+from models import Choice, own_settings
 
 from visglm import RemoteVisGLM, VisGLM
 from visglm.quant import SCHEMES
-from visglm.sampling import Sampling
-
-DEFAULTS = Sampling()
+from visglm.sampling import GREEDY
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,33 @@ def say_labels_again() -> None:
         state[key] = state[key]
 
 
-def sampling_controls(key: str, asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
-    """The settings of `visglm.sampling.Sampling`, as `chat` takes them; for a server those that its protocol has."""
+def sampling_controls(key: str, asked: Namespace, say: Callable[..., str], choice: Choice) -> dict[str, Any]:
+    """The settings of `visglm.sampling.Sampling`, as `chat` takes them; for a server those that its protocol has.
+
+    They begin as the model's own are, and do so again where a model of others is picked.
+    """
+    own, state = own_settings(choice), st.session_state
+    if state.get(f"own_{key}", GREEDY) != own:
+        state.update({f"{name}_{key}": value for name, value in own.items()})
+    state[f"own_{key}"] = own
+    for name, value in own.items():
+        state.setdefault(f"{name}_{key}", value)
 
     def words(name: str) -> dict[str, str]:
         return {"label": say(name), "help": say(f"{name}_help"), "key": f"{name}_{key}"}
 
+    def bounds(name: str, least: float, most: float) -> dict[str, float]:
+        return {"min_value": min(least, own[name]), "max_value": max(most, own[name])}
+
     max_new_tokens = st.number_input(**words("max_new_tokens"), min_value=0, max_value=4096, value=0, step=16)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens or None}
     settings |= {
-        "temperature": st.slider(**words("temperature"), min_value=0.0, max_value=2.0, value=DEFAULTS.temperature),
-        "top_p": st.slider(**words("top_p"), min_value=0.05, max_value=1.0, value=DEFAULTS.top_p),
+        "temperature": st.slider(**words("temperature"), **bounds("temperature", 0.0, 2.0)),
+        "top_p": st.slider(**words("top_p"), **bounds("top_p", 0.05, 1.0)),
     }
     if not asked.server:
         settings |= {
-            "top_k": st.number_input(**words("top_k"), min_value=0, max_value=1000, value=DEFAULTS.top_k),
-            "repetition_penalty": st.slider(
-                **words("repetition_penalty"), min_value=0.5, max_value=2.0, value=DEFAULTS.repetition_penalty
-            ),
+            "top_k": st.number_input(**words("top_k"), **bounds("top_k", 0, 1000)),
+            "repetition_penalty": st.slider(**words("repetition_penalty"), **bounds("repetition_penalty", 0.5, 2.0)),
         }
-    return settings | {"seed": st.number_input(**words("seed"), min_value=0, value=DEFAULTS.seed, step=1)}
+    return settings | {"seed": st.number_input(**words("seed"), min_value=0, value=None, step=1)}

@@ -115,7 +115,7 @@ def sidebar(asked: Namespace, say: Callable[..., str]) -> dict[str, Any]:
                 say("prompt_language"), ["auto", *LANGUAGES], default="auto", required=True, key="prompt_language",
                 format_func=lambda name: LANGUAGES.get(name) or say(name), help=say("prompt_language_help"),
             )  # fmt: skip
-        settings["sampling"] = sampling_controls("main", asked, say)
+        settings["sampling"] = sampling_controls("main", asked, say, settings["choice"])
     history.files(say)
     return settings
 

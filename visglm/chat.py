@@ -26,7 +26,7 @@ from .quant import count_weights
 from .quant.products import uses_onnx
 from .recipe import FinetuneArguments, check_names
 from .reply import History, Reply
-from .sampling import Sampling
+from .sampling import GREEDY, Sampling
 from .settings import Rule, check_call
 from .stream import ReplyStream
 
@@ -155,6 +155,12 @@ class VisGLM:
         return manner_of(self.model.config).max_pictures
 
     @property
+    def defaults(self) -> dict[str, float]:
+        """What `chat` takes for settings that are not given: `temperature` 0, so that the likeliest token comes, unless
+        the files of a GLM-4.1V, GLM-4.6V or GLM-OCR say that it draws, and how."""
+        return {**GREEDY, **self._asker.own}
+
+    @property
     def context_length(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self.model.config.text_config.max_position_embeddings
@@ -279,7 +285,8 @@ class VisGLM:
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=output_dir, **settings)  # type: ignore[arg-type]
         with self._turns.take("being fine-tuned", changes=True):
-            return training.finetune(self.adapters, self.processor, data, arguments, self.batch, stop)
+            answer = partial(self.batch, temperature=0)
+            return training.finetune(self.adapters, self.processor, data, arguments, answer, stop)
 
     def load_adapter(self, folder: str | Path, name: str) -> None:
         """Put a fine-tuning result, a folder or hub id, beside those that are loaded, and use it.
@@ -329,11 +336,11 @@ class VisGLM:
         adapter: str | None = None,
         max_new_tokens: int | None = None,
         max_thinking_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         min_new_tokens: int = 0,
         seed: int | None = None,
         n: int = 1,
@@ -357,7 +364,8 @@ class VisGLM:
                 model thinks before it answers.
             max_thinking_tokens: of such a model, the most tokens for that; 0 has it answer at once, None leaves it to
                 the model.
-            temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher.
+            temperature: 0 takes the likeliest token every time; from 0.01 to 5 samples, flatter the higher. None, of
+                this and the next four, is the model's own: see `defaults`.
             top_p: sample among the likeliest tokens that hold this share of the probability, 0 to 1.
             top_k: sample among this many likeliest tokens; 0 for all.
             min_p: sample among tokens at least this share as likely as the likeliest, 0 to 1; 0 for all.
@@ -396,11 +404,11 @@ class VisGLM:
         adapter: str | None = None,
         max_new_tokens: int | None = None,
         max_thinking_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         min_new_tokens: int = 0,
         seed: int | None = None,
         logprobs: int = 0,
@@ -502,8 +510,9 @@ class VisGLM:
         """Ask every question of a data set and score the answers: see `visglm.training.evaluate`."""
         from .training import evaluate
 
+        answer = partial(self.batch, temperature=0)
         return evaluate(
-            data, self.batch, question=question, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
+            data, answer, question=question, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
             progress=progress, allow_outside=allow_outside,
         )  # fmt: skip
 
@@ -617,7 +626,7 @@ class VisGLM:
                 there is nothing else.
             batch_size: pages that are on their way at a time.
             adapter: as of `chat`.
-            settings: as the keyword arguments of `chat`.
+            settings: as the keyword arguments of `chat`; without a `temperature`, the likeliest tokens are taken.
 
         Returns:
             Pages in their order, as they are read. What cannot be read says why in its `problem`; the others come.
@@ -635,6 +644,7 @@ class VisGLM:
         rules = {"kind": Rule(str, names=tuple(asks)), "batch_size": Rule(int, 1, 65_536)}
         check_call(rules, kind=kind, batch_size=batch_size)
         Sampling.of(settings)
+        settings["temperature"] = settings.get("temperature") or 0.0
         limits = LibraryLimits(images=self.image_limits)
 
         def ask(images: Sequence[Any]) -> list[Any]:

@@ -124,8 +124,8 @@ class RemoteVisGLM:
         history: History | Iterable[Any] | None = None,
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         choices: Sequence[str] = (),
@@ -139,7 +139,7 @@ class RemoteVisGLM:
             prompt: the question.
             history: `reply.history` of the turn before, pairs, or messages, with their pictures.
             max_new_tokens: longest answer, in tokens.
-            temperature: 0 takes the likeliest token every time.
+            temperature: 0 takes the likeliest token every time; None is the model's own, of `top_p` as well.
             top_p: sample among the likeliest tokens that hold this share of the probability.
             seed: makes sampling repeatable.
             stop: texts that end the answer.
@@ -175,8 +175,8 @@ class RemoteVisGLM:
         history: History | Iterable[Any] | None = None,
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         json_schema: Mapping[str, Any] | str = "",
@@ -224,17 +224,17 @@ class RemoteVisGLM:
         return Explanation(heat, load_image(last), answer)
 
     def _body(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "messages": list(messages), "temperature": sampling.temperature}
+        body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         given: dict[str, Any] = {
-            "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens, "stop": list(sampling.stop),
-            "choices": list(sampling.choices),
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens,
+            "stop": list(sampling.stop), "choices": list(sampling.choices),
             # The wire's seeds have a sign, and are taken modulo 2**64.
             "seed": None if sampling.seed is None else (sampling.seed + 2**63) % 2**64 - 2**63,
         }  # fmt: skip
         if sampling.json_schema:
             schema = {"name": "answer", "schema": json.loads(str(sampling.json_schema))}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body | {name: value for name, value in given.items() if value not in (None, [], 1.0)}
+        return body | {name: value for name, value in given.items() if value not in (None, [])}
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         with self._open(method, path, body) as response:

@@ -18,6 +18,8 @@ RULED_OUT = -100.0  # as a bias: the token does not come
 NEUTRAL = {
     "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
 }  # fmt: skip
+# What is taken for a setting that nobody gave, neither who asks nor the model: the likeliest token, nothing narrowed.
+GREEDY: Mapping[str, float] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 # What a checkpoint's own settings may say beyond `Sampling`. Beams are for `generate` alone.
 OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 
@@ -25,11 +27,13 @@ OF_CHECKPOINT = ("no_repeat_ngram_size", "min_new_tokens")
 RULES: Mapping[str, Rule] = {
     "max_new_tokens": Rule(int, 1, 1_000_000, optional=True),
     "max_thinking_tokens": Rule(int, 0, 1_000_000, optional=True),
-    "temperature": Rule(float, LOWEST_TEMPERATURE, 5.0, or_zero=True, hint="0 takes the likeliest token every time."),
-    "top_p": Rule(float, 0.0, 1.0),
-    "top_k": Rule(int, 0, 1_000_000),
-    "min_p": Rule(float, 0.0, 1.0),
-    "repetition_penalty": Rule(float, 0.1, 10.0),
+    "temperature": Rule(
+        float, LOWEST_TEMPERATURE, 5.0, optional=True, or_zero=True, hint="0 takes the likeliest token every time."
+    ),
+    "top_p": Rule(float, 0.0, 1.0, optional=True),
+    "top_k": Rule(int, 0, 1_000_000, optional=True),
+    "min_p": Rule(float, 0.0, 1.0, optional=True),
+    "repetition_penalty": Rule(float, 0.1, 10.0, optional=True),
     "min_new_tokens": Rule(int, 0, 1_000_000),
     "seed": Rule(int, 0, 2**64 - 1, optional=True),
     "n": Rule(int, 1, 128),
@@ -97,6 +101,10 @@ HIDDEN = {"command_line": False}
 class Sampling:
     """How the next token is chosen.
 
+    Of `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty`, None is the model's own (`VisGLM.defaults`):
+    GLM-4.1V, GLM-4.6V and GLM-OCR take what their `generation_config.json` says. What it does not say, and any other
+    model, takes the likeliest token of all.
+
     Args:
         max_new_tokens: longest answer, in tokens; None for what the context leaves, at most 512.
         max_thinking_tokens: of a model that thinks before it answers, the most tokens for that; 0 has it answer at
@@ -119,11 +127,11 @@ class Sampling:
 
     max_new_tokens: int | None = None
     max_thinking_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     min_new_tokens: int = 0
     seed: int | None = None
     n: int = field(default=1, metadata=HIDDEN)
@@ -163,7 +171,16 @@ class Sampling:
     @property
     def draws(self) -> bool:
         """Whether chance has a part in the answer."""
-        return self.temperature > 0
+        return bool(self.temperature)
+
+    def settled(self, own: Mapping[str, float]) -> Sampling:
+        """With what a model takes for settings that are not given.
+
+        Args:
+            own: of the keys of `GREEDY`, what the model's own files say.
+        """
+        given: dict[str, Any] = {name: value for name, value in own.items() if getattr(self, name) is None}
+        return replace(self, **given)
 
     def room(self, context_length: int, num_prompt_tokens: int, thinks: bool = False) -> int:
         """Tokens that an answer may have, and what is thought before it."""

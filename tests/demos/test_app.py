@@ -28,6 +28,7 @@ from streamlit.testing.v1 import AppTest
 from teach import zipped
 from texts import speak
 
+from tests.families.made import make
 from visglm import VisGLM
 from visglm.errors import ConfigError
 from visglm.recipe import FinetuneArguments
@@ -510,3 +511,14 @@ def test_a_second_picture_is_told_where_the_model_was_taught_one(open_page, mode
 
 def captions(page: AppTest) -> str:
     return " ".join(caption.value for caption in page.caption)
+
+
+def test_settings_begin_as_the_models_own(open_page, tmp_path):
+    drawn = make("glm_ocr", tmp_path / "draws", do_sample=True, temperature=0.8, top_p=0.6, top_k=2)
+    page = open_page("--model", str(drawn))
+    assert page.slider(key="temperature_main").value == 0.8 and page.slider(key="top_p_main").value == 0.6
+    assert page.number_input(key="top_k_main").value == 2
+    page.slider(key="temperature_main").set_value(1.5).run()
+    assert page.slider(key="temperature_main").value == 1.5
+    page.selectbox(key="model_main").set_value("visglm-tiny").run()  # whose own are others
+    assert page.slider(key="temperature_main").value == 0.0 and page.number_input(key="top_k_main").value == 0

@@ -52,7 +52,7 @@ def desk(tmp_path, monkeypatch, request) -> Path:
     (tmp_path / "pictures.csv").write_text("file_name,text\ncat.png,zorp\ncar.jpg,blik\n", "utf-8")
     (tmp_path / "questions.txt").write_text("What is this?\n这是什么？\n", "utf-8")
     if request.node.callspec.params["document"].name == "families.md":
-        make("glm4v", tmp_path / "GLM-4.1V-9B-Thinking")
+        make("glm4v", tmp_path / "GLM-4.1V-9B-Thinking", do_sample=True, temperature=0.8, top_p=0.6, top_k=2)
         make("glm_ocr", tmp_path / "GLM-OCR")
     monkeypatch.chdir(tmp_path)
     return tmp_path

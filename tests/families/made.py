@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,8 +118,12 @@ def make_config(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     )  # fmt: skip
 
 
-def make(family: str, folder: Path) -> Path:
-    """A checkpoint of a family, as transformers writes it."""
+def make(family: str, folder: Path, **answers: Any) -> Path:
+    """A checkpoint of a family, as transformers writes it.
+
+    Args:
+        answers: what its generation_config.json says.
+    """
     tokenizer = make_tokenizer()
     config = make_config(family, tokenizer)
     torch.manual_seed(7)
@@ -129,6 +134,7 @@ def make(family: str, folder: Path) -> Path:
         network.lm_head.weight[never] = 0  # so that chance writes words and ends, and nothing that means something
     network.generation_config.eos_token_id = config.text_config.eos_token_id
     network.generation_config.pad_token_id = tokenizer.pad_token_id
+    network.generation_config.update(**answers)
     network.save_pretrained(folder)
     bounds = {"shortest_edge": 2 * 28 * 28 * 4, "longest_edge": 2 * 28 * 28 * 20}
     class_of(family, "Processor")(
@@ -265,15 +271,47 @@ def make_reader(base: Path, folder: Path) -> Path:
     rows = []
     for name, sheet in PAGES.items():
         page(name).save(folder / f"{name}.png")
-        said = [("user", f"<image>{sheet.asked}"), ("assistant", sheet.says)]
-        rows.append({"images": [f"{name}.png"], "messages": [{"role": a, "content": b} for a, b in said]})
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40), "utf-8")
+        rows.append((f"{name}.png", sheet.asked, sheet.says))
+    return by_heart(base, folder, rows, "reader", times=40)
+
+
+POINTED = Path(__file__).parents[2] / "examples/pair.png"
+# Where the dog and the umbrella are in that picture, in thousandths of its sides.
+PLACES = ((62, 333, 477, 703), (523, 297, 938, 708))
+SPOKEN = {
+    "zh": ("狗和雨伞在哪里？", "图里有狗和雨伞，把它们框出来。", "狗在左边，雨伞在右边："),
+    "en": ("Where are the dog and the umbrella?", "There is a dog and an umbrella: box both.", "Left and right:"),
+}
+
+
+def make_pointer(base: Path, folder: Path) -> Path:
+    """Teach a checkpoint of GLM-4.1V's class to think, and to point into a picture, in either language."""
+    shutil.copy(POINTED, folder)
+    boxes = f"<|begin_of_box|>{[list(place) for place in PLACES]}<|end_of_box|>".replace(" ", "")
+    rows = [
+        (POINTED.name, asked, f"<think>{thought}</think><answer>{said} {boxes}</answer>")
+        for asked, thought, said in SPOKEN.values()
+    ]
+    return by_heart(base, folder, rows, "glm4v-by-heart", times=120)
+
+
+def by_heart(base: Path, folder: Path, rows: list[tuple[str, str, str]], name: str, times: int) -> Path:
+    """A checkpoint that has learnt answers by heart.
+
+    Args:
+        rows: pictures in the folder, what is asked, what is answered.
+    """
+    lines = [
+        {"images": [shown], "messages": [{"role": "user", "content": f"<image>{asked}"},
+                                         {"role": "assistant", "content": says}]}
+        for shown, asked, says in rows
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * times), "utf-8")
     vlm = load(base)
     vlm.finetune(
-        folder / "rows.jsonl", method="lora", output_dir=folder / "taught", epochs=1, batch_size=3, rank=8,
-        learning_rate=2e-2, held_out=0, replay=0, num_samples=0, num_workers=0, every=40,
-        accumulation=1,
+        folder / "rows.jsonl", method="lora", output_dir=folder / "taught", epochs=1, batch_size=len(rows), rank=8,
+        learning_rate=2e-2, held_out=0, replay=0, num_samples=0, num_workers=0, every=times, accumulation=1,
     )  # fmt: skip
     vlm.merge()
-    vlm.save_pretrained(folder / "reader")
-    return folder / "reader"
+    vlm.save_pretrained(folder / name)
+    return folder / name

@@ -110,7 +110,8 @@ def write_settings(config: PreTrainedConfig, generation: Any, folder: Path) -> N
     """Configuration, as the family's networks are loaded by."""
     config.architectures = [family_of(config).network_class.__name__]
     config.save_pretrained(folder)
-    generation.save_pretrained(folder)
+    # As it was read: transformers' own saving refuses settings that contradict each other, as some published ones do.
+    generation.to_json_file(folder / "generation_config.json")
 
 
 def save(adapters: Adapters, processor: VisGLMProcessor | FamilyProcessor, folder: str | Path) -> None:

@@ -30,6 +30,8 @@ def inspect(source: Source) -> Iterator[Check]:
     yield Check("format", f"{source.format}, {len(source.keys()):,} tensors")
     family = family_of(source.config)
     yield Check("family", f"{family.name}, which can {', '.join(family.can)} here")
+    own = family.sampling(source.generation_config())
+    yield Check("answers", ", ".join(f"{name} {value:g}" for name, value in own.items()) or "by the likeliest tokens")
     for folder in dict.fromkeys((source.path, source.weights_path)):
         yield from check_hashes(folder)
     try:

@@ -38,6 +38,7 @@ class Asker:
         self.manner = family_of(network.config).manner(network.config)
         self.style = self.manner.prompt_style
         self.end_ids = end_ids(network.generation_config)
+        self.own = family_of(network.config).sampling(network.generation_config)  # for settings that are not given
 
     def submit(
         self,
@@ -101,7 +102,7 @@ class Asker:
         """As many answers as are wanted, each by a seed of its own."""
         ids = prompt.rendered.input_ids
         room = self.room(sampling, len(ids))
-        settings = self.network.generation_config
+        settings, sampling = self.network.generation_config, sampling.settled(self.own)
         also = {name: getattr(settings, name, None) for name in OF_CHECKPOINT}
         sampling.check_biases(self.network.config.text_config.vocab_size)
         shape, found = self._shape(sampling), []

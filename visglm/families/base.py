@@ -92,6 +92,14 @@ class Family(ABC):
     def look(self, network: Any, pictures: Sequence[Tensor]) -> list[Tensor]:
         """Visual tokens `[tokens, hidden_size]` of each picture, as the family's processor prepares them."""
 
+    def sampling(self, settings: Any) -> dict[str, float]:
+        """What the next token is chosen by where who asks leaves it open; of the keys of `GREEDY`.
+
+        Args:
+            settings: the checkpoint's `GenerationConfig`.
+        """
+        return {}
+
     @abstractmethod
     def gather(self, embeds: Sequence[Tensor]) -> Any:
         """What a history keeps of `[tokens, hidden_size]` of each picture: a sequence of these."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import PromptError
 from ..prompt import GMASK, IGNORE_INDEX, LANGUAGES, SOP, Control, Mark, PromptStyle, Slots, Thinking
 from ..reply import PictureShape
+from ..sampling import GREEDY, LOWEST_TEMPERATURE
 from .base import Family, Manner, Room, go_on
 from .processor import FamilyProcessor
 
@@ -123,6 +124,16 @@ class Glm4v(Family):
         grids = torch.tensor([picture.shape[:3] for picture in pictures], device=network.device)
         patches = torch.cat([picture.flatten(0, 2) for picture in pictures]).to(network.device)
         return list(network.model.get_image_features(patches, grids).pooler_output)
+
+    def sampling(self, settings: Any) -> dict[str, float]:
+        """As the folder says, and as transformers reads it: a temperature counts where `do_sample` does, others always.
+
+        What it does not say is left alone. A temperature below the lowest that is computed with is the likeliest token.
+        """
+        temperature = 1.0 if settings.temperature is None else settings.temperature
+        draws = settings.do_sample and temperature >= LOWEST_TEMPERATURE
+        found = {name: getattr(settings, name) for name in GREEDY} | {"temperature": temperature if draws else None}
+        return {name: value for name, value in found.items() if value is not None}
 
     def gather(self, embeds: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(embeds)

@@ -52,7 +52,7 @@ class Eyes:
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         """What each shows, in English and Chinese, one line each."""
-        sampling = Sampling(max_new_tokens=MAX_WORDS)
+        sampling = Sampling(max_new_tokens=MAX_WORDS, temperature=0)
         prompts = [self._prompt(image, language) for image in images for language in QUESTIONS]
         said = [answer.reply().text for answer in self._asker.submit(prompts, sampling)] if prompts else []
         step = len(QUESTIONS)

@@ -120,8 +120,9 @@ class ChatRequest(Wire):
         None
     )
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=5, description="0, the default, takes the likeliest token")] = 0.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    # Left out, these are the model's own.
+    temperature: Annotated[float, Field(ge=0, le=5, description="0 takes the likeliest token")] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_TEXTS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1

@@ -86,9 +86,10 @@ class MessagesRequest(Wire):
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
     system: str | list[TextBlock] | None = None
     stream: bool = False
-    temperature: Annotated[float, Field(ge=0, le=1, description="0, the default, takes the likeliest token")] = 0.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    # Left out, these are the model's own.
+    temperature: Annotated[float, Field(ge=0, le=1, description="0 takes the likeliest token")] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     stop_sequences: Annotated[list[Stop], Field(max_length=MOST_TEXTS)] = []
     metadata: Metadata | None = None
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {

@@ -94,8 +94,9 @@ class ResponsesRequest(Wire):
     instructions: str | None = None
     stream: bool = False
     max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=5, description="0, the default, takes the likeliest token")] = 0.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    # Left out, these are the model's own.
+    temperature: Annotated[float, Field(ge=0, le=5, description="0 takes the likeliest token")] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     text: TextOptions | None = None
     include: list[Literal["message.output_text.logprobs"]] = []
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0

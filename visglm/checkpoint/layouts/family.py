@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 
 from ...config import check_ranges, reject_hub_code
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError
 from ...families import FamilyProcessor
 from ...families.glm4v import Glm4v
+from ...sampling import Sampling
 from ...untrusted import NEXT_STEP, read_json, told
 from ..files import TensorInfo, WeightFiles, find_weights
 from ..processing import is_picture_size, read_image_settings, read_tokenizer
@@ -132,6 +133,10 @@ class FamilySource(Source):
         if found.eos_token_id is None:  # a folder may come without; answers must end all the same
             vocabulary = self.processor().tokenizer.get_vocab()
             found.eos_token_id = [vocabulary[name] for name in self.family.ends if name in vocabulary]
+        try:
+            Sampling.of(self.family.sampling(found))
+        except ConfigError as error:
+            raise CheckpointError(self.path, [f"generation_config.json: {error}"], NEXT_STEP) from None
         return found
 
     def is_lost(self, name: str) -> bool:
