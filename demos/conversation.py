@@ -143,12 +143,15 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 
 def jpeg_of(picture: Image.Image) -> bytes:
-    """The picture as a file; made once, for it is shown again at every click and kept after every answer."""
-    if "as_jpeg" not in picture.info:
+    """The picture as a file; made once, for it is shown again at every click and kept after every answer.
+
+    It is kept beside the picture and not in its `info`, which a copy that is drawn upon takes along.
+    """
+    if "as_jpeg" not in vars(picture):
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)
-        picture.info["as_jpeg"] = buffer.getvalue()
-    return picture.info["as_jpeg"]
+        vars(picture)["as_jpeg"] = buffer.getvalue()
+    return vars(picture)["as_jpeg"]
 
 
 def picture_url(picture: Image.Image) -> str:

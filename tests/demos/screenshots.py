@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.families.made import POINTED, SPOKEN, make, make_pointer
 from tests.library import samples
 
 from .browser import Browser, serve, until
@@ -107,7 +108,19 @@ def picture_source(browser: Browser, address: str) -> None:
     browser.find(".sheet img")
 
 
+def thinking(browser: Browser, address: str) -> None:
+    """By a tiny model that has learnt these answers by heart: it shows the page, not what GLM-4.1V can do."""
+    browser.open(address)
+    language = "zh" if browser.script("return document.documentElement.lang") == "zh-CN" else "en"
+    browser.choose("model_main", BY_HEART)
+    talk(browser, POINTED, SPOKEN[language][0])
+    browser.find("[data-testid=stChatMessage] [data-testid=stExpander]")
+
+
+BY_HEART = "glm4v-by-heart"
 SHOTS = {
+    "thinking": (thinking, {"language": "en-US"}),
+    "thinking-zh": (thinking, {"language": "zh-CN"}),
     "empty": (empty, {"language": "zh-CN"}),
     "heat": (heat, {"language": "zh-CN"}),
     "dark": (dark, {"language": "en-US", "dark": True}),
@@ -120,11 +133,23 @@ SHOTS = {
 
 
 def main(folder: Path, names: list[str]) -> None:
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        serve("--model", "visglm-tiny", log=Path(scratch) / "server.log") as address,
-    ):
-        for name in names or SHOTS:
+    names = names or list(SHOTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        take_all(folder, names, Path(scratch), models_for(names, Path(scratch)))
+
+
+def models_for(names: list[str], scratch: Path) -> list[str]:
+    """What the page is started with."""
+    if not any(SHOTS[name][0] is thinking for name in names):
+        return ["--model", "visglm-tiny"]
+    (scratch / "learning").mkdir()
+    learnt = make_pointer(make("glm4v", scratch / "base"), scratch / "learning")
+    return ["--model", "visglm-tiny", "--model", str(learnt)]
+
+
+def take_all(folder: Path, names: list[str], scratch: Path, models: list[str]) -> None:
+    with serve(*models, log=scratch / "server.log") as address:
+        for name in names:
             take, settings = SHOTS[name]
             with Browser(**settings) as browser:
                 take(browser, address)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.families.made import Reference, load, picture
 from visglm import VisGLM
+from visglm.cli import main
 from visglm.errors import ConfigError
 from visglm.quant import QuantizedLinear
 
@@ -21,10 +22,11 @@ SETTINGS = {
     "epochs": 6, "batch_size": 2, "learning_rate": 2e-2, "rank": 8, "held_out": 0, "replay": 0, "num_samples": 2,
 }  # fmt: skip
 ELSEWHERE = """
-import sys
+import json, sys
 from visglm import VisGLM
-vlm = VisGLM.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
-print(list(vlm.chat(sys.argv[2], "What is this?", max_new_tokens=8).ids))
+for folder in sys.argv[2:]:
+    vlm = VisGLM.from_pretrained(folder, device="cpu", dtype="float32")
+    print(json.dumps(list(vlm.chat(sys.argv[1], "What is this?", max_new_tokens=8).ids)))
 """
 
 
@@ -60,18 +62,45 @@ def test_taught_saved_and_merged(family, folders, rows, tmp_path):
     assert list(load(folders[family]).chat(shown, "What is this?", max_new_tokens=8).ids) != wanted
     again = VisGLM.from_pretrained(tmp_path / "taught", device="cpu", dtype="float32")
     assert list(again.chat(shown, "What is this?", max_new_tokens=8).ids) == wanted
-    if family == "glm4v":
-        other = subprocess.run(
-            [sys.executable, "-c", ELSEWHERE, str(tmp_path / "taught"), shown],
-            capture_output=True, text=True, check=False, timeout=100,
-        )  # fmt: skip
-        assert other.returncode == 0, other.stderr[-2000:]
-        assert json.loads(other.stdout.splitlines()[-1]) == wanted
     vlm.merge()
     vlm.save_pretrained(tmp_path / "merged")
     assert sorted(path.suffix for path in (tmp_path / "merged").glob("model*")) == [".safetensors"]
     _, ids = Reference(family, tmp_path / "merged").answer([("What is this?", "", [Image.open(shown)])], 8)
     assert ids == wanted
+
+
+def test_taught_by_the_command_and_loaded_elsewhere(folders, rows, tmp_path, capsys):
+    """An adapter over its base, and weights as a whole, which transformers loads, too."""
+    shown, wanted = str(rows.parent / "0.png"), []
+    flags = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    base = load(folders["glm4v"])
+    for method, rate in (("lora", "2e-2"), ("full", "5e-3")):
+        words = ["--method", method, "--model", str(folders["glm4v"]), "--output-dir", str(tmp_path / method)]
+        more = ["--learning-rate", rate, "--num-workers", "0", "--dtype", "float32"]
+        assert main(["finetune", str(rows), *flags, *words, *more]) == 0
+        again = load(tmp_path / method)
+        wanted.append(list(again.chat(shown, "What is this?", max_new_tokens=8).ids))
+    assert wanted[0] != list(base.chat(shown, "What is this?", max_new_tokens=8).ids) != wanted[1]
+    assert not torch.equal(again.encode(shown)[0], base.encode(shown)[0])  # by full, its eyes learn as well
+    other = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, shown, *(str(tmp_path / method) for method in ("lora", "full"))],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert other.returncode == 0, other.stderr[-2000:]
+    assert list(map(json.loads, other.stdout.splitlines()[-2:])) == wanted
+    _, ids = Reference("glm4v", tmp_path / "full").answer([("What is this?", "", [Image.open(shown)])], 8)
+    assert ids == wanted[1]
+
+
+@pytest.mark.parametrize("method", ["ptuning", "qformer"])
+def test_a_method_of_others_is_refused_by_the_command(method, folders, rows, tmp_path, capsys):
+    words = ["finetune", str(rows), "--method", method, "--model", str(folders["glm_ocr"])]
+    assert main([*words, "--output-dir", str(tmp_path / "taught")]) == 1
+    told = capsys.readouterr().err
+    assert (
+        f"GLM-OCR is not taught by '{method}' here; the methods are lora, qlora, full" in told and "take lora" in told
+    )
+    assert not (tmp_path / "taught" / "visglm_adapter.json").exists()
 
 
 @pytest.mark.slow

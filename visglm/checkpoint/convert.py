@@ -20,8 +20,8 @@ from ..processor import VisGLMProcessor
 from ..tokenizers import VOCAB_FILE_NAME
 from .assemble import build, check
 from .files import write_json
+from .layouts import recognise
 from .layouts.legacy import HF_VISION, SAT_VISION
-from .layouts.native import NativeSource
 from .layouts.rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
 from .source import Source, refuse_delta
 from .writer import ShardWriter, replacing
@@ -172,12 +172,12 @@ def write_model(model: PreTrainedModel, tensors: Iterable[tuple[str, Tensor]], f
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a folder in the native layout; each may be a view of a file.
+    """The tensors of a folder that `write_model` wrote, of whichever family; each may be a view of a file.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    source = NativeSource(folder)
+    source = recognise(folder).open(folder, None)
     if source.problems:
         raise CheckpointError(folder, source.problems, "Nothing was loaded.")
     yield from source.tensors()

@@ -76,7 +76,7 @@ class Glm4v(Family):
 
     text_part, vision_part = "model.language_model", "model.visual"
     towers = {"vision": ("model.visual.",), "text": ("model.language_model.", "lm_head.")}
-    methods = ("lora", "qlora")
+    methods = ("lora", "qlora", "full")
     takes_image_embeds = False
     control = ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>")  # which no prompt goes without
     ends = ("<|endoftext|>", "<|user|>", "<|observation|>")  # of answers, where no file says it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -66,9 +66,16 @@ def check_settings(settings: FinetuneArguments) -> None:
         raise ConfigError(f"towers are {', '.join(TOWERS)}; got {', '.join(sorted(unknown))}.")
 
 
-def tower_names(settings: FinetuneArguments) -> tuple[str, ...]:
-    """The parts that learn."""
-    return split_names(settings.towers) if settings.towers is not None else METHODS[settings.method].towers
+def tower_names(settings: FinetuneArguments, config: Any = None) -> tuple[str, ...]:
+    """The parts that learn.
+
+    Args:
+        config: of the network; of the method's own parts, those that its family has not are left out.
+    """
+    if settings.towers is not None:
+        return split_names(settings.towers)
+    towers = METHODS[settings.method].towers
+    return towers if config is None else tuple(tower for tower in towers if tower in family_of(config).towers)
 
 
 def rate_of(settings: FinetuneArguments, tower: str, config: VisGLMConfig) -> float:
@@ -90,24 +97,31 @@ def tower_of(name: str) -> str:
     return next(tower for tower, starts in TOWERS.items() if name.startswith(starts))
 
 
+def check_method(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> None:
+    """Raise `ConfigError` where a network is not taught by the method, or has not what is to learn."""
+    family = family_of(model.config)
+    if arguments.method not in family.methods:
+        raise ConfigError(
+            f"{family.name} is not taught by {arguments.method!r} here; the methods are {', '.join(family.methods)}. "
+            "For an adapter of a few megabytes, take lora."
+        )
+    names = tower_names(arguments, model.config)
+    if unknown := [tower for tower in names if tower not in family.towers]:
+        raise ConfigError(
+            f"{family.name} has no {' and no '.join(unknown)}; its towers are {', '.join(family.towers)}."
+        )
+    missing = [tower for tower in names if family.vision(model) is None and tower != "text"]
+    if missing:
+        raise ConfigError(f"this text-only model has no {' and no '.join(missing)} to train. Leave it out of towers.")
+
+
 def make_part(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
     """What the method trains, in the network.
 
     Raises:
-        ConfigError: the network has not what is to learn, or none of its layers is meant; nothing was changed.
+        ConfigError: as `check_method`, or no layer of the network is meant; nothing was changed.
     """
-    family = family_of(model.config)
-    if arguments.method not in family.methods:
-        raise ConfigError(
-            f"{family.name} is not taught by {arguments.method!r} here; the methods are {', '.join(family.methods)}."
-        )
-    if unknown := [tower for tower in tower_names(arguments) if tower not in family.towers]:
-        raise ConfigError(
-            f"{family.name} has no {' and no '.join(unknown)}; its towers are {', '.join(family.towers)}."
-        )
-    missing = [tower for tower in tower_names(arguments) if family.vision(model) is None and tower != "text"]
-    if missing:
-        raise ConfigError(f"this text-only model has no {' and no '.join(missing)} to train. Leave it out of towers.")
+    check_method(model, arguments)
     return METHODS[arguments.method].make(model, key, arguments)
 
 

@@ -53,7 +53,7 @@ def outlook(
     num_weights = METHODS[method].num_weights(network, settled)
     return Outlook(
         method=method,
-        towers=tower_names(settled),
+        towers=tower_names(settled, network.config),
         num_weights=num_weights,
         share=num_weights / sum(parameter.numel() for parameter in network.parameters()),
         num_steps=count_steps(num_answers + general, settled)[0],

@@ -27,7 +27,7 @@ from .data import (
     check_bad_share,
     split_held_out,
 )
-from .methods import METHODS, check_settings
+from .methods import METHODS, check_method, check_settings
 from .replay import add_replay, num_replayed, own_answers
 from .samples import Answer, Sample, answer_briefly, sample_held_out, sample_taught
 from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_folder, settle_home
@@ -94,6 +94,7 @@ def make_plan(
         ConfigError: settings contradict each other, or the output folder is one that must not be written to.
     """
     check_settings(settings)
+    check_method(adapters.network, settings)
     processor.check(adapters.network.config)
     if adapters.names:
         raise ConfigError(

@@ -429,7 +429,7 @@ def training_arguments(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation or 1,
-        learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings)),
+        learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings, config)),
         lr_scheduler_type="cosine",
         warmup_steps=int(settings.warmup * num_steps),
         weight_decay=settings.weight_decay,
