@@ -298,7 +298,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     pen = ImageDraw.Draw(drawn)
     for box in boxes:
         pen.rectangle(
-            (box.left, box.top, box.right, box.bottom), outline=BOX_COLOUR, width=max(2, max(image.size) // 150)
+            (box.left, box.top, box.right, box.bottom), outline=BOX_COLOUR, width=max(3, max(image.size) // 100)
         )
     return drawn
 
