@@ -191,6 +191,13 @@ def test_a_library_reads_scans_with_it(desk, reader, capsys):
         assert "3 unchanged" in capsys.readouterr().out
 
 
+def test_what_nobody_reads_is_told_with_a_reader_as_well(desk, reader, capsys):
+    Path("tape.wav").write_bytes(b"RIFF")
+    for _ in range(2):
+        assert main(["library", "add", "notes", "tape.wav", "--no-vectors", "--reader", str(reader)]) == 3
+        assert "tape.wav: files like this are not read" in capsys.readouterr().err
+
+
 def test_a_reader_that_does_not_read_is_refused(desk, folders, models, capsys):
     assert main(["library", "sync", "notes", str(desk), "--reader", str(folders["glm4v"])]) == 1
     assert "GLM-OCR has it" in capsys.readouterr().err and not Path("notes.library").exists()

@@ -398,7 +398,8 @@ class Library:
         form, vectors, looker, reader = (head["recipe"].split("\t") + [""] * 3)[:4]
         if form != str(FORMAT) or (vectors != self._embedder.name and bool(self._embedder.name)):
             return True
-        if self._ocr.name and reader != self._ocr.name and READERS[head["kind"]].meets_text:
+        row = READERS.get(head["kind"])  # none for what nobody reads
+        if self._ocr.name and reader != self._ocr.name and row is not None and row.meets_text:
             return True
         return looker != UNREAD and self._eyes is not None and looker != self._eyes.name
 
