@@ -254,8 +254,8 @@ def test_sampling_values_out_of_range_are_refused(vlm, name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"temperature": 1e-320}, "temperature must be between 0.01 and 5, or 0; got 1e-320"),
-        ({"temperature": 1e-9}, "temperature must be between 0.01 and 5, or 0; got 1e-09"),
+        ({"temperature": 1e-320}, "temperature must be between 0.01 and 5, or 0, or None; got 1e-320"),
+        ({"temperature": 1e-9}, "temperature must be between 0.01 and 5, or 0, or None; got 1e-09"),
         ({"max_new_tokens": 0}, "max_new_tokens must be between 1 and"),
         ({"max_new_tokens": 3.0}, "a whole number.*got 3.0"),
         ({"top_k": 1.5}, "top_k must be .* a whole number"),
