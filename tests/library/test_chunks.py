@@ -34,7 +34,8 @@ def test_a_sentence_without_an_end_is_cut_and_loses_nothing():
 
 # Each of these took time by the square of its length, or worse: at this one, hours.
 ENDLESS = {
-    "words": "word " * 100_000, "letters": "x" * 500_000, "Chinese": "我" * 200_000, "blanks": "a." + " " * 500_000 + "x",
+    "words": "word " * 100_000, "letters": "x" * 500_000, "Chinese": "我" * 200_000,
+    "blanks": "a." + " " * 500_000 + "x",
     "dots": "." * 500_000 + "x", "marks": "!?" * 250_000 + "x", "dots and blanks": ". " * 200_000,
     "dots and quotes": '."' * 200_000 + "x", "tabs": "\n\t" * 100_000 + "x", "commas": "我，" * 20_000,
 }  # fmt: skip
