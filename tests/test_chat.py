@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from tests.tiny import GOLDEN_HF
 from visglm import Reply, VisGLM, VisGLMError, VisGLMForConditionalGeneration
+from visglm.cli import main
 from visglm.errors import CheckpointError, ConfigError, ContextLengthError, EngineError, ImageError, PromptError
 from visglm.prompt import PROMPT_STYLES, postprocess, settled
 from visglm.reply import History
@@ -786,3 +787,10 @@ def test_requests_may_come_from_a_generator(vlm):
 
 def test_history_of_nothing_is_empty():
     assert History.of(None) == History()
+
+
+def test_a_tokenizer_for_a_model_that_has_its_own_is_refused(tmp_path):
+    """Nothing would come of it, whatever lies there."""
+    with pytest.raises(ConfigError, match="tokenizer='nowhere' is for checkpoints that come without"):
+        VisGLM.from_pretrained(tokenizer="nowhere")
+    assert main(["chat", "examples/cat.png", "--tokenizer", str(tmp_path)]) == 1

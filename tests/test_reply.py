@@ -25,6 +25,11 @@ def test_a_history_says_what_was_said_last():
     assert "0 turns" in History()._repr_html_()
 
 
+def test_an_answer_is_lined_up_like_a_text():
+    reply = VisGLM.from_pretrained().chat(None, "你好", max_new_tokens=4)
+    assert f"{reply}" == str(reply) and f"[{reply:>20}|{reply:.1}]" == f"[{str(reply):>20}|{str(reply)[0]}]"
+
+
 def test_long_answers_do_not_fill_the_screen():
     assert len(repr(History((Turn("x" * 5000, "y" * 5000),)))) < 500
 

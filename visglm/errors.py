@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Categories of Unicode that move the cursor, end a line or cannot be encoded, and the marks that turn the direction of
@@ -147,6 +148,24 @@ def require(extra: str, *modules: str, distribution: str = "visglm") -> Any:
                 f'Install it with: pip install "{distribution}[{extra}]"'
             ) from error
     return loaded[0] if len(loaded) == 1 else tuple(loaded)
+
+
+@contextmanager
+def writing(place: object, kept: str = "") -> Iterator[None]:
+    """A block that writes where the caller has said, and does nothing else that the system could refuse.
+
+    Args:
+        place: file or folder, as the caller named it. kept: a sentence on what is safe all the same.
+
+    Raises:
+        ConfigError: the system refuses: no room, no permission, something else is there.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or printable(str(error))
+        next_step = " ".join(filter(None, (kept, "Make room, or choose another place.")))
+        raise ConfigError(f"{shorten(str(place))} cannot be written ({reason}). {next_step}") from error
 
 
 def printable(text: str) -> str:

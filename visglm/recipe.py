@@ -20,7 +20,7 @@ RULES: Mapping[str, Rule] = {
     "method": Rule(str), "output_dir": Rule(Path), "eval_data": ROWS,
     "held_out": Rule(float, 0.0, 0.5, optional=True), "prompt": TEXT, "replay": Rule(float, 0.0, 0.9, optional=True),
     "replay_data": ROWS, "max_bad_rows": Rule(float, 0.0, 1.0), "allow_outside": SWITCH, "max_length": COUNT,
-    "epochs": Rule(float, 0.0, 10_000.0, optional=True), "max_steps": COUNT, "batch_size": Rule(int, 1, 65_536),
+    "epochs": Rule(float, 0.001, 10_000.0, optional=True), "max_steps": COUNT, "batch_size": Rule(int, 1, 65_536),
     "accumulation": Rule(int, 1, 65_536, optional=True), "learning_rate": RATE, "vision_rate": RATE,
     "qformer_rate": RATE, "text_rate": RATE, "warmup": Rule(float, 0.0, 0.9), "weight_decay": Rule(float, 0.0, 1.0),
     "clip": Rule(float, 0.0, 1000.0), "towers": TEXT, "rank": Rule(int, 1, 1024), "alpha": Rule(float, 0.01, 10_000.0),

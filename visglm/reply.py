@@ -260,6 +260,9 @@ class Reply:
     def __str__(self) -> str:
         return self.text
 
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)  # in tables: f"{reply:20}"
+
     def _repr_html_(self) -> str:
         """For notebooks: pictures with what the answer points at, what was thought, folded, and the answer."""
         images = [*self.images[:-1], draw_boxes(self.images[-1], self.boxes)] if self.images else []

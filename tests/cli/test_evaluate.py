@@ -26,3 +26,12 @@ def test_table_folder_and_status(loaded, pictures, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "bad.jsonl"), *settings, "--output", str(tmp_path / "out")]) == FAILED
     assert "bad.jsonl:2: " in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.jsonl", "worst.html"}
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_asked(loaded, pictures, tmp_path, capsys):
+    (tmp_path / "good.jsonl").write_text(json.dumps({"image": str(pictures[0]), "caption": "a"}) + "\n")
+    (tmp_path / "file").write_text("mine")
+    for folder in ("file", "file/out"):
+        assert main(["evaluate", str(tmp_path / "good.jsonl"), "--output", str(tmp_path / folder)]) == 1
+        captured = capsys.readouterr()
+        assert "cannot be written" in captured.err and "all" not in captured.out

@@ -32,6 +32,24 @@ def test_a_sentence_without_an_end_is_cut_and_loses_nothing():
     assert "".join(text[start:end] for start, end in sentences(text)).replace(" ", "") == text.replace(" ", "")
 
 
+# Each of these took time by the square of its length, or worse: at this one, hours.
+ENDLESS = {
+    "words": "word " * 100_000, "letters": "x" * 500_000, "Chinese": "我" * 200_000,
+    "blanks": "a." + " " * 500_000 + "x",
+    "dots": "." * 500_000 + "x", "marks": "!?" * 250_000 + "x", "dots and blanks": ". " * 200_000,
+    "dots and quotes": '."' * 200_000 + "x", "tabs": "\n\t" * 100_000 + "x", "commas": "我，" * 20_000,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_has_no_end_of_a_sentence_takes_time_that_grows_with_it(name):
+    text = ENDLESS[name]
+    found = list(chunks([Piece(text)]))
+    assert all(chunk.text == text[chunk.start : chunk.end] for chunk in found)
+    assert "".join("".join(chunk.text for chunk in found).split()) == "".join(text.split())
+
+
 def test_neighbours_join_within_one_section_and_page_only():
     pieces = [
         Piece("a", 1, "one"), Piece("b", 1, "one"), Piece("c", 1, "two"), Piece("d", 2, "two"), Piece("", 2, "two"),

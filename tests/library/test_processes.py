@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from visglm import Library
+from visglm.cli import main
 
 WRITE = """
 import sys
@@ -86,3 +88,26 @@ def test_two_writers_lose_nothing(tmp_path):
     check_whole(library, folders / "one", "alpha", 60)
     check_whole(library, folders / "two", "beta", 60)
     assert library.stats().parts == 120
+
+
+BOUNDED = """
+import resource, sys
+from visglm.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))  # as a disk that takes no more
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_what_was_there_stays(tmp_path):
+    folder, library = tmp_path / "notes", tmp_path / "notes.library"
+    folder.mkdir()
+    (folder / "first.txt").write_text("The quagga is extinct.")
+    words = ["library", "sync", str(library), str(folder), "--no-vectors"]
+    assert main(words) == 0
+    lines = (f"{hashlib.sha256(str(line).encode()).hexdigest()}.\n\n" for line in range(3000))
+    (folder / "large.txt").write_text("".join(lines))
+    done = subprocess.run([sys.executable, "-c", BOUNDED, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "notes.library cannot be written to (File too large)" in done.stderr
+    assert [hit.text for hit in Library.open(library, vectors=False).search("quagga")] == ["The quagga is extinct."]
+    assert main(words) == 0

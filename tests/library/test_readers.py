@@ -183,6 +183,38 @@ def test_entities_do_not_multiply():
         assert sum(len(piece.text) for piece in found) < 10_000
 
 
+ENDLESS = {
+    "a.md": b"# " + b"#" * 400_000 + b" x", "b.md": b"# " + b" " * 400_000 + b"x",
+    "comments.html": b"<p>Seen.</p>" + b"<!-- " * 200_000, "tags.html": b"<p>Seen.</p>" + b"</" * 300_000,
+    "sections.html": b"<p>Seen.</p>" + b"<![CDATA[" * 300_000,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_never_ends_takes_time_that_grows_with_it(name):
+    """These took time by the square of their length: minutes and hours at this one."""
+    pieces = list(read(ENDLESS[name], name, LIMITS))
+    assert [piece.text for piece in pieces] == (["Seen."] if name.endswith(".html") else [])
+
+
+@pytest.mark.parametrize(
+    "text, title",
+    [("# A title ##", "A title"), ("#  C# ", "C"), ("# ##", "#"), ("#\tWater\t", "Water"), ("# #1 #", "#1")],
+)
+def test_a_heading_is_what_stands_between_its_marks(text, title):
+    assert [piece.heading for piece in read(f"{text}\n\nBody.".encode(), "a.md", LIMITS)] == [title]
+
+
+@pytest.mark.parametrize("tail", ["", "&am", "a <", " 1 < 2", "<b", "<!-- ", "</p"])
+def test_a_page_that_is_cut_short_keeps_what_stands_before(tail):
+    assert "".join(texts(f"<p>Seen.</p>{tail}".encode(), ".html")).startswith("Seen.")
+
+
+def test_a_mark_of_utf_32_is_no_mark_of_utf_16():
+    assert texts("Axolotl 美西螈".encode("utf-32"), ".txt") == ["Axolotl 美西螈"]
+
+
 def test_limits_hold():
     small = LibraryLimits(max_pages=1, max_characters=10, max_pictures=0)
     with pytest.raises(DocumentError, match="2 pages"):

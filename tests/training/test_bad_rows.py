@@ -76,6 +76,7 @@ BAD_LINES = {
     "a list of messages in messages": ('{"messages": [[["A?"]]]}', "role"),
     "a number": ("5", "int"),
     "a URL": (row_of(image="https://example.org/a.png"), "URL"),
+    "an address of a file": (row_of(image="file:///tmp/a.png"), "by its path"),
     "no UTF-8": ('{"image": "pictures/0.png", "caption": "caf\udce9"}', "UTF-8"),
 }  # fmt: skip
 
@@ -216,6 +217,14 @@ def test_a_broken_list_is_one_error_in_little_time_and_memory(folder, text, prob
     assert seconds < 60  # a scan that goes back takes hours
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_in_the_encoding_of_windows_says_what_to_do(folder, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (folder / "rows.json").write_bytes((mark + "[" + GOOD + "]").encode(encoding))
+    with pytest.raises(DataError, match="UTF-16.*Save it as UTF-8"):
+        open_rows(folder / "rows.json")
+
+
 def test_what_is_no_row_of_a_list_is_counted(folder, capsys):
     (folder / "rows.json").write_text(f'[\n{GOOD},\n5,\n"text",\n{GOOD} {GOOD},\n[],\n{GOOD},\n]')
     status, out = check(capsys, folder / "rows.json")
@@ -335,6 +344,46 @@ def test_a_tar_that_lies_about_sizes_is_one_clear_error(folder, capsys, size):
     path.write_bytes(data)
     status, out = check(capsys, path)
     assert status == 1 and "rows.tar" in out and "Traceback" not in out
+
+
+# ---- paths of other systems and other folders ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pictures\\0.png", ".\\pictures\\子 夹\\0.png"])
+def test_paths_written_on_windows_lead_to_the_same_pictures(folder, capsys, name):
+    (folder / "pictures" / "子 夹").mkdir()
+    picture(4).save(folder / "pictures" / "子 夹" / "0.png")
+    table = folder / "rows.csv"
+    table.write_bytes(f"\ufeffimage,caption\r\n{name},一个圆\r\n".encode())
+    status, out = check(capsys, table)
+    assert status == 0 and "1 pictures" in out
+    assert main(["data", "convert", str(table), str(folder / "common.jsonl")]) == 0
+    assert "\\\\" not in (folder / "common.jsonl").read_text("utf-8")
+    assert check(capsys, folder / "common.jsonl")[0] == 0
+
+
+def test_a_name_with_a_backslash_of_its_own_is_found_first(folder, capsys):
+    (folder / "pictures\\0.png").write_bytes(b"garbage")
+    assert check(capsys, write_lines(folder / "rows.jsonl", [json.loads(row_of(image="pictures\\0.png"))]))[0] == 3
+
+
+def test_windows_paths_that_leave_the_folder_are_refused_as_others_are(private, capsys):
+    row = json.loads(row_of(image="..\\private.png"))
+    status, out = check(capsys, write_lines(private.parent / "windows.jsonl", [row]))
+    assert status == 3 and "outside" in out
+
+
+def test_visualglms_own_few_shot_data_is_read_where_it_lies(tmp_path, capsys):
+    """fewshot-data/dataset.json names its pictures from the folder above, where its commands are run."""
+    folder = tmp_path / "fewshot-data"
+    folder.mkdir()
+    picture(0).save(folder / "2p.png")
+    row = {"img": "fewshot-data/2p.png", "prompt": "这张图片的背景里有什么内容？", "label": "一个圆。"}
+    (folder / "dataset.json").write_text(json.dumps([row] * 3, ensure_ascii=False), "utf-8")
+    status, out = check(capsys, folder / "dataset.json")
+    assert status == 0 and "3 rows can be used (3 visualglm)" in out
+    report = VisGLM.from_pretrained().finetune(folder / "dataset.json", output_dir=tmp_path / "out", **FAST)
+    assert report.data["answers"] == 3 and report.data["rows_left_out"] == 0
 
 
 # ---- paths that leave the folder ------------------------------------------------------------------------------------
@@ -637,6 +686,15 @@ def test_held_out_pictures_that_are_all_broken_are_told_before_training(folder, 
     second = write_lines(folder / "second.jsonl", [{"image": "broken.png", "caption": f"A {n}."} for n in range(3)])
     with pytest.raises(DataError, match=r"second\.jsonl:1"):
         vlm.finetune(path, output_dir=folder / "out", **FAST | {"eval_data": str(second)})
+
+
+def test_a_broken_picture_is_told_and_counted_once_however_often_it_comes_round(folder, capsys):
+    path = captions(folder, 8)
+    (folder / "pictures" / "2.png").write_bytes(b"garbage")
+    settings = FAST | {"held_out": 0.0, "replay": 0.0, "max_steps": 12}  # three times over all rows
+    report = VisGLM.from_pretrained().finetune(path, output_dir=folder / "out", **settings)
+    assert capsys.readouterr().err.count("train.jsonl:3") == 1
+    assert report.data["rows_left_out_while_training"] == 1
 
 
 # ---- what goes wrong while it runs ----------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from visglm.cli import main
-from visglm.errors import DataError
+from visglm.errors import ConfigError, DataError
 from visglm.training import check_data, convert_data
 from visglm.training.containers import open_rows
 from visglm.training.formats import read_row
 
-from .samples import captions, write_pictures
+from .samples import captions, picture, write_pictures
 
 
 @pytest.fixture
@@ -77,6 +77,26 @@ def test_convert_does_not_overwrite_its_source(tmp_path):
     with pytest.raises(DataError, match="overwrite"):
         convert_data(path, path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("target", ["file/rows.jsonl", "folder"])
+def test_a_target_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path, capsys, target):
+    path = captions(tmp_path, 2)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert main(["data", "convert", str(path), str(tmp_path / target)]) == 1
+    told = capsys.readouterr().err
+    assert "cannot be written" in told and "choose another" in told and "Traceback" not in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_picture_that_finds_no_room_ends_the_conversion_and_is_no_bad_row(tmp_path):
+    rows = [{"image": picture(number), "caption": "A disc."} for number in range(3)]
+    (tmp_path / "rows-images").write_text("in the way")
+    with pytest.raises(ConfigError, match="rows-images.* cannot be written"):
+        convert_data(rows, tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def test_streams_are_refused(tmp_path):

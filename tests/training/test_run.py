@@ -192,6 +192,56 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stays(tmp_path):
     assert not (tmp_path / "out/partial").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path, capsys):
+    path = captions(tmp_path, 8)
+    (tmp_path / "file").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VisGLM, "batch", lambda *arguments, **options: pytest.fail("the model was asked"))
+        assert main(["finetune", str(path), "--output-dir", str(tmp_path / "file"), *flags(FAST)]) == 1
+        assert main(["finetune", str(path), "--output-dir", str(tmp_path / "file/out"), *flags(FAST)]) == 1
+    told = capsys.readouterr().err
+    assert told.count("cannot be written") == 2 and "choose another" in told and "Traceback" not in told
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_report_that_finds_no_room_says_that_the_result_is_whole(tmp_path):
+    path, out, original = captions(tmp_path, 8), tmp_path / "out", Path.open
+
+    def full(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name.startswith(".report.html"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(ConfigError, match=r"report\.html cannot be written \(No space left.*is whole"):
+            VisGLM.from_pretrained().finetune(path, output_dir=out, **FAST)
+    assert VisGLM.from_pretrained(out).chat(picture(1), "What?", max_new_tokens=2).text
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
+    from visglm.training.trainer import VisGLMTrainer
+
+    words = ["finetune", str(captions(tmp_path, 8)), "--output-dir", str(tmp_path / "out"), *flags(FAST)]
+    original, num_calls = VisGLMTrainer.check_rows, 0
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls in (1, 5):
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VisGLMTrainer, "check_rows", interrupted)
+        assert main(words) == 130
+        assert "--resume" not in capsys.readouterr().err  # there is nothing yet to go on from
+        assert main(words) == 130
+    told = capsys.readouterr().err
+    assert "checkpoint-2 is whole" in told and "--resume" in told and "interrupted" in told
+    assert main([*words, "--resume"]) == 0
+
+
 def test_another_run_is_not_overwritten(tmp_path):
     path = captions(tmp_path, 8)
     folder = tmp_path / "out/checkpoint-2"
@@ -281,6 +331,7 @@ def test_streams_need_an_end_and_then_train(tmp_path, monkeypatch):
         ({"lerning_rate": 1e-3}, "did you mean 'learning_rate'"),
         ({"learning_rate": 5}, "learning_rate must be between"),
         ({"batch_size": 0}, "batch_size must be between"),
+        ({"epochs": 0}, "epochs must be between"),
         ({"held_out": 0.9}, "held_out must be between"),
         ({"precision": "int3"}, "precision must be one of"),
         ({"replay_data": "a.jsonl"}, "replay_data needs replay"),

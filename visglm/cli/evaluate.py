@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from ..errors import writing
 from .flags import add_model, add_outside, load_model, show_status
 
 FAILED = 3  # exit status when some questions could not be answered, as of `visglm describe`
@@ -40,6 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.output:  # rather now than when all is answered
+        with writing(arguments.output):
+            Path(arguments.output).mkdir(parents=True, exist_ok=True)
     evaluation = load_model(arguments).evaluate(
         arguments.data,
         question=arguments.prompt,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import fields
+from pathlib import Path
 
 from ..errors import ConfigError
 from ..recipe import FinetuneArguments, read_recipe
-from .flags import add_model, add_settings, load_model
+from .flags import add_model, add_settings, load_model, show_status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Several GPUs: accelerate launch --config_file finetune/ddp.accelerate.yaml -m visglm finetune DATA … "
         "Exit status: 0 when it ended, 1 when it could not start or had to stop."
     )
+
+
+def kept_checkpoint(folder: Path) -> Path | None:
+    """The last complete one of an interrupted run."""
+    from ..training.saving import checkpoints  # torch is there by then
+
+    return next(reversed(checkpoints(folder.expanduser())), None)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
         import torch
 
         arguments.device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    report = load_model(arguments).finetune(data, **settings)
+    try:
+        report = load_model(arguments).finetune(data, **settings)
+    except KeyboardInterrupt:
+        if kept := kept_checkpoint(Path(settings.get("output_dir", FinetuneArguments.output_dir))):
+            show_status(f"{kept} is whole: the same command and --resume go on from it.")
+        raise
     if int(os.environ.get("RANK", 0)) == 0:
         print(report.summary())
         print(f"Curves, answers before and after: {report.output_dir / 'report.html'}")

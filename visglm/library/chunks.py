@@ -16,9 +16,10 @@ MAX_WEIGHT = 1_000
 WIDEST_GLUE = 8  # characters between two paragraphs that are joined
 GLUE = "\n\n"  # between paragraphs; a single line break is the document's own, and ends no sentence
 ABBREVIATIONS = r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|vs|No|cf|al))(?<!\b(?:Mrs|etc|Fig|e\.g|i\.e|Inc|Ltd))"
+# Runs are bounded, or a line of dots would be gone through once for each dot; of a longer one the rest ends it as well.
 SENTENCE_END = re.compile(
-    rf"[。！？…]+[”’」』）\"]*|[!?]+[\"')\]”’]*(?=\s|{CHINESE}|\Z)|;(?=\n)|；(?=\n)"
-    rf"|{ABBREVIATIONS}\.+[\"')\]”’]*(?=\s+[\"'(\[“A-Z0-9]|\s*{CHINESE}|\s*\Z)"
+    rf"[。！？…]+[”’」』）\"]*|[!?]{{1,9}}[\"')\]”’]*(?=\s|{CHINESE}|\Z)|;(?=\n)|；(?=\n)"
+    rf"|{ABBREVIATIONS}\.{{1,9}}[\"')\]”’]*(?=\s+[\"'(\[“A-Z0-9]|\s*{CHINESE}|\s*\Z)"
     r"|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•·]|\d+[.)、])[ \t]|\||```)"
     r"|(?<=```)\n"
 )
@@ -71,9 +72,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 def _short(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """A sentence of reasonable length; what has no end (a list, a table) is cut where it may be."""
-    while weight(text[start:end]) > MAX_SENTENCE:
-        places = [match.end() for match in re.finditer(r"[，,;；、\n ]", text[start:end])]
-        fitting = [place for place in places if weight(text[start : start + place]) <= MAX_SENTENCE]
+    # Of a text without any end there are megabytes: no more of it is looked at than can fit.
+    while weight(first := text[start : min(end, start + MAX_SENTENCE + 1)]) > MAX_SENTENCE:
+        places = [match.end() for match in re.finditer(r"[，,;；、\n ]", first)]
+        fitting = [place for place in places if weight(first[:place]) <= MAX_SENTENCE]
         cut = start + (fitting[-1] if fitting else MAX_SENTENCE // 2)
         if text[start:cut].strip():
             yield start, start + len(text[start:cut].rstrip())
@@ -90,7 +92,7 @@ def in_one_line(text: str) -> str:
 def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
     """Join neighbours of one section and one page up to the size that is read well, and part what is longer."""
     waiting: list[tuple[int, Piece]] = []
-    place = 0
+    place = heavy = 0
     for piece in pieces:
         if piece.image is None and not piece.text.strip():
             continue
@@ -99,24 +101,23 @@ def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
         if piece.image is not None:
             yield Chunk(piece.text, piece.page, piece.heading, start, start + len(piece.text), piece.lines, piece.image)
             continue
-        if waiting and not _goes_on(waiting, start, piece):
+        added = weight(piece.text)
+        if waiting and not (heavy + added <= MAX_WEIGHT and _goes_on(*waiting[-1], start, piece)):
             yield _join(waiting)
-            waiting = []
-        if weight(piece.text) > MAX_WEIGHT:
+            waiting, heavy = [], 0
+        if added > MAX_WEIGHT:
             yield from _part(piece, start)
         else:
             waiting.append((start, piece))
+            heavy += added
     if waiting:
         yield _join(waiting)
 
 
-def _goes_on(waiting: list[tuple[int, Piece]], begun: int, piece: Piece) -> bool:
-    start, last = waiting[-1]
+def _goes_on(start: int, last: Piece, begun: int, piece: Piece) -> bool:
     if (last.page, last.heading) != (piece.page, piece.heading):
         return False
-    if not len(GLUE) <= begun - start - len(last.text) <= WIDEST_GLUE:
-        return False
-    return sum(weight(other.text) for _, other in waiting) + weight(piece.text) <= MAX_WEIGHT
+    return len(GLUE) <= begun - start - len(last.text) <= WIDEST_GLUE
 
 
 def _join(waiting: list[tuple[int, Piece]]) -> Chunk:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ FORMAT = 1
 TABLE = "parts"
 HEAD = -1
 LOCK = ".writer.lock"
+# What LanceDB says when the system refuses to write: "LanceError(IO): No space left on device (os error 28), …".
+REFUSED = re.compile(r"([^():\s][^():]*) \(os error \d+\)")
 LOCK_SECONDS = 600.0  # that a writer waits for another one's commit or compaction
 # A brute-force scan is exact and quick below; above, an index of vectors is made by `tidy`.
 ROWS_WITHOUT_INDEX = 20_000
@@ -131,7 +134,7 @@ class Store:
         """One writer at a time, of all processes on this machine. A process that is killed holds nothing up.
 
         Raises:
-            LibraryError: another one has been writing for too long.
+            LibraryError: another one has been writing for too long, or the system refuses: no room, no permission.
         """
         if not self.is_local:
             yield
@@ -145,8 +148,17 @@ class Store:
                 f"another process has been writing to {shorten(self.address)} for {LOCK_SECONDS:.0f} seconds. Try "
                 "again when it is done."
             ) from None
-        except PermissionError as error:
-            raise LibraryError(f"{shorten(self.address)} cannot be written to ({error.strerror}).") from error
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
+            elif refused := REFUSED.search(str(error)):
+                reason = refused[1]
+            else:
+                raise
+            raise LibraryError(
+                f"{shorten(self.address)} cannot be written to ({reason}). What was in it before is whole. "
+                "Make room, or name another one."
+            ) from error
 
     def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Put documents, heads and all, in the place of what there was of them: one commit."""

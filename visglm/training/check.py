@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, ImageError, VisGLMError
+from ..errors import ConfigError, DataError, ImageError, VisGLMError, writing
 from ..pictures import load_image
 from ..processor import VisGLMProcessor
 from .containers import Rows, is_stream, open_rows
@@ -180,22 +182,32 @@ def convert_data(
     if isinstance(source, str | Path) and Path(source).resolve() == target.resolve():
         raise DataError(f"{target} would overwrite what it is made from. Choose another name.")
     pictures = PictureWriter(rows.folder, target, allow_urls)
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     num_written, problems = 0, []
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with ExitStack() as stack:
+        with writing(target):
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(part.unlink, missing_ok=True)
+            file = stack.enter_context(part.open("w", encoding="utf-8", newline="\n"))
         for number in range(len(rows)):
             try:
                 common = to_common(rows[number], question, number)
                 common["images"] = [
                     pictures.path_of(image, f"{number:07}-{place}") for place, image in enumerate(common["images"])
                 ]
+            except ConfigError:  # there is no room for its pictures, nor for those to come
+                raise
             except VisGLMError as error:
                 problems.append(f"{rows.where(number)}: {error}")
                 continue
-            file.write(json.dumps(common, ensure_ascii=False) + "\n")
+            with writing(target):
+                file.write(json.dumps(common, ensure_ascii=False) + "\n")
             num_written += 1
-    os.replace(part, target)
+        with writing(target):
+            file.close()
+            os.replace(part, target)
     return num_written, problems
 
 
@@ -218,7 +230,8 @@ class PictureWriter:
             opened = (
                 load_image(image, allow_urls=True) if is_url and self.allow_urls else open_image(image, self.folder)
             )
-            self.images_folder.mkdir(exist_ok=True)
             path = self.images_folder / f"{name}.png"
-            opened.save(path)
+            with writing(path):
+                self.images_folder.mkdir(exist_ok=True)
+                opened.save(path)
         return Path(os.path.relpath(path, self.target_folder)).as_posix()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ def open_rows(source: Any, allow_outside: bool = False) -> Rows:
         kind = next((kind for kind in CONTAINERS.values() if kind.accepts(source)), None)
         if kind is None:
             exists = not isinstance(source, str | Path) or os.path.exists(source)
+            if exists and _head(source).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{name} is UTF-16. Save it as UTF-8.")
             problem = "is none of these" if exists else "does not exist"
             raise DataError(f"{name} {problem}. Expected {'; '.join(CONTAINERS)}.")
         rows = kind.open(source, allow_outside)
@@ -63,11 +66,16 @@ def _open_imagefolder(source: Any, allow_outside: bool) -> Rows:
     return open_rows(_metadata(source), allow_outside)
 
 
-def _starts_with(source: Any, first: bytes) -> bool:
+def _head(source: Any) -> bytes:
+    """The first bytes of a file; none of what is no file."""
     if not isinstance(source, str | Path) or not os.path.isfile(source):
-        return False
+        return b""
     with Path(source).open("rb") as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == first
+        return file.read(4096)
+
+
+def _starts_with(source: Any, first: bytes) -> bool:
+    return _head(source).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == first
 
 
 def _has_suffix(source: Any, *suffixes: str) -> bool:

@@ -433,7 +433,7 @@ def check_bad_share(num_bad: int, num_rows: int, problems: Sequence[str], limit:
     """
     if num_bad > limit * num_rows or num_bad == num_rows:
         shown = "".join(f"\n  {problem}" for problem in problems[:10])
-        more = f"\n  and {num_bad - 10} more" if num_bad > 10 else ""
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         too_many = f"more than {limit:.0%}" if num_bad > limit * num_rows else "which leaves none"
         raise DataError(
             f"{num_bad} of {num_rows} rows cannot be used, {too_many}:{shown}{more}\n"

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, VisGLMError, require, shorten
+from ..errors import DataError, VisGLMError, require, shorten, writing
 from ..prompt import detect_language
 from ..reply import History, Reply, thumbnail_url
 from .containers import as_row, is_stream, open_rows, undecoded
@@ -109,13 +109,22 @@ class Evaluation:
     worst: list[tuple[int, tuple[str, ...]]] = field(repr=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write `metrics.json`, `predictions.jsonl` and `worst.html`."""
+        """Write `metrics.json`, `predictions.jsonl` and `worst.html`.
+
+        Raises:
+            ConfigError: they cannot be written.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(self.metrics, ensure_ascii=False, indent=1) + "\n", "utf-8")
         lines = (json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in self.predictions)
-        (folder / "predictions.jsonl").write_text("".join(lines), "utf-8")
-        (folder / "worst.html").write_text(page("Evaluation", *self.sections()), "utf-8")
+        texts = {
+            "metrics.json": json.dumps(self.metrics, ensure_ascii=False, indent=1) + "\n",
+            "predictions.jsonl": "".join(lines),
+            "worst.html": page("Evaluation", *self.sections()),
+        }
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                (folder / name).write_text(text, "utf-8")
 
     def groups(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Names of the rows of the table, and their values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,15 @@ class Folder:
     def locate(self, image: Any) -> Any:
         """A picture of a row as `load_image` takes it, paths made whole.
 
+        A path that leads to no file may have been written on Windows, or, as those of VisualGLM's fewshot-data, begin
+        with the name of the folder itself.
+
         Raises:
             ImageError: the path leads out of the folder.
         """
         if kind_of(image) != "path":
             return image
-        path = self.path / image
+        path = next((path for path in self.readings(os.fspath(image)) if os.path.isfile(path)), self.path / image)
         if self.is_bound:
             root, real = os.path.realpath(self.path), resolve(path)
             if real is not None and not Path(real).is_relative_to(root):
@@ -54,9 +57,23 @@ class Folder:
                 )
         return path
 
+    def readings(self, image: str) -> Iterator[Path]:
+        """What a path may mean, what is written first; each is still to be held against the folder's bounds."""
+        yield self.path / image
+        name = image.replace("\\", "/")
+        if name != image:
+            yield self.path / name
+        first, _, rest = name.removeprefix("./").partition("/")
+        if rest and first == self.path.absolute().name:
+            yield self.path / rest
+
     def check(self, image: Any) -> None:
         """Raise ImageError for a picture that is not there, or not to be read."""
         path = self.locate(image)
+        if kind_of(image) == "http(s) URL" and not image.lower().startswith(("http://", "https://")):
+            raise ImageError(
+                f"the picture '{shorten(image)}' is an address that is not read. Name the file by its path."
+            )
         if kind_of(image) == "http(s) URL":
             raise ImageError(
                 f"the picture '{shorten(str(image))}' is a URL, which would be fetched anew in every epoch. Download "

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from ..adapters import Adapters, Home
-from ..errors import ConfigError, DataError, require
+from ..errors import ConfigError, DataError, require, writing
 from ..processor import VisGLMProcessor
 from ..recipe import FEW, FinetuneArguments
 from .containers import is_stream, open_rows
@@ -112,6 +112,8 @@ def make_plan(
     train, held_out, counts, settings = read_data(data, settings, renderer)
     if resumed is not None:
         check_resumed(resumed, adapters, settings)
+    with writing(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
     is_main = int(os.environ.get("RANK", 0)) == 0
     samples = sample_held_out(held_out, answer) if is_main and held_out is not None else []
     taught: list[Sample] = []
@@ -126,7 +128,6 @@ def make_plan(
         else:  # nobody asked for it
             logger.warning("The model answers no general question, so there is nothing to mix in against forgetting.")
     num_steps, every = count_steps(None if isinstance(mixed, StreamData) else len(mixed), settings)
-    output_dir.mkdir(parents=True, exist_ok=True)
     home = None
     if METHODS[settings.method].keeps_base:
         home = settle_home(adapters, processor, output_dir, is_main=is_main, is_resumed=resumed is not None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..errors import writing
 from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
 from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
@@ -163,7 +164,11 @@ class FinetuneReport:
         return {"output_dir": str(self.output_dir), **values, **asked}
 
     def write(self) -> None:
-        """report.html, report.json and README.md in the output folder."""
+        """report.html, report.json and README.md in the output folder.
+
+        Raises:
+            ConfigError: they cannot be written.
+        """
         write_text(self.output_dir / "report.html", self.html)
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, default=str)
         write_text(self.output_dir / "report.json", text + "\n")
@@ -232,9 +237,14 @@ def is_card(path: Path) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step. What it was a link to is not written to."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with part.open("x", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(part, path)
+    with writing(path, "What was learnt is whole."):
+        try:
+            with part.open("x", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def read_versions() -> dict[str, str]:

@@ -54,7 +54,7 @@ class VisGLMTrainer(Trainer):
         **data,
     ):
         self.adapters, self.settings, self.processor, self.home = adapters, settings, processor, home
-        self.problems: list[str] = []
+        self.problems: dict[str, None] = {}  # in order; each once, however often its row comes round
         self.num_bad = self.num_seen = self.num_cut = 0
         self.measured: dict[int, tuple[float, int]] = {}  # held-out example → its loss, added up, and its tokens
         if data.get("eval_dataset") is not None:
@@ -127,7 +127,7 @@ class VisGLMTrainer(Trainer):
         measured = dict(gathered).values()
         num_tokens = sum(count for _, count in measured)
         if not num_tokens:
-            shown = "".join(f"\n  {problem}" for problem in self.problems[:10])
+            shown = "".join(f"\n  {problem}" for problem in list(self.problems)[:10])
             raise DataError(f"not one held-out row can be used:{shown}")
         output.metrics[f"{metric_key_prefix}_loss"] = sum(loss for loss, _ in measured) / num_tokens
         return output
@@ -166,7 +166,7 @@ class VisGLMTrainer(Trainer):
         pictures, is_own = inputs.pop("pictures"), inputs.pop("is_own")
         self.look(inputs, pictures)
         if places is not None:
-            self.say_left_out([problem for problem in skipped if problem not in self.problems])
+            self.say_left_out(skipped)
             loss, outputs = self.measure(model, inputs, places)
             if bool((inputs["labels"] != IGNORE_INDEX).any()):
                 self.check_loss(loss, where, training=False)
@@ -231,12 +231,12 @@ class VisGLMTrainer(Trainer):
         if skipped:
             self.say_left_out(skipped)
             limit = max(self.settings.max_bad_rows, 1 / self.num_seen)  # one alone is no share yet
-            check_bad_share(self.num_bad, self.num_seen, self.problems, limit)
+            check_bad_share(self.num_bad, self.num_seen, list(self.problems), limit)
 
     def say_left_out(self, problems: list[str]) -> None:
-        self.problems += problems
-        if problems:
-            self.meter.say("\n".join(f"left out: {problem}" for problem in problems))
+        if new := [problem for problem in dict.fromkeys(problems) if problem not in self.problems]:
+            self.problems |= dict.fromkeys(new)
+            self.meter.say("\n".join(f"left out: {problem}" for problem in new))
 
     def check_loss(self, loss: Tensor, where: list[str], training: bool) -> None:
         value = float(loss.detach())

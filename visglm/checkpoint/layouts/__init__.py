@@ -67,7 +67,7 @@ def _is(model_type: str) -> Callable[[Path, dict], bool]:
 
 
 FORMATS = (
-    Format("visglm", _is("visglm"), lambda path, tokenizer: NativeSource(path)),
+    Format("visglm", _is("visglm"), NativeSource),
     Format(
         "VisualGLM-6B or ChatGLM-6B in Hugging Face layout",
         lambda path, fields: fields.get("model_type") == "chatglm" and "padded_vocab_size" not in fields,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ...errors import ConfigError
 from ...processor import VisGLMProcessor
 from ...untrusted import told
 from ..files import TensorInfo, WeightFiles, find_weights
@@ -22,7 +23,11 @@ class NativeSource(Source):
 
     format = "visglm"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, tokenizer: Path | None = None):
+        if tokenizer is not None:
+            raise ConfigError(
+                f"tokenizer={str(tokenizer)!r} is for checkpoints that come without, and {path} has one. Leave it out."
+            )
         with told(path, "the checkpoint"):
             super().__init__(path, read_config(path))
             files = find_weights(path, *WEIGHTS)

@@ -25,6 +25,7 @@ UNSEEN = frozenset(
 VOID = frozenset(re.findall(r"\w+", "area base br col embed hr img input link meta source track wbr"))
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+UNFINISHED = re.compile(r"<[a-zA-Z!?/]")
 MAX_DEPTH = 1_000
 
 
@@ -128,6 +129,9 @@ def parse(text: str, limits: LibraryLimits, page: int | None = None) -> list[Pie
     """The pieces of HTML text; all of them on one page."""
     parser = Page(limits, page)
     parser.feed(text)
-    parser.close()
+    # What opens a tag or a comment and never ends it hides all behind it, as in a browser. To close() it would be text,
+    # and the end looked for again from each "<" in it.
+    if not UNFINISHED.match(parser.rawdata):
+        parser.close()
     parser.flush()
     return parser.pieces

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from ...errors import DocumentError
 from ..pieces import LibraryLimits, Piece
 
-MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# That of UTF-32 begins as that of UTF-16 does.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
 # GB18030 has GBK and GB2312 in it, and takes most bytes: where it fails, too, each byte is a letter.
 GUESSES = ("utf-8", "gb18030", "cp1252")
 PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t\r]*\n|\Z)", re.DOTALL)
-HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*\Z")
+HEADING = re.compile(r"(#{1,6})[ \t]+(?![ \t])(.+)\Z")
 FENCE = re.compile(r"[ \t]*(```|~~~)")
 MAX_FIELD = 2**20  # characters of one cell
 
@@ -64,7 +70,8 @@ def read_markdown(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Pie
                 yield Piece(block.rstrip(), heading=" › ".join(headings), start=begun)
             block = ""
         if heading:
-            headings = [*headings[: len(heading[1]) - 1], heading[2]]
+            title = heading[2].rstrip(" \t#") or heading[2][0]
+            headings = [*headings[: len(heading[1]) - 1], title]
         elif block or line.strip():
             begun = begun if block else place
             block += line
