@@ -49,8 +49,8 @@ format: $(DEV)  ## mend what `make lint` says about style
 docs: $(DOCS)  ## build the documentation site into build/site; any warning is an error
 	@$(VENV_PYTHON) docs/build.py
 
-test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site, those that drive Chromium included
-	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m "browser or not browser" --timeout 600 -s
+test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site that drive Chromium; `make test` runs the others
+	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m browser --timeout 600 -s
 
 screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (needs Chromium)
 	@$(VENV_PYTHON) -m tests.demos.screenshots docs/screenshots

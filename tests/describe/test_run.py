@@ -214,7 +214,7 @@ def test_damaged_results_are_refused_with_their_name(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.name != "posix", reason="no SIGKILL elsewhere")
 def test_killed_three_times_it_does_what_is_missing_once(tmp_path):
-    source, out = fill(tmp_path / "src", 90), tmp_path / "out"
+    source, out = fill(tmp_path / "src", 60), tmp_path / "out"
     size = 6
     command = [
         *(sys.executable, "-m", "visglm", "describe", str(source), str(out), *SHORT),
@@ -235,5 +235,5 @@ def test_killed_three_times_it_does_what_is_missing_once(tmp_path):
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     rows = rows_of(out)
-    assert len(rows) == len({row["id"] for row in rows}) == len({row["image"] for row in rows}) == 90
+    assert len(rows) == len({row["id"] for row in rows}) == len({row["image"] for row in rows}) == 60
     assert not [path for path in out.iterdir() if path.name.startswith(".part")]
