@@ -14,7 +14,7 @@ CODES: Mapping[str, type[Exception]] = {"context_length_exceeded": ContextLength
 REASONS: Mapping[int, tuple[str, str]] = {
     401: ("key", "Give the right key: --api-key-file on the command line, api_key=… in Python, or VISGLM_API_KEY."),
     403: ("key", "This key may not do that."),
-    404: ("missing", "See what `models()` lists, and whether the address is that of `visglm serve`."),
+    404: ("missing", "It lists what it has at /v1/models. Is the address that of `visglm serve`?"),
     421: ("missing", "Start the server with --allowed-host for the name by which you call it."),
     429: ("full", "It has as many requests waiting as it takes. Ask again in a moment."),
     503: ("ending", "It ends, or is busy with something long. Ask again later, or ask another server."),
