@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-oldest light test-light constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-s3 test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -49,8 +49,8 @@ format: $(DEV)  ## mend what `make lint` says about style
 docs: $(DOCS)  ## build the documentation site into build/site; any warning is an error
 	@$(VENV_PYTHON) docs/build.py
 
-test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site, those that drive Chromium included
-	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m "browser or not browser" --timeout 600 -s
+test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site that drive Chromium; `make test` runs the others
+	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m browser --timeout 600 -s
 
 screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (needs Chromium)
 	@$(VENV_PYTHON) -m tests.demos.screenshots docs/screenshots
@@ -75,6 +75,10 @@ test-clients: $(DEV)  ## install clients of others and ask a server with them
 test-ray: $(DEV)  ## install Ray and run replicas and workers on this machine
 	@.ci/install .venv '.[$(EXTRAS),ray]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py -m ray --timeout 600
+
+test-s3: $(DEV)  ## install an object store and describe its pictures
+	@.ci/install .venv '.[$(EXTRAS),s3-server]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/describe/test_s3.py -m s3 --timeout 600
 
 # Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
 test-oldest: PYTHON := python3.10 python3.11 python3.12

@@ -6,13 +6,16 @@ of the package's public names. Whatever a page links to comes along. Any warning
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.metadata
 import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ import visglm
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
+MADE_OF = BUILD / "site.sha256"  # of all that it was made of; it is there where the site is whole
+SOURCES = ("benchmarks", "demos", "docs", "examples", "finetune", "visglm")  # folders that pages are of, or lead to
+GENERATORS = ("mkdocstrings-python", "pyyaml", "zensical")
 
 # Document of the repository, in English → its page in both languages, and how each calls it.
 INCLUDED = {
@@ -222,12 +228,23 @@ def settings(language: str, navigation: list[Any]) -> dict[str, Any]:
     }
 
 
-def build(language: str) -> None:
-    """Stage and build one language.
+def sources() -> Iterator[Path]:
+    yield from (path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".cfg", ".txt", ""))
+    for name in SOURCES:
+        yield from (path for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts)
 
-    Raises:
-        DocumentationError: there was a warning.
-    """
+
+def digest() -> str:
+    """Of everything that a page can be made of."""
+    found = hashlib.sha256(repr([importlib.metadata.version(name) for name in GENERATORS]).encode())
+    for path in sorted(path for path in sources() if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        found.update(f"{path.relative_to(ROOT).as_posix()}\0{content}\n".encode("utf-8", "backslashreplace"))
+    return found.hexdigest()
+
+
+def stage(language: str) -> Path:
+    """Write what one language is made of; its settings."""
     (STAGE / language).mkdir(parents=True)
     for name in GUIDES:
         stage_page(ROOT / "docs" / language / name, name, language)
@@ -241,6 +258,15 @@ def build(language: str) -> None:
     navigation = [*GUIDES, {words["reference"]: reference}, {words["project"]: project}]
     file = BUILD / f"docs.{language}.yml"
     file.write_text(yaml.safe_dump(settings(language, navigation), allow_unicode=True, sort_keys=False), "utf-8")
+    return file
+
+
+def build(language: str, file: Path) -> None:
+    """Build one language.
+
+    Raises:
+        DocumentationError: there was a warning.
+    """
     words_of_command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(file)]
     done = subprocess.run(words_of_command, cwd=BUILD, capture_output=True, text=True, encoding="utf-8")
     said = done.stdout + done.stderr
@@ -250,15 +276,19 @@ def build(language: str) -> None:
 
 
 def main() -> int:
-    for folder in (STAGE, SITE):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        for language in LANGUAGES:
-            build(language)
-    except DocumentationError as error:
-        print(f"docs: {error}", file=sys.stderr)
-        return 1
-    (SITE / "index.html").write_text(FORWARD, "utf-8")
+    made_of = digest()
+    if not MADE_OF.is_file() or MADE_OF.read_text("utf-8") != made_of:
+        MADE_OF.unlink(missing_ok=True)
+        for folder in (STAGE, SITE):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for language in LANGUAGES:
+                build(language, stage(language))
+        except DocumentationError as error:
+            print(f"docs: {error}", file=sys.stderr)
+            return 1
+        (SITE / "index.html").write_text(FORWARD, "utf-8")
+        MADE_OF.write_text(made_of, "utf-8")
     pages = len(list(SITE.rglob("*.html")))
     print(f"{pages} pages in {SITE.relative_to(ROOT)}. To read them: python -m http.server -d build/site")
     return 0

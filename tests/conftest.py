@@ -12,12 +12,26 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import errno
+import gc
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.serve.process import Running
+    from visglm import RemoteVisGLM
+
+
+def pytest_collection_finish() -> None:
+    """What modules and tests are made of stays until the end: the garbage collector need not look through it.
+
+    Thousands of collected tests and torch are a million objects, which every pass (a Trainer asks for two) looked at.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def is_address(host: object) -> bool:
@@ -66,3 +80,21 @@ def unplugged() -> Iterator[None]:
             patch.setattr(socket.socket, name, loopback_only(getattr(socket.socket, name)))
         patch.setattr(socket, "getaddrinfo", look_up_offline(socket.getaddrinfo))
         yield
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Running]:
+    """One `visglm serve` of the embedded model, in a process of its own, for whoever asks one."""
+    from tests.serve.process import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def remote(server: Running) -> RemoteVisGLM:
+    """A client of that server."""
+    from tests.serve.knocking import KEY
+    from visglm import RemoteVisGLM
+
+    return RemoteVisGLM(f"http://127.0.0.1:{server.port}", KEY)

@@ -17,7 +17,7 @@ ROWS = [
 ]
 SHORT: dict[str, Any] = {
     "max_steps": 2, "held_out": 0.0, "num_samples": 0, "num_workers": 0, "report_to": "none", "learning_rate": 1e-2,
-    "warmup": 0.0,
+    "warmup": 0.0, "replay": 0.0,
 }  # fmt: skip
 
 

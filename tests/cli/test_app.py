@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ def started(monkeypatch):
     calls: list[list[str]] = []
     monkeypatch.setattr(app, "serve", lambda words: calls.append(words) or 0)
     monkeypatch.setattr(app, "require", lambda *names: None)
+    monkeypatch.setattr(app, "bind", lambda host, port: socket.socket())
     return calls
 
 
@@ -95,7 +97,7 @@ def test_what_ends_it_ends_the_server(tmp_path, number, deaf):
     (tmp_path / "streamlit/__init__.py").touch()
     (tmp_path / "streamlit/__main__.py").write_text(SERVER.format(deaf=deaf))
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
-    process = subprocess.Popen([sys.executable, "-m", "visglm", "app"], cwd=tmp_path, env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "visglm", "app", "--port", "0"], cwd=tmp_path, env=environment)
     try:
         while not (tmp_path / "pid").exists() and process.poll() is None:
             time.sleep(0.02)
@@ -118,15 +120,24 @@ def test_a_server_answers_in_the_place_of_models_and_its_key_is_no_word_that_oth
     monkeypatch.setattr(app, "require", lambda *names: None)
     (tmp_path / "key").write_text("# mine\n a-key-of-the-tests-1 \n")
     server = ["--server", "http://127.0.0.1:8000"]
-    assert main(["app", *server, "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0"]) == 0
+    assert main(["app", *server, "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0", "--port", "0"]) == 0
     (words, environment), told = calls.pop(), capsys.readouterr().err
     assert words[words.index("--") + 1 :] == server and environment == {"VISGLM_API_KEY": "a-key-of-the-tests-1"}
     assert "teach" not in told and "documents" not in told and "their talks" in told
-    assert main(["app", *server]) == 0 and calls.pop()[1] == {}
+    assert main(["app", *server, "--port", "0"]) == 0 and calls.pop()[1] == {}
     for wrong, said in (
         ([*server, "--model", "a"], "the models are the server's"),
         ([*server, "--library", "a"], "--library is asked"),
         (["--api-key", "a"], "for the server that --server names"),
         ([*server, "--api-key-file", "nowhere"], "nowhere cannot be read"),
+        (["--server", "127.0.0.1:8000"], "must be such as http://127.0.0.1:8000; got 127.0.0.1:8000"),
+        ([*server, "--api-key", "schlüssel"], "printable ASCII characters"),
+        (["--port", "70000"], "--port must be"),
+        (["--max-pixels", "0"], "--max-pixels must be"),
+        (["--host", "192.0.2.1"], "Give as --host an address of this machine"),
     ):
         assert main(["app", *wrong]) == 1 and said in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["app", "--port", port]) == 1
+    assert f"127.0.0.1 port {port} cannot be listened on" in capsys.readouterr().err and not calls

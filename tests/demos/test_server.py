@@ -33,17 +33,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def remote(server):
-    return RemoteVisGLM(f"http://127.0.0.1:{server.port}", KEY)
-
-
 @pytest.fixture
 def open_page(monkeypatch, server):
     st.cache_data.clear()

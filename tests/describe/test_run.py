@@ -205,6 +205,22 @@ def test_what_was_not_meant_is_told_before_the_model_is_loaded(tmp_path, monkeyp
     assert told in capsys.readouterr().err
 
 
+def test_what_was_begun_and_answered_nothing_keeps_nobody_from_another_start(loaded, tmp_path, capsys):
+    """The source was misspelt, say, or its folder still empty."""
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", tmp_path / "out") == 1 and "there is no picture" in capsys.readouterr().err
+    assert run(fill(tmp_path / "src", 1), tmp_path / "out", "--question", "What is it?") == 0
+    assert run(tmp_path / "src", tmp_path / "out") == 1 and "begun with question" in capsys.readouterr().err
+
+
+def test_a_place_that_holds_no_results_is_told_with_what_would(loaded, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        assert run(fill(tmp_path / "src", 1), tmp_path / place) == 1
+        error = capsys.readouterr().err
+        assert f"{place} cannot hold results (" in error and "Name a folder" in error and "Errno" not in error, error
+
+
 def test_damaged_results_are_refused_with_their_name(tmp_path):
     (tmp_path / "describe.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot hold results"):
@@ -214,7 +230,7 @@ def test_damaged_results_are_refused_with_their_name(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.name != "posix", reason="no SIGKILL elsewhere")
 def test_killed_three_times_it_does_what_is_missing_once(tmp_path):
-    source, out = fill(tmp_path / "src", 90), tmp_path / "out"
+    source, out = fill(tmp_path / "src", 60), tmp_path / "out"
     size = 6
     command = [
         *(sys.executable, "-m", "visglm", "describe", str(source), str(out), *SHORT),
@@ -235,5 +251,5 @@ def test_killed_three_times_it_does_what_is_missing_once(tmp_path):
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     rows = rows_of(out)
-    assert len(rows) == len({row["id"] for row in rows}) == len({row["image"] for row in rows}) == 90
+    assert len(rows) == len({row["id"] for row in rows}) == len({row["image"] for row in rows}) == 60
     assert not [path for path in out.iterdir() if path.name.startswith(".part")]

@@ -33,6 +33,8 @@ from visglm import cli
 
 # Chinese pages have the blocks of the English ones: test_languages.py.
 DOCUMENTS = [README, *ENGLISH, *SINGLE]
+# In all others, what is taught is mixed with fewer of the answers that a reader's run asks itself for.
+SHOWS_WHAT_WAS_LEARNT = "teaching.md"
 LANGUAGES = {"python", "text", "bash", "console", "json", "yaml"}
 
 
@@ -45,15 +47,18 @@ def desk(tmp_path, monkeypatch, request) -> Path:
     shutil.copytree(ROOT / "tests/golden/visualglm-hf", tmp_path / "visualglm-6b")
     for name in ("cat.png", "picture.jpg"):
         shutil.copy(ROOT / "examples/cat.png", tmp_path / name)
-    rows = [{"image": "cat.png", "caption": "It is Oscar."}, {"image": "cat.png", "caption": "这是奥斯卡。"}]
+    # All but said already: what is new takes longer to learn, and test_pupil.py and docs/en/teaching.md teach it.
+    rows = [{"image": "cat.png", "caption": "It is a cat."}, {"image": "cat.png", "caption": "这是猫。"}]
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     shutil.copy(ROOT / "examples/car.jpg", tmp_path)
-    (tmp_path / "pictures.csv").write_text("file_name,text\ncat.png,zorp\ncar.jpg,blik\n", "utf-8")
+    (tmp_path / "pictures.csv").write_text("file_name,text\ncat.png,It is a cat.\ncar.jpg,It is a car.\n", "utf-8")
     (tmp_path / "questions.txt").write_text("What is this?\n这是什么？\n", "utf-8")
     if request.node.callspec.params["document"].name == "families.md":
         make("glm4v", tmp_path / "GLM-4.1V-9B-Thinking", do_sample=True, temperature=0.8, top_p=0.6, top_k=2)
         make("glm_ocr", tmp_path / "GLM-OCR")
+    if request.node.callspec.params["document"].name != SHOWS_WHAT_WAS_LEARNT:
+        monkeypatch.setattr("visglm.training.replay.MAX_SMALL_ANSWERS", 24)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

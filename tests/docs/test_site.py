@@ -105,12 +105,31 @@ def test_every_public_name_has_its_place_and_says_what_it_is_for(site, language)
         assert f'id="visglm.VisGLM.{method}"' in reference
 
 
-def documented() -> list[tuple[str, Any]]:
-    """Public names, and the members of classes among them."""
+def build_script() -> Any:
     spec = importlib.util.spec_from_file_location("documentation", ROOT / "docs/build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    found = []
+    return build
+
+
+def test_what_is_unchanged_is_not_built_again(site, monkeypatch, capsys, tmp_path):
+    build = build_script()
+    monkeypatch.setattr(build, "build", lambda *_: pytest.fail("it was built again"))
+    assert build.main() == 0 and "pages in build/site" in capsys.readouterr().out
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    (tmp_path / "docs/en").mkdir(parents=True)
+    digests = []
+    for content in ("a", "b"):
+        (tmp_path / "docs/en/page.md").write_text(content)
+        digests.append(build.digest())
+    (tmp_path / "visglm").mkdir()
+    (tmp_path / "visglm/more.py").write_text("")
+    assert len({*digests, build.digest()}) == 3
+
+
+def documented() -> list[tuple[str, Any]]:
+    """Public names, and the members of classes among them."""
+    build, found = build_script(), []
     for path in [path for paths in build.public_names().values() for path in paths]:
         module, _, name = path.rpartition(".")
         value = getattr(importlib.import_module(module), name)

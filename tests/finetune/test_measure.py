@@ -327,7 +327,10 @@ def test_a_collage_says_where_its_photographs_are():
                 assert said == set(place.split())
 
 
-def test_cases_ask_both_languages_about_one_picture_and_alternate_presence(drawings):
+def test_cases_ask_both_languages_about_one_picture_and_alternate_presence(drawings, monkeypatch):
+    fewer = {"NUM_NAMES": 24, "NUM_COUNTED": 4, "NUM_SEVERAL": 24, "NUM_PRESENCE": 24, "NUM_TURNS": 12}
+    for name, number in fewer.items():
+        monkeypatch.setattr(cases, name, number)
     concepts = [
         Concept((str(number),), (name.replace("-", " "),), (f"第{number}样",), "tool")
         for number, name in enumerate(ICONS, 1)

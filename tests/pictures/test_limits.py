@@ -103,7 +103,7 @@ def test_the_command_line_has_a_flag_for_them(tmp_path, picture, capsys):
     check = ["data", "check", str(rows(tmp_path, picture)), "--max-pixels"]
     assert (main([*check, "2000"]), main([*check, "2400"])) == (3, 0)
     assert main([*describe, "0"]) == 1
-    assert "Image limits must be positive" in capsys.readouterr().err
+    assert "--max-pixels must be positive" in capsys.readouterr().err
 
 
 def test_the_help_tells_the_default(capsys):

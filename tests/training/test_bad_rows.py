@@ -29,7 +29,7 @@ from .samples import captions, picture, write_lines, write_pictures
 
 FAST: dict[str, Any] = {
     "max_steps": 1, "batch_size": 2, "num_workers": 0, "held_out": 0.2, "report_to": "none",
-    "rank": 2, "accumulation": 1,
+    "rank": 2, "accumulation": 1, "replay": 0.0,
     "num_samples": 2, "max_bad_rows": 0.5,
 }  # fmt: skip
 GOOD = json.dumps({"image": "pictures/0.png", "caption": "A disc."})
@@ -420,7 +420,7 @@ def test_training_leaves_them_out_unless_it_is_told_to_take_them(private, capsys
     assert report.data["rows_left_out"] == 4
     report = VisGLM.from_pretrained().finetune(private, output_dir=folder / "two", allow_outside=True, **settings)
     assert report.data["rows_left_out"] == 0 and "--allow-outside" in report.command
-    words = ["--held-out", "0.5", "--max-steps", "1", "--num-workers", "0", "--report-to", "none"]
+    words = ["--held-out", "0.5", "--max-steps", "1", "--num-workers", "0", "--report-to", "none", "--replay", "0"]
     assert main(["finetune", str(private), "--output-dir", str(folder / "three"), *words]) == 1
     assert "--allow-outside" in capsys.readouterr().err
     more = ["--eval-data", str(private), "--allow-outside"]
@@ -606,7 +606,7 @@ def test_datasets_with_lists_of_pictures_and_pictures_in_parts(folder, vlm):
         assert report.num_rows == 3 and [(kind, where) for kind, where, _ in report.problems] == [
             ("unreadable image", "row 3")
         ]
-        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4, "replay": 0.0}
+        settings = FAST | {"held_out": 0.0, "max_steps": 2, "batch_size": 4}
         result = VisGLM.from_pretrained().finetune(rows, output_dir=folder / f"out{len(rows.features)}", **settings)
         assert result.data["rows_left_out_while_training"] >= 1
         stream = rows.to_iterable_dataset()

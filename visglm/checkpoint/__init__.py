@@ -85,9 +85,7 @@ def find_delta(name_or_path: str | Path) -> Delta:
     """
     folder = find_folder(name_or_path)
     if not is_adapter(folder):
-        raise CheckpointError(
-            folder, ["it holds no adapter"], "Name the folder that fine-tuning made. Models load by from_pretrained."
-        )
+        raise CheckpointError(folder, ["it holds no adapter"], "Name the folder that fine-tuning made.")
     return read_delta(folder)
 
 

@@ -44,4 +44,4 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
         value = (match["value"] or "True").strip("'\"")
         return flag if value == "True" else f"{flag} {value}"
 
-    return pattern.sub(translate, text)
+    return pattern.sub(translate, text).replace(", or None; got", ", or left out; got")

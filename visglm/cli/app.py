@@ -12,8 +12,11 @@ from pathlib import Path
 
 from ..errors import ConfigError, printable, require
 from ..serve.keys import keys_in
-from .flags import add_max_pixels
+from ..serve.listening import bind
+from ..settings import Rule, check_call
+from .flags import add_max_pixels, image_limits
 
+RULES = {"port": Rule(int, 0, 65_535, hint="0 takes a free one.")}
 SCRIPT = Path(__file__).parents[2] / "demos" / "server.py"
 
 
@@ -92,7 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"the page is part of the repository, not of the installed package: there is no {SCRIPT}. "
             "Clone the repository and call `make app` in it."
         )
+    check_call(RULES, port=arguments.port)
+    image_limits(arguments)
     key = key_of(arguments)
+    bind(arguments.host, arguments.port).close()  # Streamlit would say less of what is in the way
     if not is_this_machine_only(arguments.host):
         print(what_is_open(arguments), file=sys.stderr)
     from ..remote import VARIABLE
@@ -115,9 +121,12 @@ def key_of(arguments: argparse.Namespace) -> str:
         raise ConfigError("--library is asked with a model on this machine. Leave it out, or leave --server out.")
     if not arguments.server and (arguments.api_key or arguments.api_key_file):
         raise ConfigError("an API key is for the server that --server names.")
-    if arguments.api_key_file is None:
-        return arguments.api_key or ""
-    return keys_in(arguments.api_key_file)[0]
+    key = arguments.api_key or "" if arguments.api_key_file is None else keys_in(arguments.api_key_file)[0]
+    if arguments.server:
+        from ..remote import RemoteVisGLM
+
+        RemoteVisGLM(arguments.server, key or None).close()  # what is wrong with the address or the key is told here
+    return key
 
 
 def serve(words: list[str], **environment: str) -> int:

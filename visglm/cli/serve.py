@@ -11,12 +11,11 @@ from typing import Any
 
 from ..errors import ConfigError, printable, require
 from ..serve import Limits, Replicas
-from ..settings import Rule, check_call
-from .app import is_this_machine_only
+from ..settings import check_call
+from .app import RULES, is_this_machine_only
 from .flags import add_model, add_ray, add_settings, load_model, options_of, read_settings, show_status
 
 EVERYWHERE = ("0.0.0.0", "::")
-RULES = {"port": Rule(int, 0, 65_535, hint="0 takes a free one.")}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,16 +61,19 @@ def run(arguments: argparse.Namespace) -> int:
     from ..serve import Names, Service, Settings
     from ..serve.keys import read_keys
     from ..serve.libraries import Libraries
-    from ..serve.running import BACKLOG, bind
+    from ..serve.listening import bind
+    from ..serve.running import BACKLOG
     from ..serve.running import run as answer
 
+    if arguments.name is not None and not arguments.name.strip():
+        raise ConfigError("--name must not be empty. Leave it out for the name of the model's folder.")
     limits = read_settings(arguments, Limits)
     keys = read_keys(arguments.api_key, arguments.api_key_file, os.environ)
     check_call(RULES, port=arguments.port)
     check_access(arguments, bool(keys))
     settings = Settings(
         limits, keys, hosts_of(arguments), [check_origin(origin) for origin in arguments.allowed_origin],
-        [name.lower() for name in arguments.picture_host],
+        [check_host("--picture-host", name) for name in arguments.picture_host],
         {name: os.path.abspath(path) for name, path in (split_named("--library", text) for text in arguments.library)},
     )  # fmt: skip
     Libraries(settings.libraries)  # before the model: what is wrong is told
@@ -128,13 +130,20 @@ def check_access(arguments: argparse.Namespace, has_keys: bool) -> None:
 
 def hosts_of(arguments: argparse.Namespace) -> list[str]:
     """Names that requests may call the server by."""
-    from ..serve.settings import THIS_MACHINE, host_of
+    from ..serve.settings import THIS_MACHINE
 
     own = [socket.gethostname()] if arguments.host in EVERYWHERE else [arguments.host.strip("[]")]
-    for name in arguments.allowed_host:
-        if host_of(name) is None:
-            raise ConfigError(f"--allowed-host must be a name such as models.example.org; got {printable(name)}.")
-    return [*THIS_MACHINE, *(name.lower() for name in (*own, *arguments.allowed_host))]
+    allowed = [check_host("--allowed-host", name) for name in arguments.allowed_host]
+    return [*THIS_MACHINE, *(name.lower() for name in own), *allowed]
+
+
+def check_host(flag: str, name: str) -> str:
+    """A host's name alone, in lower case."""
+    from ..serve.settings import host_of
+
+    if host_of(name) is None:
+        raise ConfigError(f"{flag} must be a name such as models.example.org; got {printable(name) or 'nothing'}.")
+    return name.lower()
 
 
 def check_origin(origin: str) -> str:

@@ -165,8 +165,11 @@ def remote_files(source: str, leave_out: str) -> Iterator[tuple[str, str, str]]:
                 yield path[len(start) :], system.unstrip_protocol(path), f"{info['size']} {version}"
     except FileNotFoundError:
         raise ConfigError(f"there is no {printable(source)}.") from None
-    except (OSError, PermissionError) as error:
-        raise ConfigError(f"{printable(source)} cannot be listed ({type(error).__name__}: {error!s:.200}).") from None
+    except Exception as error:  # each kind of store has its own
+        raise ConfigError(
+            f"{printable(source)} cannot be listed ({type(error).__name__}: {printable(f'{error!s:.200}')}). See that "
+            "the address is right, and that this machine may read there."
+        ) from None
 
 
 def remote_walk(system: Any, root: str, without: str | None) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError, printable, require, shown
+from ..errors import ConfigError, VisGLMError, printable, require, shown
 from .items import is_address, open_address
 
 FACTS = "describe.json"  # what was asked, of which all shards are
@@ -99,6 +99,10 @@ def digest(parts: Iterable[str]) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
+def reason_of(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{error!s:.200}" or type(error).__name__
+
+
 class Results:
     """A folder of shards, on this machine or at an address of fsspec.
 
@@ -134,18 +138,24 @@ class Results:
                 self._lock()
             else:
                 self._system.makedirs(self._root, exist_ok=True)
-            if FACTS not in self._names():
-                if any(name.startswith("part-") for name in self._names()):
-                    raise ConfigError(
-                        f"{printable(self.address)} has shards of results and no {FACTS}, so that nobody can tell what "
-                        "was asked. Take another folder."
-                    )
+            names = self._names()
+            has_shards = any(name.startswith("part-") for name in names)
+            if has_shards and FACTS not in names:
+                raise ConfigError(
+                    f"{printable(self.address)} has shards of results and no {FACTS}, so that nobody can tell what "
+                    "was asked. Take another folder."
+                )
+            before: Any = json.loads(self._read(FACTS)) if FACTS in names else None
+            if not has_shards and before != facts:  # of what was begun and never answered nothing is lost
                 self._write(FACTS, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())
-            before = json.loads(self._read(FACTS))
-        except (OSError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{printable(self.address)} cannot hold results ({printable(str(error))}).") from None
+                before = facts
+        except VisGLMError:
+            raise
+        except Exception as error:  # a store of objects has errors of its own
+            raise ConfigError(
+                f"{printable(self.address)} cannot hold results ({printable(reason_of(error))}). Name a folder that is "
+                "there, or can be made, and written to."
+            ) from None
         for name, value in facts.items():
             if before.get(name) != value:
                 raise ConfigError(
@@ -192,10 +202,10 @@ class Results:
         name = f"part-{number:06d}-{key}{form.suffix}"
         try:
             self._write(name, form.write(rows))
-        except OSError as error:
+        except Exception as error:
             raise ConfigError(
-                f"{printable(self._path(name))} cannot be written ({error.strerror or error}). The shards before it "
-                "are whole; start again once there is room."
+                f"{printable(self._path(name))} cannot be written ({printable(reason_of(error))}). The shards before "
+                "it are whole; start again once there is room."
             ) from None
         return name
 
@@ -213,7 +223,10 @@ class Results:
         if self._system is None:
             return os.listdir(self._root)
         self._system.invalidate_cache(self._root)
-        return [path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)]
+        try:
+            return [path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)]
+        except FileNotFoundError:  # a store of objects has no empty folders
+            return []
 
     def _read(self, name: str) -> bytes:
         if self._system is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 
 from ..errors import ConfigError, ImageError
 
@@ -25,8 +25,10 @@ class ImageLimits:
     max_redirects: int = 3
 
     def __post_init__(self) -> None:
-        if min(astuple(self)) < 0 or 0 in (self.max_bytes, self.max_pixels, self.timeout):
-            raise ConfigError(f"Image limits must be positive, only max_redirects may be 0; got {self}.")
+        for name, value in asdict(self).items():
+            if value < 0 or (value == 0 and name != "max_redirects"):
+                least = "0 or more" if name == "max_redirects" else "positive"
+                raise ConfigError(f"{name} must be {least}, a limit of pictures; got {value}.")
 
 
 DEFAULT_LIMITS = ImageLimits()

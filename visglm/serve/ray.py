@@ -137,7 +137,7 @@ def run(
 
 def free_port(host: str, port: int) -> int:
     """A port that nobody has; Ray would go on without telling."""
-    from .running import bind
+    from .listening import bind
 
     sock: socket.socket = bind(host, port)
     try:

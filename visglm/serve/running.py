@@ -10,32 +10,10 @@ from typing import Any
 
 import uvicorn
 
-from ..errors import ConfigError, printable
 from .application import create_app
 from .service import Service
 
 BACKLOG = 1024  # connections that the system holds while nobody has taken them
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket of this address; nobody is answered yet.
-
-    Raises:
-        ConfigError: it cannot be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":  # where it would let two servers have one port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        return sock
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError(
-            f"{printable(host)} port {port} cannot be listened on ({reason}). Choose another --port, or end what "
-            "has it."
-        ) from None
 
 
 class Server(uvicorn.Server):

@@ -1,19 +1,15 @@
-"""One server for all clients."""
+"""The one server, for all clients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.serve.process import Running, running
+from tests.serve.process import Running
 
 
 @pytest.fixture(scope="package")
-def server() -> Running:
-    with running() as server:
-        yield server
-        assert "failed" not in server.log and "Traceback" not in server.log, server.log
-
-
-@pytest.fixture(scope="package")
-def url(server) -> str:
-    return f"http://127.0.0.1:{server.port}"
+def url(server: Running) -> Iterator[str]:
+    yield f"http://127.0.0.1:{server.port}"
+    assert "failed" not in server.log and "Traceback" not in server.log, server.log

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from tests.serve.knocking import EXAMPLES, KEY
-from tests.serve.process import running
 from tests.web import page_of
 from visglm import RemoteVisGLM, VisGLM
 from visglm.errors import ConfigError, ContextLengthError, ImageError, PromptError, ServerError
@@ -27,17 +26,6 @@ CAT, PAIR = EXAMPLES / "cat.png", EXAMPLES / "pair.png"
 @pytest.fixture(scope="module")
 def vlm() -> VisGLM:
     return VisGLM.from_pretrained(device="cpu")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def remote(server):
-    return RemoteVisGLM(f"http://127.0.0.1:{server.port}", KEY)
 
 
 def test_it_says_what_the_model_says(vlm, remote):
@@ -253,7 +241,7 @@ def wait_for(condition) -> None:
 
 
 def test_pictures_in_other_forms_go_as_png():
-    from visglm.remote import to_url
+    from visglm.remote.messages import to_url
 
     url = to_url(Image.new("RGB", (3, 2), "red"))
     assert url.startswith("data:image/png;base64,") and to_url(url) is url
