@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-s3 test-oldest light test-light constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-store test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -76,7 +76,7 @@ test-ray: $(DEV)  ## install Ray and run replicas and workers on this machine
 	@.ci/install .venv '.[$(EXTRAS),ray]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py -m ray --timeout 600
 
-test-s3: $(DEV)  ## install an object store and describe its pictures
+test-store: $(DEV)  ## install an object store and describe its pictures
 	@.ci/install .venv '.[$(EXTRAS),s3-server]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/describe/test_s3.py -m s3 --timeout 600
 

@@ -23,7 +23,7 @@ SOURCE, TARGET = "s3://pictures/animals", "s3://pictures/answers"
 pytestmark = [
     pytest.mark.s3,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="there is no object store: make test-s3"),
+    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="there is no object store: make test-store"),
 ]
 
 
