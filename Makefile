@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-oldest light test-light constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-ocr test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -75,6 +75,10 @@ test-clients: $(DEV)  ## install clients of others and ask a server with them
 test-ray: $(DEV)  ## install Ray and run replicas and workers on this machine
 	@.ci/install .venv '.[$(EXTRAS),ray]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py -m ray --timeout 600
+
+test-ocr: $(DEV)  ## install RapidOCR and read scans and pictures with it
+	@.ci/install .venv '.[$(EXTRAS),ocr]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/library/test_ocr.py -m ocr --timeout 600
 
 # Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
 test-oldest: PYTHON := python3.10 python3.11 python3.12
