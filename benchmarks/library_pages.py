@@ -210,13 +210,13 @@ def saved(image: Image.Image, form: str) -> bytes:
     return buffer.getvalue()
 
 
-# Form → what makes a file of a page, and its ending.
-FORMS: dict[str, tuple[Callable[[Page, str, str], bytes], str]] = {
-    "PDF with text": (printed, ".pdf"),
-    "… turned by 90°": (lambda page, language, font: printed(page, language, font, 90), ".pdf"),
-    "PDF of a picture": (lambda page, language, font: saved(scanned(page, font, 0), "PDF"), ".pdf"),
-    "… turned by 2°, blurred": (lambda page, language, font: saved(scanned(page, font, 2), "PDF"), ".pdf"),
-    "… turned by −2°, a JPEG": (lambda page, language, font: saved(scanned(page, font, -2), "JPEG"), ".jpg"),
+# Form → what makes a file of a page, its ending, and by how many degrees what is cut out of it is turned upright.
+FORMS: dict[str, tuple[Callable[[Page, str, str], bytes], str, float]] = {
+    "PDF with text": (printed, ".pdf", 0),
+    "… turned by 90°": (lambda page, language, font: printed(page, language, font, 90), ".pdf", 90),
+    "PDF of a picture": (lambda page, language, font: saved(scanned(page, font, 0), "PDF"), ".pdf", 0),
+    "… turned by 2°, blurred": (lambda page, language, font: saved(scanned(page, font, 2), "PDF"), ".pdf", -2),
+    "… turned by −2°, a JPEG": (lambda page, language, font: saved(scanned(page, font, -2), "JPEG"), ".jpg", 2),
 }
 
 
@@ -266,7 +266,7 @@ class Ocr:
         return [" ".join(found.txts), " ".join(words for words, _ in beside)]
 
 
-def checked(library: Library, read: Ocr, page: Page, citation: Any, degrees: int) -> tuple[bool, bool, str]:
+def checked(library: Library, read: Ocr, page: Page, citation: Any, degrees: float) -> tuple[bool, bool, str]:
     """Whether the quote stands in the text; whether the box says it, and little else; what it says."""
     stands = share_in(citation.quote, page.text) >= WHOLE
     view = library.view(citation)
@@ -278,10 +278,14 @@ def checked(library: Library, read: Ocr, page: Page, citation: Any, degrees: int
     )
     margin = 0.003 * image.width
     cut = image.crop((round(left - margin), round(top - margin), round(right + margin), round(bottom + margin)))
-    said = read(cut.rotate(degrees, expand=True))
-    spare = len(plain(said[0])) - len(plain(citation.quote))
-    says = max(share_in(citation.quote, words) for words in said) >= WHOLE
-    return stands, says and spare <= SPARE * page.longest, said[0]
+    cut = cut.rotate(degrees, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
+    said = [""]
+    for factor in (1.0, 1.6):  # letters that are small and blurred are read when they are larger
+        said = read(cut.resize((round(factor * cut.width), round(factor * cut.height)), Image.Resampling.BICUBIC))
+        spare = len(plain(said[0])) - len(plain(citation.quote))
+        if max(share_in(citation.quote, words) for words in said) >= WHOLE and spare <= SPARE * page.longest:
+            return stands, True, said[0]
+    return stands, False, said[0]
 
 
 def tell(marks: list[tuple[bool, bool]]) -> tuple[str, ...]:
@@ -307,7 +311,7 @@ def main() -> None:
     for layout, language, number in itertools.product(LAYOUTS, FONTS, range(arguments.pages)):
         font = FONTS[language][number % 2]
         page = LAYOUTS[layout](texts[language], ImageFont.truetype(font, SIZE))
-        for place, (form, (make, suffix)) in enumerate(FORMS.items()):
+        for place, (form, (make, suffix, upright)) in enumerate(FORMS.items()):
             if not all(word in f"{layout} {form} {language}" for word in arguments.only):
                 continue
             folder = arguments.work / f"{layout}-{place}-{language}-{number}".replace(" ", "_")
@@ -326,7 +330,7 @@ def main() -> None:
             }
             found = []
             for citation in cited.values():
-                stands, says, said = checked(library, read, page, citation, 90 if "90°" in form else 0)
+                stands, says, said = checked(library, read, page, citation, upright)
                 found.append((stands, says))
                 if arguments.show and not (stands and says):
                     print(
