@@ -72,9 +72,9 @@ test-clients: $(DEV)  ## install clients of others and ask a server with them
 	@.ci/install .venv '.[$(EXTRAS),clients]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/serve/clients -m clients --timeout 600
 
-test-ray: $(DEV)  ## install Ray and run replicas and workers on this machine
-	@.ci/install .venv '.[$(EXTRAS),ray]' constraints.txt
-	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py -m ray --timeout 600
+test-ray: $(DEV)  ## install Ray and an object store, and run replicas and workers on this machine
+	@.ci/install .venv '.[$(EXTRAS),ray,stores]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py tests/library/test_stores.py -m "ray or stores" --timeout 600
 
 test-ocr: $(DEV)  ## install RapidOCR and read scans and pictures with it
 	@.ci/install .venv '.[$(EXTRAS),ocr]' constraints.txt
