@@ -14,6 +14,7 @@ import argparse
 import copy
 import gc
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -47,9 +48,11 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) 
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes read per second."""
-    numbers = torch.ones((512 if device.type == "cuda" else 64) * 2**20, dtype=torch.bfloat16, device=device)
-    return numbers.nbytes / seconds(numbers.sum, device)
+    """Bytes per second, of a sum or of a copy, which counts twice: whatever is faster here."""
+    numbers = torch.rand((1024 if device.type == "cuda" else 64) * 2**20, device=device).bfloat16()
+    other = torch.empty_like(numbers)
+    read, copied = seconds(numbers.sum, device), seconds(lambda: other.copy_(numbers), device)
+    return max(numbers.nbytes / read, 2 * numbers.nbytes / copied)
 
 
 def load(preset: str, device: torch.device) -> VisGLM:
@@ -121,8 +124,11 @@ def row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def look_at(vlm: VisGLM, name: str, rate: float, count: int) -> None:
+def look_at(vlm: VisGLM, name: str, rate: float, count: int, beside: int) -> None:
+    """Args: beside: bytes in memory that are none of its own."""
     picture, device = Image.new("RGB", (224, 224), "red"), vlm.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     gaps = ", ".join(f"{product} {gap:.2%}" for product, gap in product_gaps(vlm).items()) or "–"
     same = same_tokens(vlm, picture, count)
     one, limit = pace(vlm, picture, 1, count), rate / bytes_per_token(vlm)
@@ -131,7 +137,7 @@ def look_at(vlm: VisGLM, name: str, rate: float, count: int) -> None:
     first = min(
         (vlm.chat(picture, QUESTION, max_new_tokens=1).timings for _ in range(4)), key=lambda found: found.encode
     )
-    memory = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.type == "cuda" else "–"
+    memory = f"{(torch.cuda.max_memory_allocated(device) - beside) / 1e9:.1f} GB" if device.type == "cuda" else "–"
     row(
         name, gaps, f"{same} of {count}", f"{one:.1f}", f"{limit:.1f}", f"{one / limit:.0%}", f"{many:.0f}",
         f"{first.encode * 1e3:.0f} ms", f"{first.first_token * 1e3:.0f} ms", memory,
@@ -176,17 +182,18 @@ def main() -> None:
     titles = ("", "products off by", "tokens of generate", "tokens/s", "limit", "share", many, "picture", "prompt")
     row(*titles, "peak memory")
     row(*["---"] * 10)
+    warnings.simplefilter("once")
     whole = load(arguments.preset, device)
     for scheme in SCHEMES:
         vlm = packed(whole, scheme)
-        look_at(vlm, scheme or "bfloat16", rate, arguments.tokens)
+        beside = 0 if scheme is None else sum(tensor.nbytes for tensor in whole.model.state_dict().values())
+        look_at(vlm, scheme or "bfloat16", rate, arguments.tokens, beside)
         if scheme == "nf4" and not arguments.without_training:
             print(f"\nQLoRA, 2 rows a step: {qlora(vlm):.2f} steps/s")
         del vlm
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
     print(f"{time.perf_counter() - started:.0f} seconds in all")
 
 

@@ -59,7 +59,7 @@ STRANGERS = {
     ("model", "processor"),
 }
 # Parts that stand on an extra as a whole: its packages may be imported at their tops.
-ON_EXTRAS = {"serve": "serve"}
+ON_EXTRAS = {"serve": "serve", "quant": "quant-gpu"}
 # What stands outside the package and uses it as its readers would.
 OUTSIDE = ("demos", "finetune", "examples", "benchmarks")
 # Distributions that are imported under another name.

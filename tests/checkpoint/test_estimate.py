@@ -88,6 +88,20 @@ def test_the_cache_takes_what_was_estimated():
     assert max(sizes) == cache_bytes(config, 4, 5, longest)
 
 
+@pytest.mark.parametrize(("scheme", "copies"), [("int8", 0), ("int4", 0.5 + 4 / 128), ("nf4", 0.5 + 4 / 128)])
+def test_kernels_for_gpus_that_keep_a_copy_are_counted(scheme, copies):
+    """Of every packed product; an embedding has none."""
+    source = RandomSource("visualglm-6b", EMBEDDED_MODEL)
+    quantization = choose_quantization(source, scheme, vision=False)
+    found = {
+        device: sum(estimate(source, quantization, torch.device(device), torch.bfloat16).resident.values())
+        for device in ("cuda", "meta")
+    }
+    layers, head = 28 * 12 * 4096**2, 130528 * 4096
+    numbers = layers if scheme == "nf4" else layers + head
+    assert found["cuda"] - found["meta"] == numbers * copies
+
+
 def test_the_published_size_in_int4(capsys):
     assert main(["estimate", "visualglm-6b", "--quantize", "int4", "--device", "cpu"]) == 0
     lines = {line[:12].strip(): line[12:].split() for line in capsys.readouterr().out.splitlines()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 
@@ -71,10 +73,48 @@ def test_an_older_device_has_none(monkeypatch, scheme):
     assert CUDA_PRODUCTS[scheme](make(scheme)) is None
 
 
-def test_a_torch_without_the_kernel_has_none(ampere, monkeypatch):
-    assert cuda_module.fits_int8(make("int8"))
-    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda name, key: False)
-    assert not cuda_module.fits_int8(make("int8"))
+def test_without_triton_there_is_no_int8_kernel(ampere, monkeypatch):
+    monkeypatch.setitem(sys.modules, "visglm.quant.kernels", None)
+    with pytest.warns(UserWarning, match=r"int8 is slower .*failed .*visglm.quant.kernels"):
+        assert CUDA_PRODUCTS["int8"](make("int8")) is None
+    assert not cuda_module.fits_int8(make("int8", in_features=40, group_size=40))
+
+
+COMPARED = """
+import torch
+from visglm.quant import QuantizedLinear, pack
+from visglm.quant.kernels import multiply
+
+torch.manual_seed(0)
+for columns, outputs, rows in ((256, 64, 1), (96, 60, 16), (544, 33, 19)):
+    linear = QuantizedLinear(columns, outputs, scheme="int8", group_size=columns, bias=False)
+    pack(linear, torch.randn(outputs, columns))
+    hidden_states = torch.randn(rows, columns)
+    weight = torch.cat([weight for _, weight in linear.blocks(torch.float32)])
+    found = multiply(hidden_states, linear.weight, linear.weight_scale)
+    torch.testing.assert_close(found, hidden_states @ weight.T, atol=1e-4, rtol=1e-4)
+"""
+
+
+def test_the_int8_kernel_multiplies():
+    """Played on a CPU by Triton's interpreter."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", COMPARED], check=True, env=environment)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 3, 17])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_gpu_multiplies_as_with_the_unpacked_weight(scheme, rows):
+    linear = make(scheme, 200, 1024, 64).cuda()
+    linear.settle()
+    assert linear.product is not None
+    hidden_states = torch.randn(rows, 1, 1024, device="cuda").bfloat16()
+    found, alone = linear(hidden_states), linear(hidden_states[-1:])
+    linear.product = None
+    wanted = linear(hidden_states).float()
+    assert (found.float() - wanted).norm() < 0.01 * wanted.norm()
+    assert scheme != "int8" or torch.equal(alone, found[-1:])
 
 
 def test_nf4_without_bitsandbytes_says_what_is_missing(ampere, monkeypatch):
@@ -84,7 +124,7 @@ def test_nf4_without_bitsandbytes_says_what_is_missing(ampere, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [(Wrong, "was 10.\\d% off"), (Failing, "failed .no kernel image is available.")]
+    ("kind", "said"), [(Wrong, "was 10.\\d% off"), (Failing, "failed .RuntimeError: no kernel image is available.")]
 )
 def test_what_is_wrong_is_not_used_and_told(kind, said):
     with pytest.warns(UserWarning, match=f"{said} for a weight of 64 × 256. Weights are unpacked"):

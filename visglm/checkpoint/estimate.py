@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..families import Family, Room, family_of
 from ..quant import Quantization, QuantizedEmbedding, QuantizedLinear, StoredLinear, replace_modules, store_vision
+from ..quant.cuda import COPIED
 from ..text.cache_size import cache_bytes
 from .assemble import build
 from .source import Source
@@ -82,7 +83,10 @@ def estimate(
 
 
 def packed_size(module: QuantizedLinear | QuantizedEmbedding, name: str, tensor: Tensor, device: torch.device) -> int:
-    """What a packed weight or its scale keeps in memory: on a CPU, some of it is in files (see `quant.memory`)."""
+    """What a packed weight or its scale keeps in memory. On a CPU, some of it is in files (see `quant.memory`); on a
+    GPU, some kernels have a copy of their own."""
+    if device.type == "cuda" and isinstance(module, QuantizedLinear) and module.scheme in COPIED:
+        return tensor.nbytes + (tensor.nbytes if name.endswith(".weight") else tensor.numel() * FLOAT32)
     if device.type != "cpu":
         return tensor.nbytes
     if isinstance(module, QuantizedEmbedding):

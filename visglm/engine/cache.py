@@ -19,14 +19,21 @@ class SlotCache:
     a mask, whose zero it is multiplied with.
 
     Takes the layers' shapes from what the first rows bring, so that it knows no backbone.
+
+    Attributes:
+        lengths: of each row, the positions that are written.
+        slots, positions: that there is room for. num_moves: how often all of it went elsewhere to have more.
+        positions_to_come: that there will be, so that room is made once.
     """
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []  # of each row: positions that are written
+        self.lengths: list[int] = []
+        self.slots = self.positions = self.num_moves = self.positions_to_come = 0
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._slots = self._positions = 0
-        self._index = self._columns = torch.zeros(0, dtype=torch.long)  # of the step: rows, and where each writes
-        self._end = 0  # of the step: positions that are looked at
+        self._index = self._columns = torch.zeros(0, dtype=torch.long)  # of each slot, and where it writes next
+        self._rows = self._end = 0  # of the step: rows, and positions that are looked at
+        self._count = 1  # of the step: tokens of a row
+        self._is_fixed = False  # of the step: nothing in it depends on the lengths but the numbers in `_columns`
 
     # --- rows come and go ---
 
@@ -70,9 +77,10 @@ class SlotCache:
         return sum(mine.nbytes for own in self._layers for mine in own)
 
     def _make_room(self, like: Sequence[tuple[Tensor, Tensor]], slots: int, positions: int) -> None:
-        if slots <= self._slots and positions <= self._positions:
+        positions = max(positions, self.positions_to_come)
+        if slots <= self.slots and positions <= self.positions:
             return
-        slots, positions = max(self._slots, power_of_two(slots)), max(self._positions, bucket(positions))
+        slots, positions = max(self.slots, power_of_two(slots)), max(self.positions, bucket(positions))
         rows = len(self.lengths)
         grown = []
         for number, new in enumerate(like):
@@ -80,42 +88,54 @@ class SlotCache:
             for part, its in enumerate(new):
                 tensor = its.new_zeros(slots, its.shape[1], positions, its.shape[3])
                 if self._layers and rows:
-                    tensor[:rows, :, : self._positions] = self._layers[number][part][:rows]
+                    tensor[:rows, :, : self.positions] = self._layers[number][part][:rows]
                 pair.append(tensor)
             grown.append((pair[0], pair[1]))
             if self._layers:
                 self._layers[number] = grown[-1]  # layer by layer, so that no second whole exists
-        self._layers, self._slots, self._positions = grown, slots, positions
+        self._layers, self.slots, self.positions = grown, slots, positions
+        self._index = torch.arange(slots, device=grown[0][0].device)
+        self._columns = torch.zeros_like(self._index)
+        self.num_moves += 1
 
     # --- one step ---
 
-    def begin_step(self, count: int = 1) -> Tensor:
-        """Room for a token of every row, or for `count` of a single one; which positions each looks at: bool
-        `[rows, count, positions]`."""
-        self._end = max(self.lengths) + count
-        self._make_room(self._layers, len(self.lengths), self._end)
-        device = self._layers[0][0].device
-        self._columns = torch.tensor(self.lengths, device=device)
-        self._index = torch.arange(len(self.lengths), device=device)
-        last = self._columns[:, None] + torch.arange(count, device=device)
+    def begin_step(self, count: int = 1, rows: int | None = None) -> None:
+        """Room for a token of every row, or for `count` of a single one.
+
+        Args:
+            rows: as if there were so many, up to `slots`, and every position were looked at: then the step is the same
+                for all lengths. What is computed in the rows too many goes where the next row writes over it.
+        """
+        self._make_room(self._layers, len(self.lengths), max(self.lengths) + count)
+        self._is_fixed, self._count = rows is not None, count
+        self._rows = len(self.lengths) if rows is None else rows
+        self._end = max(self.lengths) + count if rows is None else self.positions
+        self._columns[: self._rows].copy_(torch.tensor([*self.lengths, *[0] * (self._rows - len(self.lengths))]))
+
+    def seen(self, count: int = 1) -> Tensor:
+        """The positions that each token of the step looks at: bool `[rows, count, positions]`."""
+        device = self._columns.device
+        last = self._columns[: self._rows, None] + torch.arange(count, device=device)
         return torch.arange(self._end, device=device) <= last[..., None]
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The new tokens' keys and values `[rows, key heads, count, head_dim]` in; all `[rows, key heads, positions,
         head_dim]` out."""
-        rows = len(self.lengths)
         found = []
         for mine, its in zip(self._layers[layer_idx], (key, value), strict=True):
-            if rows == 1:
-                mine[0, :, self.lengths[0] : self._end] = its[0]
+            if self._rows > 1:
+                mine[self._index[: self._rows], :, self._columns[: self._rows]] = its[:, :, 0].to(mine.dtype)
+            elif self._is_fixed:
+                mine[0].index_copy_(1, self._columns[:1], its[0].to(mine.dtype))
             else:
-                mine[self._index, :, self._columns] = its[:, :, 0].to(mine.dtype)
-            found.append(mine[:rows, :, : self._end])
+                mine[0, :, self.lengths[0] : self._end] = its[0]
+            found.append(mine[: self._rows, :, : self._end])
         return found[0], found[1]
 
     def end_step(self, kept: int = 1) -> None:
         """So many of the tokens that a row was given belong to it; the others are as if nobody had written them."""
-        if len(self.lengths) == 1 and self.lengths[0] + kept < self._end:
+        if kept < self._count:
             for own in self._layers:
                 for mine in own:
                     mine[0, :, self.lengths[0] + kept : self._end] = 0

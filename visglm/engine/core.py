@@ -21,6 +21,7 @@ from ..text.cache_size import cache_bytes
 from .lanes import Lane, Lanes
 from .loop import Loop
 from .pictures import Looker
+from .rows import Rows, rows_of
 from .shelf import Shelf
 from .task import Request, Task, Ticket
 from .turns import Turns
@@ -69,6 +70,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._tasks: weakref.WeakSet[Task] = weakref.WeakSet()
         self._dead: BaseException | None = None
+        self._rows: Rows | None = None  # of the network as it is, while the thread lives
         for task in lost:
             if not task.done.is_set():
                 task.done = threading.Event()
@@ -131,7 +133,7 @@ class Engine:
                     self._serve()
         except BaseException as error:  # a fault in here: no request may wait for an answer that never comes
             with self.turns.condition:
-                self._dead, self._thread = error, None
+                self._dead, self._thread, self._rows = error, None, None
                 for task in list(self._tasks):
                     if not task.done.is_set():
                         self.turns.end(task)
@@ -148,7 +150,7 @@ class Engine:
                 if not self.turns.condition.wait(None if waits else LINGER_SECONDS) and not waits:
                     if self.turns.has_answers_waiting:
                         continue
-                    self._thread = None
+                    self._thread = self._rows = None
                     return False
 
     def _tell_refused(self) -> None:
@@ -185,8 +187,12 @@ class Engine:
         """What is known of the network as it is, is not of what it is with another adapter."""
         if lane is None:
             shelf, fingerprint = self.shelf, self.fingerprint
+            if self._rows is None or not self._rows.is_up_to_date:
+                self._rows = rows_of(network)
+            rows = self._rows
         else:
             adapters, name = lane
+            rows = rows_of(network)
             shelf = self._shelves.setdefault(name, Shelf())
             shelf.num_bytes, fingerprint = self.shelf.num_bytes, Fingerprint()
             shelf.begin((adapters, self.turns.num_changes, self._num_text_states))
@@ -194,7 +200,7 @@ class Engine:
         # Fast products round what they are given to 8 bits, and one token otherwise than many: what an answer left is
         # not what reading it would leave.
         goes_on = not family.reads_prefix_both_ways(network) and not uses_products(family.text(network))
-        return Loop(network, self.turns, self.looker, fingerprint, shelf if goes_on else None, lane is not None)
+        return Loop(rows, self.turns, self.looker, fingerprint, shelf if goes_on else None, lane is not None)
 
     def _memory(self, device: torch.device) -> int:
         return cache_memory(device) if self.num_bytes is None else self.num_bytes

@@ -11,13 +11,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..errors import EngineError, PromptError
-from ..families import family_of
 from ..identity import Fingerprint
 from ..quant.products import rounds_alike, without_contention
 from ..request import OTHER_NETWORK
-from .cache import SlotCache
 from .lookup import Lookup
 from .pictures import Looker
+from .rows import Rows
 from .shelf import Read, Shelf
 from .task import Task, Token
 from .turns import Turns
@@ -30,7 +29,7 @@ class Loop:
     time. What goes wrong with one request stays with it; where a step for all of them fails, each is told so.
 
     Args:
-        network: the network. turns: told when an answer ends.
+        rows: of the network that answers. turns: told when an answer ends.
         looker: remembers pictures. fingerprint: of what looks at them.
         shelf: remembers what a causal model has read; None for one that reads its prompt both ways.
         tells_later: who waits for an answer is told its end by `tell`, and not at once.
@@ -38,25 +37,21 @@ class Loop:
 
     def __init__(
         self,
-        network: Any,
+        rows: Rows,
         turns: Turns,
         looker: Looker,
         fingerprint: Fingerprint,
         shelf: Shelf | None,
         tells_later: bool = False,
     ):
-        self.network, self.turns, self.looker, self.fingerprint = network, turns, looker, fingerprint
+        self.rows, self.turns, self.looker, self.fingerprint = rows, turns, looker, fingerprint
         self.shelf, self.tells_later = shelf, tells_later
         self._over: list[tuple[Task, BaseException | None]] = []  # who is to be told
-        self.family = family_of(network.config)
-        self.text: Any = self.family.text(network)
+        self.network, self.family = rows.network, rows.family
         self.tasks: list[Task] = []  # one a row
-        self._cache = SlotCache()
-        self._positions: Tensor | None = None  # [(planes,) rows, 1] of the last token of each row
-        self._has_token_types = False
-        self._quietly = without_contention(self.text)
-        self._can_leap = rounds_alike(self.text)
-        self._silent = network.config.image_token_id  # an image slot is no word
+        self._quietly = without_contention(rows.text)
+        self._can_leap = rows.can_leap and rounds_alike(rows.text)
+        self._silent = self.network.config.image_token_id  # an image slot is no word
 
     # --- a turn ---
 
@@ -79,7 +74,7 @@ class Loop:
     def fail(self, error: BaseException) -> None:
         """Everybody's answer ends here."""
         tasks, self.tasks = self.tasks, []
-        self._cache, self._positions = SlotCache(), None
+        self.rows.clear()
         for task in tasks:
             self._end(task, step_error(error))
 
@@ -87,15 +82,8 @@ class Loop:
         """The last row moves to its place."""
         task, last = self.tasks[row], len(self.tasks) - 1
         self._shelve(row)
-        if not last:
-            self._cache, self._positions = SlotCache(), None
-        else:
-            self._cache.remove(row)
-        order = [last if place == row else place for place in range(last)]
-        self.tasks = [self.tasks[place] for place in order]
-        if self._positions is not None:
-            places = torch.tensor(order, dtype=torch.long, device=self._positions.device)
-            self._positions = self._positions.index_select(-2, places)
+        self.rows.remove(row)
+        self.tasks = [self.tasks[last if place == row else place] for place in range(last)]
         self._end(task, task.fault)
 
     def _shelve(self, row: int) -> None:
@@ -104,8 +92,9 @@ class Loop:
         if self.shelf is None or not self.shelf.num_bytes or task.fault is not None:
             return
         ids = [*task.request.input_ids, *(token.id for token in task.outcome.tokens)]
-        length, embeds = self._cache.lengths[row], task.outcome.image_embeds
-        self.shelf.keep(Read(ids[:length], embeds, self._cache.read(row, length), task.request.owner))
+        cache, embeds = self.rows.cache, task.outcome.image_embeds
+        length = cache.lengths[row]
+        self.shelf.keep(Read(ids[:length], embeds, cache.read(row, length), task.request.owner))
 
     def _end(self, task: Task, error: BaseException | None = None) -> None:
         task.is_over = True
@@ -231,7 +220,7 @@ class Loop:
             with self._quietly:
                 tokens = self._prefill(tasks, known)
         except BaseException as error:
-            self._cache.cut(len(self.tasks))
+            self.rows.cut(len(self.tasks))
             if len(tasks) > 1:
                 for task in tasks:
                     self._begin([task], known)
@@ -271,15 +260,11 @@ class Loop:
         )  # fmt: skip
         places = [number for number, group in enumerate(groups) for _ in group]
         layers = [(layer.keys, layer.values) for layer in cache.layers]
-        for place in places:
-            self._cache.add(layers, place, len(prompts[place]))
-        rows = torch.tensor(places, device=device)
-        positions = derived["position_ids"][..., -1:].index_select(-2, rows)
-        positions = positions if self._positions is None else torch.cat([self._positions, positions], dim=-2)
+        to_come = max(task.request.positions for task in [*self.tasks, *tasks])
+        self.rows.add(layers, places, [len(prompt) for prompt in prompts], derived, to_come)
         newcomers = [task for group in groups for task in group]
-        tokens = self._choose(newcomers, logits[rows])
-        self._has_token_types = "token_type_ids" in derived
-        self._positions, self.tasks = positions, [*self.tasks, *newcomers]
+        tokens = self._choose(newcomers, logits[places])
+        self.tasks = [*self.tasks, *newcomers]
         return tokens
 
     # --- tokens ---
@@ -287,26 +272,9 @@ class Loop:
     def _step(self) -> list[Token]:
         """The next token of every row."""
         with self._quietly:
-            logits, self._positions = self._decode([[task.outcome.tokens[-1].id] for task in self.tasks])
-            self._cache.end_step()
+            logits = self.rows.decode([[task.outcome.tokens[-1].id] for task in self.tasks])
+            self.rows.keep()
             return self._choose(self.tasks, logits[:, -1])
-
-    def _decode(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Logits `[rows, count, vocabulary]` after tokens that go on from what the cache has, and their positions."""
-        ids = torch.tensor(tokens, device=self.network.device)
-        seen = self._cache.begin_step(ids.shape[1])[:, None]
-        embeds = self.network.get_input_embeddings()(ids)
-        before: Any = self._positions
-        positions = self.family.extend_position_ids(self.network, before, ids.shape[1])[..., -ids.shape[1] :]
-        hidden_states = self.text(
-            inputs_embeds=embeds,
-            attention_mask=as_mask(seen, self.text.config, embeds.dtype),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            **({"token_type_ids": torch.ones_like(ids)} if self._has_token_types else {}),
-        ).last_hidden_state
-        return self.network.lm_head(hidden_states), positions
 
     # --- several tokens of one row, where they were foreseen ---
 
@@ -326,14 +294,13 @@ class Loop:
         if it is over."""
         task, is_over, kept = self.tasks[0], False, 0
         with self._quietly:
-            logits, positions = self._decode([[task.outcome.tokens[-1].id, *guessed]])
+            logits = self.rows.decode([[task.outcome.tokens[-1].id, *guessed]])
             for place, likely in enumerate([*guessed, None]):
                 [token] = self._choose([task], logits[0, place : place + 1])
                 is_over, kept = task.take(token), place + 1
                 if is_over or token.id != likely:
                     break
-            self._cache.end_step(kept)
-        self._positions = positions[..., kept - 1 : kept]
+            self.rows.keep(kept)
         lookup.learn(len(guessed), kept - 1)
         return [0] if is_over else []
 
@@ -347,10 +314,13 @@ class Loop:
         for row, chooser in enumerate(choosers):
             if forbidden := chooser.forbidden:
                 logits[row, forbidden] = -torch.inf
-        likeliest = logits.argmax(-1).tolist()
-        chosen = [task.choose(token, row) for task, token, row in zip(tasks, likeliest, logits, strict=True)]
-        picked = torch.tensor(chosen, device=logits.device)[:, None]
-        logprobs = (logits.gather(1, picked) - total)[:, 0].tolist()
+        likeliest = logits.argmax(-1, keepdim=True)
+        # Both in one piece, as each look at what a GPU computed waits for it.
+        tokens, logprobs = torch.cat([likeliest.double(), (logits.gather(1, likeliest) - total).double()], 1).T.tolist()
+        chosen = [task.choose(int(token), row) for task, token, row in zip(tasks, tokens, logits, strict=True)]
+        if chosen != tokens:
+            picked = torch.tensor(chosen, device=logits.device)[:, None]
+            logprobs = (logits.gather(1, picked) - total)[:, 0].tolist()
         return [
             Token(token, logprob, alternatives(row, norm, chooser.num_alternatives))
             for token, logprob, row, norm, chooser in zip(chosen, logprobs, logits, total, choosers, strict=True)
@@ -396,13 +366,6 @@ def same_pictures(one: Task, other: Task) -> bool:
     return len(first) == len(second) and all(
         mine.shape == its.shape and torch.equal(mine, its.to(mine)) for mine, its in zip(first, second, strict=True)
     )
-
-
-def as_mask(seen: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
-    """A bool mask `[rows, 1, 1, positions]` in the form that the attention takes."""
-    if config._attn_implementation == "eager":
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-    return seen
 
 
 def alternatives(logits: Tensor, total: Tensor, count: int) -> tuple[tuple[int, float], ...]:

@@ -1,4 +1,4 @@
-"""Products of a few rows with a packed weight on a GPU, by kernels that others keep.
+"""Products of a few rows with a packed weight on a GPU, by kernels that others keep, and one of ours.
 
 Each is made where the device, the weight's shape and what is installed allow it, and proves itself first: its product
 with random numbers must be that of the unpacked weight. Where it is not, a warning says so, and weights are unpacked.
@@ -14,28 +14,50 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError, require
-from .products import Int8Product, Product
+from .products import Product
 from .schemes import NF4_VALUES
 
 AMPERE = (8, 0)  # from which on there are kernels for bfloat16
 INNER_TILES = 8  # of torch's int4 kernel: 16 columns each
 GROUPS = {"int4": (32, 64, 128, 256), "nf4": (64, 128, 256, 512, 1024, 2048, 4096)}  # that the kernels know
+COPIED = frozenset(
+    {"int4", "nf4"}
+)  # schemes whose kernels want weights in an order of their own, and four bytes a scale
+LEAST_COLUMNS = 32  # of our int8 kernel, at a time
 BOUND = 0.02  # of the largest number: bfloat16 rounds scales and outputs
 
 
-class Int4CudaProduct(Product):
-    """torch's `_weight_int4pack_mm`, for one token of each answer; prompts are computed with unpacked weights."""
+class OneTokenProduct(Product):
+    """For one token of each answer; prompts are computed with unpacked weights."""
 
     takes_one_token = True
+
+    def suits(self, hidden_states: Tensor) -> bool:
+        return hidden_states.dim() > 2 and hidden_states.shape[-2] == 1
+
+
+class Int8CudaProduct(OneTokenProduct):
+    """The kernel of `kernels`: it takes the weight as it is packed."""
+
+    def __init__(self, linear: Any):
+        from .kernels import multiply  # there is no Triton where there is no GPU
+
+        self.linear, self._multiply = linear, multiply
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+        output = self._multiply(rows, self.linear.weight, self.linear.weight_scale)
+        return output.view(*hidden_states.shape[:-1], -1)
+
+
+class Int4CudaProduct(OneTokenProduct):
+    """torch's `_weight_int4pack_mm`. It takes the weight in an order of its own, which is a second copy."""
 
     def __init__(self, linear: Any):
         self.group_size = linear.in_features // linear.weight_scale.shape[1]
         self.weight = torch.ops.aten._convert_weight_to_int4pack(swap_halves(linear.weight), INNER_TILES)
         scale = linear.weight_scale.to(torch.bfloat16).T
         self.scale_and_zero = torch.stack([scale, torch.zeros_like(scale)], dim=-1).contiguous()
-
-    def suits(self, hidden_states: Tensor) -> bool:
-        return hidden_states.dim() > 2 and hidden_states.shape[-2] == 1
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         rows = hidden_states.reshape(-1, hidden_states.shape[-1]).to(torch.bfloat16)
@@ -94,9 +116,8 @@ def fits_nf4(linear: Any) -> bool:
 
 
 def fits_int8(linear: Any) -> bool:
-    """Whether this torch has the int8 kernel for GPUs."""
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_weight_int8pack_mm", "CUDA")
-    return has_kernel and has_bfloat16(linear.weight.device)
+    """Whether our kernel takes this weight, on this device."""
+    return linear.in_features % LEAST_COLUMNS == 0 and has_bfloat16(linear.weight.device)
 
 
 def proved(fits: Callable[[Any], bool], make: Callable[[Any], Product]) -> Callable[[Any], Product | None]:
@@ -108,8 +129,8 @@ def proved(fits: Callable[[Any], bool], make: Callable[[Any], Product]) -> Calla
         try:
             product = make(linear)
             gap = worst_gap(linear, product)
-        except (RuntimeError, NotImplementedError) as error:
-            problem = f"failed ({str(error).splitlines()[0]})"
+        except Exception as error:  # what compiles it may be missing, too
+            problem = f"failed ({type(error).__name__}: {str(error).splitlines()[0]})"
         else:
             if gap <= BOUND:
                 return product
@@ -135,7 +156,7 @@ def worst_gap(linear: Any, product: Product) -> float:
 
 
 CUDA_PRODUCTS: dict[str, Callable[[Any], Product | None]] = {
-    "int8": proved(fits_int8, Int8Product),
+    "int8": proved(fits_int8, Int8CudaProduct),
     "int4": proved(fits_int4, Int4CudaProduct),
     "nf4": proved(fits_nf4, NF4Product),
 }

@@ -16,6 +16,7 @@ from .schemes import SCHEMES
 
 PRODUCTS |= {(scheme, "cuda"): make for scheme, make in CUDA_PRODUCTS.items()}
 BLOCK_SIZE = 2**20  # numbers that are packed or unpacked at a time: 4 MB of float32, which a cache holds
+GPU_BLOCK_SIZE = 2**26  # 256 MB: whole matrices, as telling a GPU of each block takes longer than computing it
 
 
 class UnpackedProduct(torch.autograd.Function):
@@ -74,7 +75,8 @@ class QuantizedLinear(nn.Linear):
 
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """`(rows, weight of those rows)`, over all rows."""
-        step = max(BLOCK_SIZE // self.in_features, 1)
+        size = BLOCK_SIZE if self.weight.device.type == "cpu" else GPU_BLOCK_SIZE
+        step = max(size // self.in_features, 1)
         for start in range(0, self.out_features, step):
             rows = slice(start, start + step)
             yield rows, SCHEMES[self.scheme].unpack(self.weight[rows], self.weight_scale[rows]).to(dtype)

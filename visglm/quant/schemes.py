@@ -5,6 +5,7 @@ Every scheme keeps a matrix `[rows, columns]` as two tensors: `weight` (small in
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 
 import torch
@@ -116,13 +117,19 @@ class NF4(Scheme):
         return pair(steps.flatten(-2)), scale.squeeze(-1)
 
     def unpack(self, weight: Tensor, scale: Tensor) -> Tensor:
-        values = torch.tensor(NF4_VALUES, device=weight.device)
-        low, high = values.repeat(16), values.repeat_interleave(16)
-        pairs = torch.nn.functional.embedding(weight.int(), torch.stack([low, high], dim=-1))
+        pairs = torch.nn.functional.embedding(weight.int(), nf4_pairs(weight.device))
         return spread(pairs.flatten(-2), scale)
 
 
 SCHEMES: dict[str, Scheme] = {"int8": Int8(), "int4": Int4(), "nf4": NF4()}
+
+
+@functools.cache
+def nf4_pairs(device: torch.device) -> Tensor:
+    """What each byte stands for `[256, 2]`. Made once: nothing is brought to a GPU while its steps are recorded."""
+    with torch.inference_mode(False):
+        values = torch.tensor(NF4_VALUES, device=device)
+        return torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=-1)
 
 
 def to_scale(scale: Tensor) -> Tensor:
