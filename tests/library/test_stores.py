@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 BUCKET = "bucket"
 LIBRARY = f"s3://{BUCKET}/notes.library"
 needs_store = [
-    pytest.mark.stores,
+    pytest.mark.s3,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="moto is not installed: make test-ray"),
+    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="there is no object store: make test-s3"),
 ]
 needs_ray = [
     pytest.mark.ray,
