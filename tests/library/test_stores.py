@@ -27,6 +27,7 @@ needs_store = [
 ]
 needs_ray = [
     pytest.mark.ray,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: make test-ray"),
 ]
 
@@ -152,7 +153,7 @@ class TestObjectStore:
 
 
 class TestWorkers:
-    pytestmark = [*needs_store, *needs_ray]
+    pytestmark = [*needs_ray, *needs_store[::2]]
 
     def run(self, library, folder, *words) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "visglm", "library", "sync", str(library), str(folder), "--no-vectors"]
