@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-store test-oldest light test-light constraints clean
+.PHONY: help demo app test lint format docs test-browser screenshots test-slow gpu-check test-gpu test-sat test-clients test-ray test-store test-ocr test-oldest light test-light constraints clean
 
 VENV_PYTHON := .venv/bin/python
 # What the tests need beyond the core; further down, `make test-oldest` takes the same.
@@ -73,12 +73,16 @@ test-clients: $(DEV)  ## install clients of others and ask a server with them
 	@$(VENV_PYTHON) -m pytest tests/serve/clients -m clients --timeout 600
 
 test-ray: $(DEV)  ## install Ray and run replicas and workers on this machine
-	@.ci/install .venv '.[$(EXTRAS),ray]' constraints.txt
-	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py -m ray --timeout 600
+	@.ci/install .venv '.[$(EXTRAS),ray,s3-server]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/serve/test_ray.py tests/describe/test_ray.py tests/library/test_stores.py tests/families/test_read.py -m ray --timeout 600
 
-test-store: $(DEV)  ## install an object store and describe its pictures
+test-store: $(DEV)  ## install an object store; describe its pictures and keep libraries there
 	@.ci/install .venv '.[$(EXTRAS),s3-server]' constraints.txt
-	@$(VENV_PYTHON) -m pytest tests/describe/test_s3.py -m s3 --timeout 600
+	@$(VENV_PYTHON) -m pytest tests/describe/test_s3.py tests/library/test_stores.py -m "s3 and not ray" --timeout 600
+
+test-ocr: $(DEV)  ## install RapidOCR and read scans and pictures with it
+	@.ci/install .venv '.[$(EXTRAS),ocr]' constraints.txt
+	@$(VENV_PYTHON) -m pytest tests/library/test_ocr.py -m ocr --timeout 600
 
 # Beside .venv, not inside: numpy's lower bound has no wheel for Python 3.13.
 test-oldest: PYTHON := python3.10 python3.11 python3.12

@@ -39,7 +39,7 @@ LAYERS = (
     ("training", "library", "remote"),
     ("chat",),
     ("cluster",),
-    ("serve", "describe", "selftest", "drop_in"),
+    ("serve", "describe", "indexing", "selftest", "drop_in"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -4,9 +4,12 @@ Python and as the library's reader."""
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,9 @@ import pytest
 from tests.families.made import PAGES, load, page, scan
 from tests.library.samples import pdf
 from visglm.cli import main
+from visglm.cluster import Share
 from visglm.errors import ConfigError, DocumentError, ImageError
+from visglm.indexing import spread
 from visglm.library import Library, LibraryLimits, Page
 
 TEXT, TABLE = PAGES["text"].says, PAGES["table"].says
@@ -189,6 +194,30 @@ def test_a_library_reads_scans_with_it(desk, reader, capsys):
     for words in (["--reader", str(reader)], []):  # and whoever comes without it reads nothing again
         assert main(["library", "sync", "notes", str(desk), "--no-vectors", *words]) == 0
         assert "3 unchanged" in capsys.readouterr().out
+
+
+def test_a_loaded_reader_does_not_go_to_other_processes(desk, vlm):
+    library = Library.open("notes", reader=vlm, vectors=False)
+    for given in (None, vlm):
+        with pytest.raises(ConfigError, match="Give spread.* the folder or hub id"):
+            spread(library.indexer, 2, Share(1, 0), given)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: make test-ray")
+def test_processes_of_ray_each_load_it(desk, reader, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    desk.joinpath("reader").symlink_to(reader)
+    words = ["library", "sync", "notes", ".", "--no-vectors", "--reader", "reader"]
+    command = [sys.executable, "-m", "visglm", *words, "--ray", "local", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 added" in done.stdout, done.stderr
+    library = Library.open("notes", create=False, vectors=False)
+    [hit] = library.search("dogs", files="*.pdf", kinds="text")
+    assert (hit.text, hit.page, hit.heading) == ("Two dogs. 两只狗。", 1, "Red cats")
+    again = subprocess.run(command[: -len(("--ray", "local", "--workers", "2"))], capture_output=True, text=True)
+    assert "3 unchanged" in again.stdout, again.stderr
 
 
 def test_what_nobody_reads_is_told_with_a_reader_as_well(desk, reader, capsys):

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LibraryError, printable
-from .flags import show_status
+from ..errors import ConfigError, LibraryError, printable
+from ..settings import Rule, check_call
+from .flags import add_ray, show_status
 
 if TYPE_CHECKING:
     from ..chat import VisGLM
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FAILED = 3  # exit status when some files could not be read, as of `visglm data`
 MAX_SHOWN = 20  # files that were skipped
 MAX_TEXT = 160  # characters of what was found
+RULES = {"workers": Rule(int, 1, 4096)}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--reader", metavar="PATH", help="folder or hub id of a model of GLM-OCR's family, which reads scans and "
             "what is written in pictures (default: RapidOCR, where the extra ocr is installed)",
         )  # fmt: skip
+    group = found["sync"].add_argument_group("reading by more than one process or machine (extra ray)")
+    add_ray(group)
+    group.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that read (default: 1)")
     search = found["search"]
     search.add_argument("query", nargs="?", default="", metavar="QUERY", help="words or a question")
     search.add_argument("--image", metavar="PATH", help="a picture to look for")
@@ -100,8 +105,22 @@ def add(arguments: argparse.Namespace) -> int:
 def sync(arguments: argparse.Namespace) -> int:
     if not arguments.folder.is_dir():
         raise LibraryError(f"{printable(str(arguments.folder))} is no folder. Nothing was changed.")
+    check_call(RULES, workers=arguments.workers)
+    if arguments.workers > 1 and arguments.ray is None:
+        raise ConfigError("--workers are processes of Ray: add --ray local, or the address of a cluster.")
     library = open_library(arguments, create=True)
-    return report(library, library.sync(arguments.folder))
+    if arguments.ray is None:
+        return report(library, library.sync(arguments.folder))
+    return report(library, sync_by_ray(arguments, library))
+
+
+def sync_by_ray(arguments: argparse.Namespace, library: Library) -> Changes:
+    from ..cluster import joined
+    from ..indexing import spread
+
+    with joined(arguments.ray, arguments.workers) as share:
+        read = spread(library.indexer, arguments.workers, share, arguments.reader)
+        return library.sync(arguments.folder, progress=False, read=read)
 
 
 def report(library: Library, changes: Changes) -> int:
@@ -166,7 +185,8 @@ def show_list(arguments: argparse.Namespace) -> int:
 def compact(arguments: argparse.Namespace) -> int:
     library = open_library(arguments)
     library.compact()
-    show(f"{library.path}: {library.stats().num_bytes or 0:,} bytes.")
+    size = library.stats().num_bytes
+    show(f"{library.path}: compacted." if size is None else f"{library.path}: {size:,} bytes.")
     return 0
 
 

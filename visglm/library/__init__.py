@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .answers import ANSWER_TOKENS, LEAST_CONFIDENCE, READING_CONTEXT, answer, confidences
-from .collection import Changes, Entry, Library, Stats
+from .changes import Changes, Entry, Stats
+from .collection import Library
+from .indexing import Indexer, Reading, Wanted
 from .pieces import LibraryLimits, Piece
 from .readers import READERS
 from .scans import Page
@@ -14,5 +16,6 @@ from .web import Web, visited
 
 __all__ = [
     "ANSWER_TOKENS", "LEAST_CONFIDENCE", "READERS", "READING_CONTEXT", "SEARCHERS", "Changes", "Entry", "Found",
-    "Library", "LibraryLimits", "Page", "Piece", "Stats", "View", "Web", "answer", "confidences", "visited",
+    "Indexer", "Library", "LibraryLimits", "Page", "Piece", "Reading", "Stats", "View", "Wanted", "Web", "answer",
+    "confidences", "visited",
 ]  # fmt: skip

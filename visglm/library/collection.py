@@ -4,95 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat as modes
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image
-
 from ..errors import ConfigError, DocumentError, LibraryError, printable, shorten
 from ..pictures import load_image
-from ..prompt import detect_language
 from ..reply import Citation
-from .chunks import Chunk, chunks
-from .embed import NoEmbedder, as_list, embedder
-from .eyes import Eyes, embedded_eyes, embedded_size
-from .ocr import Ocr, RapidOcr
-from .pieces import LibraryLimits, Piece, check_size
-from .readers import READERS, read, reader_of
+from .changes import Changes, Entry, Stats
+from .chunks import chunks
+from .embed import embedder
+from .eyes import Eyes, embedded_size
+from .files import SUFFIX, Told, look_at, readable, shown, stamp_of
+from .indexing import Indexer, Read, Reading, Wanted
+from .ocr import Ocr
+from .pieces import LibraryLimits, Piece
 from .scans import ModelOcr
 from .search import Filter, Found, by_text
-from .store import FORMAT, HEAD, Store
+from .store import HEAD, Store
 from .views import View, view
 
-SUFFIX = ".library"
 AT_ONCE = 256  # parts that are committed together
-UNREAD = "-"  # in a recipe: nobody looked at a picture, since there was none
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A document of a library.
-
-    Args:
-        source: the file.
-        kind: the reader.
-        num_parts: that it was parted into.
-        problem: why nothing of it can be found; "" when all is well.
-        modified: when the file was, in seconds of the epoch.
-    """
-
-    source: str
-    kind: str
-    num_parts: int
-    problem: str
-    modified: float
-
-
-@dataclass
-class Changes:
-    """What an `add` or `sync` did, file by file.
-
-    Args:
-        moved: where they are now.
-        moved_from: where they were.
-        skipped: file → why it was.
-        ignored: files in folders of a kind that nobody reads.
-    """
-
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    moved: list[str] = field(default_factory=list)
-    moved_from: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    unchanged: int = 0
-    ignored: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        counts = {
-            "added": len(self.added), "changed": len(self.changed), "moved": len(self.moved),
-            "removed": len(self.removed), "unchanged": self.unchanged, "skipped": len(self.skipped),
-        }  # fmt: skip
-        return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing to do"
-
-
-@dataclass(frozen=True)
-class Stats:
-    """How large a library is: documents, those of them that could not be read, parts, pictures, and bytes on disk (None
-    for an object store)."""
-
-    documents: int
-    refused: int
-    parts: int
-    pictures: int
-    num_bytes: int | None
-
-
-Told = Callable[[int, int], object]  # how many files are done, and of how many
 # In signatures of a class whose `list` is a method.
 Numbers: TypeAlias = list[float]
 Names: TypeAlias = list[str]
@@ -100,18 +35,22 @@ Files: TypeAlias = list[Path]
 Finds: TypeAlias = list[Found]
 Rows: TypeAlias = list[dict[str, Any]]
 Entries: TypeAlias = list[Entry]
-Chunks: TypeAlias = list[Chunk]
 
 
 class Library:
     """Documents and pictures, searched by words, by meaning and by looks.
 
     Use `Library.open`. Any number of processes may read and write one library at a time; writers take turns.
+
+    Attributes:
+        limits: what one document may cost.
+        indexer: reads its files.
     """
 
     def __init__(self, store: Store, eyes: Eyes | None, vectors: bool, limits: LibraryLimits, ocr: Ocr | None = None):
-        self._store, self._eyes, self.limits, self._ocr = store, eyes, limits, ocr or RapidOcr()
+        self._store, self.limits = store, limits
         self._embedder = embedder(vectors)
+        self.indexer = Indexer(self._embedder, eyes, limits, ocr)
 
     @classmethod
     def open(
@@ -129,7 +68,7 @@ class Library:
 
         Args:
             path: its folder, such as `notes.library`; the ending may be left out. Or an address such as
-                `s3://bucket/notes.library`, which is LanceDB's own matter and was not tried.
+                `s3://bucket/notes.library`; keys and the rest are read from the environment as of AWS's own tools.
             create: make it where there is none.
             vlm: a `VisGLM` that looks at the pictures; by default the embedded visglm-tiny, which is loaded when the
                 first picture comes.
@@ -184,13 +123,14 @@ class Library:
         self._take(files, changes, {}, progress)
         return changes
 
-    def sync(self, folder: str | Path, *, progress: bool | Told = True) -> Changes:
+    def sync(self, folder: str | Path, *, progress: bool | Told = True, read: Read | None = None) -> Changes:
         """Make the library hold what the folder holds now: new, changed, moved and deleted files, by their content.
 
         Files whose size and times are as they were are not opened.
 
         Args:
             progress: as in `add`.
+            read: what reads the files, where it is not this process, such as `visglm.indexing.spread`.
 
         Raises:
             LibraryError: there is no such folder.
@@ -208,7 +148,7 @@ class Library:
             if head["source"].startswith(inside) and head["source"] not in here
         }
         by_hash = {head["hash"]: source for source, head in gone.items()}
-        self._take(files, changes, by_hash, progress)
+        self._take(files, changes, by_hash, progress, read)
         self._store.delete(sorted(gone))
         changes.removed = sorted(source for source in gone if source not in changes.moved_from)
         return changes
@@ -222,7 +162,7 @@ class Library:
         """
         found = list(chunks(pieces))
         digest = hashlib.sha256("\n".join(chunk.text for chunk in found).encode("utf-8", "replace")).hexdigest()
-        self._store.replace(self._rows(source, found, "", digest, "", time.time()))
+        self._store.replace(self.indexer.rows(source, found, "", digest, "", time.time()))
         self._store.tidy()
 
     def remove(self, sources: str | Path | Iterable[str | Path]) -> Names:
@@ -318,9 +258,7 @@ class Library:
     @property
     def eyes(self) -> Eyes:
         """What looks at pictures."""
-        if self._eyes is None:
-            self._eyes = embedded_eyes()
-        return self._eyes
+        return self.indexer.eyes
 
     def meaning(self, question: str, texts: Sequence[str]) -> Numbers:
         """The cosine between a question and each of some texts, in whatever language; [] where there are no vectors."""
@@ -332,60 +270,21 @@ class Library:
 
     # --- reading ---
 
-    def _take(self, files: Files, changes: Changes, gone: dict[str, str], progress: bool | Told) -> None:
+    def _take(
+        self, files: Files, changes: Changes, gone: dict[str, str], progress: bool | Told, read: Read | None = None
+    ) -> None:
         """Read what is new or has changed, and commit it in groups: what was committed stays, whatever comes then.
 
         Args:
             gone: hash → where a file with this content was, and is no more.
+            read: what reads the files; None for this process.
         """
         known = {head["source"]: head for head in self._store.heads()}
+        kinds = {digest: known[source]["kind"] for digest, source in gone.items()}
         pending: list[dict[str, Any]] = []
         has_written = False
-        for path in shown(files, progress):
-            source = str(path)
-            head = known.get(source)
-            try:
-                source.encode()
-                status = path.stat()
-                if not modes.S_ISREG(status.st_mode):
-                    raise DocumentError("it is not a regular file.")
-                stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-                if head is not None and head["stamp"] == stamp and not self._is_stale(head):
-                    changes.unchanged += 1
-                    if head["problem"]:
-                        changes.skipped[source] = head["problem"]
-                    continue
-                check_size(status.st_size, self.limits.max_bytes, "bytes")
-                with path.open("rb") as file:
-                    data = file.read(self.limits.max_bytes + 1)
-                check_size(len(data), self.limits.max_bytes, "bytes")
-            except UnicodeEncodeError:
-                changes.skipped[printable(source)] = "its name is no text."
-                continue
-            except OSError as error:
-                changes.skipped[source] = f"it cannot be opened ({error.strerror})."
-                continue
-            except DocumentError as error:
-                changes.skipped[source] = str(error)
-                continue
-            digest = hashlib.sha256(data).hexdigest()
-            if head is not None and head["hash"] == digest and not self._is_stale(head):
-                self._store.update(source, {"stamp": stamp, "modified": status.st_mtime})
-                changes.unchanged += 1
-                continue
-            old = gone.pop(digest, None) if head is None else None
-            if old is not None:
-                changes.moved.append(source)
-                changes.moved_from.append(old)
-                if reader_of(source) == reader_of(old) != "picture":  # whose name is a part of what is found
-                    self._store.update(old, {"source": source, "stamp": stamp, "modified": status.st_mtime})
-                    continue
-            rows = self._rows(source, *self._read(source, data), digest, stamp, status.st_mtime)
-            if rows[0]["problem"]:
-                changes.skipped[source] = rows[0]["problem"]
-            elif old is None:
-                (changes.added if head is None else changes.changed).append(source)
-            pending += rows
+        for reading in (read or self.indexer.read_all)(self._wanted(shown(files, progress), known, changes), kinds):
+            pending += self._settle(reading, known.get(reading.source), changes, gone)
             if len(pending) >= AT_ONCE:
                 self._store.replace(pending)
                 pending, has_written = [], True
@@ -393,92 +292,54 @@ class Library:
         if has_written or pending:
             self._store.tidy()
 
-    def _is_stale(self, head: Mapping[str, Any]) -> bool:
-        """Whether the same file would be read as something else now: with vectors, by other eyes or another reader."""
-        form, vectors, looker, reader = (head["recipe"].split("\t") + [""] * 3)[:4]
-        if form != str(FORMAT) or (vectors != self._embedder.name and bool(self._embedder.name)):
-            return True
-        row = READERS.get(head["kind"])  # none for what nobody reads
-        if self._ocr.name and reader != self._ocr.name and row is not None and row.meets_text:
-            return True
-        return looker != UNREAD and self._eyes is not None and looker != self._eyes.name
-
-    def _read(self, source: str, data: bytes) -> tuple[Chunks, str]:
-        """The parts of a document, or why there are none."""
-        try:
-            found = list(chunks(read(data, source, self.limits, self._ocr)))
-        except DocumentError as error:
-            return [], str(error)
-        return found, "" if found else "there is no text and no picture in it."
-
-    def _rows(self, source: str, found: Chunks, problem: str, digest: str, stamp: str, modified: float) -> Rows:
-        """A document's head and parts."""
-        pictures = [chunk for chunk in found if chunk.image is not None]
-        looker = self.eyes.name if pictures else UNREAD
-        looks, said = self._look(pictures)
-        descriptions: Iterator[str] = iter(said)
-        parts = []
-        for number, chunk in enumerate(found):
-            text = chunk.text if chunk.image is None else next(descriptions)
-            parts.append(part_of(source, number, chunk, text, modified))
-        for part, look in zip((part for part in parts if part["kind"] == "picture"), looks, strict=True):
-            part["look"], part["looker"] = as_list(look), looker
-        texts = [part["words"] for part in parts]
-        for part, vector in zip(parts, self._embedder.passages(texts), strict=True):
-            part["vector"] = as_list(vector)
-        head = {
-            "source": source, "part": HEAD, "kind": reader_of(source) or "", "language": "", "heading": "", "text": "",
-            "words": "", "modified": modified, "stamp": stamp, "hash": digest, "problem": problem,
-            "recipe": "\t".join((str(FORMAT), self._embedder.name, looker, self._ocr.name)), "num_parts": len(parts),
-        }  # fmt: skip
-        return [head, *parts]
-
-    def _look(self, pictures: Chunks) -> tuple[Any, Names]:
-        images: list[Image.Image] = [chunk.image for chunk in pictures if chunk.image is not None]
-        return (self.eyes.look(images), self.eyes.describe(images)) if images else ([], [])
-
-
-def part_of(source: str, number: int, chunk: Chunk, text: str, modified: float) -> dict[str, Any]:
-    """A part as a row of the store."""
-    is_picture = chunk.image is not None
-    around = [Path(source).stem, chunk.heading, chunk.text] if is_picture else [chunk.heading]
-    text = text.encode("utf-8", "replace").decode()
-    words = "\n".join(filter(None, (*around, text))).encode("utf-8", "replace").decode()
-    return {
-        "source": source, "part": number, "kind": "picture" if is_picture else "text",
-        "language": "" if is_picture else detect_language(text), "heading": chunk.heading, "text": text,
-        "words": words, "page": chunk.page, "start": chunk.start, "end": chunk.end, "modified": modified,
-        "lines": [number for start, end, box in chunk.lines for number in (start, end, *box)],
-    }  # fmt: skip
-
-
-def readable(folder: Path, changes: Changes) -> list[Path]:
-    """Files in a folder and those below that somebody reads; hidden ones, libraries and links to folders are left
-    out."""
-    found: list[Path] = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(SUFFIX))
-        for name in sorted(names):
-            if name.startswith("."):
+    def _wanted(
+        self, files: Iterator[Path], known: Mapping[str, Mapping[str, Any]], changes: Changes
+    ) -> Iterator[Wanted]:
+        """Files that have to be opened: their size and times are not those that are known."""
+        for path in files:
+            source = str(path)
+            try:
+                stamp = stamp_of(look_at(path))
+            except DocumentError as error:
+                changes.skipped[printable(source)] = str(error)
                 continue
-            if reader_of(name) is None:
-                changes.ignored += 1
+            head = known.get(source)
+            if head is None:
+                yield Wanted(source)
+            elif self.indexer.is_stale(head):
+                yield Wanted(source, is_new=False)
+            elif head["stamp"] != stamp:
+                yield Wanted(source, head["hash"], is_new=False)
             else:
-                found.append(Path(where, name))
-    return found
+                changes.unchanged += 1
+                if head["problem"]:
+                    changes.skipped[source] = head["problem"]
 
-
-def shown(files: list[Path], progress: bool | Told) -> Iterator[Path]:
-    """The files, with a bar or another reader of how far it is where one is wanted."""
-    from tqdm import tqdm
-
-    if callable(progress):
-        for number, file in enumerate(files):
-            progress(number, len(files))
-            yield file
-        progress(len(files), len(files))
-    else:
-        yield from tqdm(files, unit="file", disable=not progress)
+    def _settle(self, reading: Reading, head: Mapping[str, Any] | None, changes: Changes, gone: dict[str, str]) -> Rows:
+        """Say what became of a file; its rows, where there are new ones."""
+        source, rows = reading.source, reading.rows
+        now = {"stamp": reading.stamp, "modified": reading.modified}
+        if reading.refused:
+            changes.skipped[source] = reading.refused
+            return []
+        if head is not None and not rows:
+            self._store.update(source, now)
+            changes.unchanged += 1
+            return []
+        old = gone.pop(reading.digest, None) if head is None else None
+        if old is not None:
+            changes.moved.append(source)
+            changes.moved_from.append(old)
+            if not rows:
+                self._store.update(old, {"source": source, **now})
+                return []
+        if not rows:  # a second copy of what was moved
+            return self._settle(self.indexer.read(Wanted(source), {}), head, changes, gone)
+        if rows[0]["problem"]:
+            changes.skipped[source] = rows[0]["problem"]
+        elif old is None:
+            (changes.added if head is None else changes.changed).append(source)
+        return rows
 
 
 def address_of(path: str | Path) -> str:
@@ -490,4 +351,4 @@ def address_of(path: str | Path) -> str:
     return where if where.endswith(SUFFIX) else where + SUFFIX
 
 
-__all__ = ["Changes", "Entry", "Library", "NoEmbedder", "Stats"]
+__all__ = ["Library"]

@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ..errors import LibraryError, require, shorten
+from ..errors import LibraryError, VisGLMError, printable, require, shorten
 from .embed import SIZE
 
 FORMAT = 1
@@ -45,6 +45,24 @@ def among(column: str, values: Sequence[str]) -> str:
     return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
 
 
+@contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """What fails at an object store, as an error of ours: LanceDB's are of many types and pages long."""
+    try:
+        yield
+    except VisGLMError:
+        raise
+    except Exception as error:
+        said = re.search(r"<Message>([^<]+)<|(No object store provider[^\n]*)|(kind: Connect)", str(error))
+        reason = next(filter(None, said.groups())) if said else f"{error!s:.200}"
+        reason = "nobody answers there" if reason == "kind: Connect" else reason.rstrip(".")
+        raise LibraryError(
+            f"{shorten(address)} cannot be reached, or does not let us in ({printable(reason)}). The bucket has to "
+            "be there; keys, region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION "
+            "and AWS_ENDPOINT, or from storage_options."
+        ) from error
+
+
 class Store:
     """The table of a library.
 
@@ -63,15 +81,15 @@ class Store:
         self.address, self.is_local = address, "://" not in address
         if self.is_local:
             self._check_folder(Path(address), create)
-        self._database = lancedb.connect(
-            address, read_consistency_interval=timedelta(0), storage_options=dict(options or {}) or None
-        )
         with self.writing():
+            self._database = lancedb.connect(
+                address, read_consistency_interval=timedelta(0), storage_options=dict(options or {}) or None
+            )
             if TABLE not in self._database.list_tables().tables:
                 if not create:
                     raise LibraryError(MISSING.format(shorten(address)))
                 self._make(look_size)
-        self.table = self._database.open_table(TABLE)
+            self.table = self._database.open_table(TABLE)
         self.notes = self._read_notes()
 
     def _check_folder(self, folder: Path, create: bool) -> None:
@@ -134,10 +152,12 @@ class Store:
         """One writer at a time, of all processes on this machine. A process that is killed holds nothing up.
 
         Raises:
-            LibraryError: another one has been writing for too long, or the system refuses: no room, no permission.
+            LibraryError: another one has been writing for too long, the system refuses (no room, no permission), or
+                the object store does not take it.
         """
         if not self.is_local:
-            yield
+            with reaching(self.address):
+                yield
             return
         filelock = require("library", "filelock")
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from ...errors import DocumentError, ImageError, require
 from ...pictures import load_image
+from ..layout import CELLS_APART, Row, paragraphs, piece_of
 from ..ocr import Ocr
 from ..pieces import Box, LibraryLimits, Line, Piece, check_size, union
 
@@ -21,21 +21,8 @@ SCAN_PIXELS = 2_000  # of the longer side of a page that is read by OCR
 DOTS_PER_INCH, MOST_PIXELS = 200, 4_000  # of a page that is read as a whole, and of its longer side at the most
 SMALLEST_PICTURE = 48  # pixels a side; below are rules and bullets
 MAX_CHARACTERS = 200_000  # of one page
-WIDE_GAP = 1.6  # between lines, in the usual distance of this page: a new paragraph
-ENDS = "。！？!?.:：；;"
 PASSWORD = 4  # of PDFium's error codes
 SOFT_HYPHEN = {"\x02", "\xad"}
-
-
-@dataclass
-class Row:
-    """One line as it is printed, in points from the lower left corner."""
-
-    text: str
-    left: float
-    bottom: float
-    right: float
-    top: float
 
 
 def read_pdf(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr) -> Iterator[Piece]:
@@ -167,13 +154,14 @@ def _page(pdfium: Any, page: Any, number: int, heading: str, limits: LibraryLimi
         a, b, c, d = (min(max(corner, 0.0), 1.0) for corner in corners)
         return turned((a, b, c, d), page.get_rotation())
 
-    for paragraph in _paragraphs(_rows(pdfium, page)):
-        text, lines = "", []
-        for row in paragraph:
-            text += "\n" if text else ""
-            lines.append((len(text), len(text) + len(row.text), place(row)))
-            text += row.text
-        yield Piece(text, number, heading, tuple(lines))
+    # What was printed beside the page nobody sees.
+    rows = [
+        replace(row, box=place(row))
+        for row in _rows(pdfium, page)
+        if row.left < right and row.right > left and row.bottom < top and row.top > bottom
+    ]
+    for paragraph in paragraphs(rows):
+        yield piece_of(paragraph, number, heading)
     yield from _pictures(pdfium, page, number, heading, limits, place)
 
 
@@ -220,31 +208,11 @@ def _end_row(rows: list[Row], letters: list[str], boxes: list[Box]) -> None:
     text = "".join(letters).strip()
     around = union(boxes)
     if text and around:
-        rows.append(Row(text, *around))
+        height = around[3] - around[1]
+        gaps = [other[0] - one[2] for one, other in zip(boxes, boxes[1:], strict=False)]
+        rows.append(Row(text, *around, cells=1 + sum(gap > CELLS_APART * height for gap in gaps)))
     letters.clear()
     boxes.clear()
-
-
-def _paragraphs(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows that run on are one: no wide gap, no jump up or aside, and none that was cut short behind its last stop."""
-    gaps = [one.top - other.top for one, other in zip(rows, rows[1:], strict=False) if one.top > other.top]
-    usual = median(gaps) if gaps else 0.0
-    paragraph: list[Row] = []
-    for row in rows:
-        if paragraph:
-            last = paragraph[-1]
-            step, height = last.top - row.top, max(last.top - last.bottom, 1.0)
-            right = max(other.right for other in paragraph)
-            ended = last.text[-1] in ENDS and last.right < right - 1.5 * height
-            apart = step > max(WIDE_GAP * usual, 2.5 * height) or step < 0.3 * height
-            other_size = not 0.8 < (row.top - row.bottom) / height < 1.25
-            aside = row.left > right or row.right < min(other.left for other in paragraph)
-            if ended or apart or other_size or aside:
-                yield paragraph
-                paragraph = []
-        paragraph.append(row)
-    if paragraph:
-        yield paragraph
 
 
 def _pictures(pdfium: Any, page: Any, number: int, heading: str, limits: LibraryLimits, place: Any) -> Iterator[Piece]:
