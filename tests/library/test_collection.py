@@ -14,7 +14,7 @@ import pytest
 from tests.library import samples
 from visglm import Library
 from visglm.errors import ConfigError, LibraryError, LibraryWarning
-from visglm.library import LibraryLimits
+from visglm.library import LibraryLimits, answer
 
 OPENED: list[str] = []
 WATCHED: list[str] = []  # folders; an audit hook cannot be taken away again
@@ -229,6 +229,19 @@ def test_texts_find_pictures_and_pictures_find_pictures_and_documents(tmp_path, 
     (where / "a.png").rename(where / "tom.png")
     assert library.sync(where, progress=False).moved == [str(where / "tom.png")]
     assert names(library.search("tom")) == ["tom.png"] and len(library.search(samples.CAT)) == 3
+
+
+def test_a_picture_is_found_and_cited_by_the_words_in_its_name(tmp_path, library):
+    names_of = {"red_fire_engine": "engine", "black-kite": "kite", "OldTractor": "tractor", "bicycle2": "bicycle",
+                "老房子_01": "老房子"}  # fmt: skip
+    (tmp_path / "pictures").mkdir()
+    for name in names_of:
+        shutil.copy(samples.PAIR, tmp_path / f"pictures/{name}.png")
+    library.add(tmp_path / "pictures", progress=False)
+    for name, word in names_of.items():
+        assert names(library.search(word, kinds="picture", limit=1)) == [f"{name}.png"]
+        question = f"Which pictures show a {word}?" if word.isascii() else f"哪些图片里有{word}？"
+        assert [Path(citation.source).name for citation in answer(question, library).citations] == [f"{name}.png"]
 
 
 def test_meaning_finds_what_shares_no_word_and_another_language(tmp_path):

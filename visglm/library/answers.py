@@ -16,7 +16,7 @@ from .chunks import in_one_line, sentences
 from .collection import Library
 from .pieces import Box, Line, union
 from .search import Found
-from .words import NUMBER, coverage, rarity, supports, words_of
+from .words import NUMBER, coverage, name_in_words, rarity, supports, words_of
 
 # Positions from which on a model is taken for one that reads: with fewer there is no room for references.
 READING_CONTEXT = 1024
@@ -181,7 +181,7 @@ def choose(question: str, sure: Sequence[Confident], limit: int, meaning: Meanin
 
 def context(hit: Found) -> str:
     """What a part is found by: its heading and text; of a picture its file's name, too."""
-    return "\n".join((PurePath(hit.source).stem if hit.kind == "picture" else "", hit.heading, hit.text))
+    return "\n".join((name_in_words(hit.source) if hit.kind == "picture" else "", hit.heading, hit.text))
 
 
 # Measured by benchmarks/library.py on questions that have an answer and such that have none: see RESULTS.md.

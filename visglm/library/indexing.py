@@ -19,6 +19,7 @@ from .ocr import Ocr, RapidOcr
 from .pieces import LibraryLimits
 from .readers import READERS, read, reader_of
 from .store import FORMAT, HEAD
+from .words import name_in_words
 
 UNREAD = "-"  # in a recipe: nobody looked at a picture, since there was none
 Row = dict[str, Any]
@@ -157,7 +158,7 @@ def stays(source: str, kind: str | None) -> bool:
 def part_of(source: str, number: int, chunk: Chunk, text: str, modified: float) -> dict[str, Any]:
     """A part as a row of the store."""
     is_picture = chunk.image is not None
-    around = [Path(source).stem, chunk.heading, chunk.text] if is_picture else [chunk.heading]
+    around = [name_in_words(source), chunk.heading, chunk.text] if is_picture else [chunk.heading]
     text = text.encode("utf-8", "replace").decode()
     words = "\n".join(filter(None, (*around, text))).encode("utf-8", "replace").decode()
     return {

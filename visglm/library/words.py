@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
 from ..prompt import CHINESE
 
@@ -27,6 +28,15 @@ LATIN = re.compile(r"[a-z0-9]+(?:[-_.'’][a-z0-9]+)*")
 RUN = re.compile(rf"{CHINESE}+")
 ENDINGS = re.compile(r"(?<=..[a-z])(?:ies|ing|ed|es|s|e|y)$")
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+
+# What people write together in the name of a file: snake_case, CamelCase, numbers.
+IN_NAMES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+
+
+def name_in_words(source: str) -> str:
+    """A file's name without its ending, as it is and in its words: `red_FireEngine2` has a fire in it."""
+    stem = PurePath(source).stem
+    return f"{stem} {' '.join(IN_NAMES.findall(stem))}"
 
 
 def words_of(text: str, is_question: bool = False) -> set[str]:
