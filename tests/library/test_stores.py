@@ -23,7 +23,7 @@ LIBRARY = f"s3://{BUCKET}/notes.library"
 needs_store = [
     pytest.mark.s3,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="there is no object store: make test-s3"),
+    pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="there is no object store: make test-store"),
 ]
 needs_ray = [
     pytest.mark.ray,
