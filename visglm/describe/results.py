@@ -138,6 +138,7 @@ class Results:
                 self._lock()
             else:
                 self._system.makedirs(self._root, exist_ok=True)
+            self._sweep()
             names = self._names()
             has_shards = any(name.startswith("part-") for name in names)
             if has_shards and FACTS not in names:
@@ -252,12 +253,15 @@ class Results:
                 os.unlink(part)
             raise
 
-    def _lock(self) -> None:
-        filelock = require("describe", "filelock")
-        for name in os.listdir(self._root):  # what a killed run was writing
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        for name in self._names():
             if name.startswith((".part-", f".{FACTS}")):
                 with suppress(OSError):
-                    os.unlink(self._path(name))
+                    (os.unlink if self._system is None else self._system.rm_file)(self._path(name))
+
+    def _lock(self) -> None:
+        filelock = require("describe", "filelock")
         lock = filelock.FileLock(self._path(LOCK), timeout=0)
         try:
             self._held.enter_context(lock)

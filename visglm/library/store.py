@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,9 @@ HEAD = -1
 LOCK = ".writer.lock"
 # What LanceDB says when the system refuses to write: "LanceError(IO): No space left on device (os error 28), …".
 REFUSED = re.compile(r"([^():\s][^():]*) \(os error \d+\)")
+# An object store has no lock: what LanceDB says when another writer tidied in the same moment, and has not tried again.
+PREEMPTED = "Retryable commit conflict"
+TRIES, PAUSE_SECONDS = 20, 2.0
 LOCK_SECONDS = 600.0  # that a writer waits for another one's commit or compaction
 # A brute-force scan is exact and quick below; above, an index of vectors is made by `tidy`.
 ROWS_WITHOUT_INDEX = 20_000
@@ -252,10 +257,21 @@ class Store:
         """Put what was written lately into the indices."""
         with self.writing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.table.optimize()
-            if self.count("vector IS NOT NULL") > ROWS_WITHOUT_INDEX and not self._has_index("vector"):
-                index = require("library", "lancedb.index")
-                self.table.create_index("vector", config=index.IvfPq(distance_type="cosine"))
+            for left in reversed(range(TRIES)):
+                try:
+                    self._tidy()
+                    break
+                except Exception as error:  # of which type it is, differs
+                    if PREEMPTED not in str(error) or not left:
+                        raise
+                    time.sleep(random.uniform(0, PAUSE_SECONDS))
+                    self.table.checkout_latest()
+
+    def _tidy(self) -> None:
+        self.table.optimize()
+        if self.count("vector IS NOT NULL") > ROWS_WITHOUT_INDEX and not self._has_index("vector"):
+            index = require("library", "lancedb.index")
+            self.table.create_index("vector", config=index.IvfPq(distance_type="cosine"))
 
     def compact(self) -> None:
         """Write the table anew without anything that was deleted or replaced, and remove all older files.
