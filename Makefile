@@ -21,7 +21,7 @@ APP := .venv/.app-$(STATE)
 DOCS := .venv/.docs-$(STATE)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(CORE)  ## install visglm and ask it two questions about a picture
 	@$(VENV_PYTHON) examples/first_answer.py

@@ -36,7 +36,7 @@ def make_targets() -> set[str]:
     text = (ROOT / "Makefile").read_text("utf-8")
     included = [ROOT / name for name in re.findall(r"^-?include (.+)$", text, re.MULTILINE)]
     texts = [text, *(path.read_text("utf-8") for path in included if path.is_file())]
-    return {target for text in texts for target in re.findall(r"^([a-z-]+):.*##", text, re.MULTILINE)}
+    return {target for text in texts for target in re.findall(r"^([a-z0-9-]+):.*##", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "README_zh.md"], ids=lambda path: path.name)
