@@ -88,8 +88,8 @@ def test_recipes_and_flags_are_held_against_the_same_rules(tmp_path, capsys):
         [
             ("rank: 4.5", "rank must be between 1 and 1024, a whole number; got 4.5"),
             ("resume: 'yes'", "resume must be True or False; got 'yes'"),
-            ("layers: 27", "layers must be text, or None; got 27"),
-            ("data: 3", "data must be text, or None; got 3"),
+            ("layers: 27", "layers must be text, or left out; got 27"),
+            ("data: 3", "data must be text, or left out; got 3"),
         ]
     ):
         path = recipe_of(tmp_path, f"{line}\n")

@@ -633,7 +633,8 @@ class VisGLM:
 
         Raises:
             ConfigError: the model does not read, or a setting is wrong.
-            ImageError: the picture was refused. DocumentError: the PDF was, as a whole.
+            ImageError: the picture was refused.
+            DocumentError: the PDF was, as a whole.
         """
         config = self.model.config
         check_can(config, "read")

@@ -51,26 +51,26 @@ def check_whole(library: Library, folder: Path, word: str, num: int) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
 def test_a_writer_that_is_killed_loses_nothing_and_holds_nobody_up(tmp_path):
     where, folder = tmp_path / "notes.library", tmp_path / "files"
-    fill(folder, 150, "word")
+    fill(folder, 400, "word")
+    reader = Library.open(where, vectors=False)  # first, for the writer is quick
     writer = start(where, folder)
     assert writer.stdout.readline() == "ready\n"
-    reader = Library.open(where, create=False, vectors=False)
     deadline = time.monotonic() + 60
-    while not 16 <= reader.stats().documents < 150 and time.monotonic() < deadline:
+    while not 16 <= reader.stats().documents < 400 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     kept = reader.stats().documents
-    assert 16 <= kept < 150, "it was killed too early or too late to show anything"
+    assert 16 <= kept < 400, "it was killed too early or too late to show anything"
     again = Library.open(where, vectors=False)
     for entry in again.list():  # what is there is whole: a head and all of its parts
         assert entry.num_parts == 1
     assert again.stats().parts == kept
     changes = again.sync(folder, progress=False)
-    assert changes.unchanged == kept and len(changes.added) == 150 - kept
-    check_whole(again, folder, "word", 150)
+    assert changes.unchanged == kept and len(changes.added) == 400 - kept
+    check_whole(again, folder, "word", 400)
     again.compact()
-    check_whole(Library.open(where, vectors=False), folder, "word", 150)
+    check_whole(Library.open(where, vectors=False), folder, "word", 400)
 
 
 def test_two_writers_lose_nothing(tmp_path):

@@ -30,7 +30,8 @@ class SlotCache:
         self.lengths: list[int] = []
         self.slots = self.positions = self.num_moves = self.positions_to_come = 0
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._index = self._columns = torch.zeros(0, dtype=torch.long)  # of each slot, and where it writes next
+        self._index: Any = None  # of each slot
+        self._columns: Any = None  # where each slot writes next
         self._rows = self._end = 0  # of the step: rows, and positions that are looked at
         self._count = 1  # of the step: tokens of a row
         self._is_fixed = False  # of the step: nothing in it depends on the lengths but the numbers in `_columns`

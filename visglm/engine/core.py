@@ -21,7 +21,7 @@ from ..text.cache_size import cache_bytes
 from .lanes import Lane, Lanes
 from .loop import Loop
 from .pictures import Looker
-from .rows import Rows, rows_of
+from .rows import RecordedRows, rows_of
 from .shelf import Shelf
 from .task import Request, Task, Ticket
 from .turns import Turns
@@ -36,7 +36,8 @@ class Engine:
     """Answers requests of any thread, as many at a time as there are slots.
 
     A request joins between two tokens of the others and leaves at its own end; greedy tokens are those it would get
-    alone. The thread starts with the first request and ends a second after the last. It keeps no network alive.
+    alone. The thread starts with the first request and ends a second after the last. It keeps no network alive, but for
+    that second on a GPU, where recorded steps wait for more answers.
 
     Args:
         network: that answers.
@@ -70,7 +71,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._tasks: weakref.WeakSet[Task] = weakref.WeakSet()
         self._dead: BaseException | None = None
-        self._rows: Rows | None = None  # of the network as it is, while the thread lives
+        self._rows: RecordedRows | None = None  # of the network as it is, while the thread lives
         for task in lost:
             if not task.done.is_set():
                 task.done = threading.Event()
@@ -187,9 +188,8 @@ class Engine:
         """What is known of the network as it is, is not of what it is with another adapter."""
         if lane is None:
             shelf, fingerprint = self.shelf, self.fingerprint
-            if self._rows is None or not self._rows.is_up_to_date:
-                self._rows = rows_of(network)
-            rows = self._rows
+            rows = self._rows if self._rows is not None and self._rows.is_up_to_date else rows_of(network)
+            self._rows = rows if isinstance(rows, RecordedRows) else None
         else:
             adapters, name = lane
             rows = rows_of(network)

@@ -50,11 +50,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.cache.lengths)
 
-    @property
-    def is_up_to_date(self) -> bool:
-        """Whether other answers may use it after these."""
-        return False
-
     def add(
         self, layers: Sequence[tuple[Tensor, Tensor]], places: Sequence[int], lengths: Sequence[int],
         derived: Any, positions_to_come: int,
@@ -144,6 +139,7 @@ class RecordedRows(Rows):
 
     @property
     def is_up_to_date(self) -> bool:
+        """Whether the network is what was recorded, so that other answers may use it after these."""
         return self._unchanged.check(self.network)
 
     def clear(self) -> None:

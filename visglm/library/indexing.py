@@ -44,7 +44,10 @@ class Reading:
     """What came of a file.
 
     Args:
-        digest, stamp, modified: of the file, as of `File`.
+        source: the file.
+        digest: of its content.
+        stamp: its size and times.
+        modified: when it was, in seconds of the epoch.
         rows: of the store; [] where its content is known and was not read.
         refused: why it could not even be opened.
     """
@@ -65,9 +68,10 @@ class Indexer:
     """Reads files.
 
     Args:
-        embedder: of texts. eyes: look at pictures; None for the embedded ones, once there is a picture.
-        limits: what one document may cost. ocr: reads scans and what is written in pictures; by default RapidOCR, where
-            it is installed.
+        embedder: of texts.
+        eyes: look at pictures; None for the embedded ones, once there is a picture.
+        limits: what one document may cost.
+        ocr: reads scans and what is written in pictures; by default RapidOCR, where it is installed.
     """
 
     def __init__(self, embedder: Embedder, eyes: Eyes | None, limits: LibraryLimits, ocr: Ocr | None = None):
