@@ -128,6 +128,19 @@ def test_a_network_that_was_changed_is_recorded_anew(plain, recorded):
     assert before != after and recorded["made"] == 2
 
 
+def test_a_prefix_that_was_put_on_is_recorded(plain, recorded):
+    """It is a tensor more, where those that were there are what they were."""
+    engine = engine_of(plain)
+    one = make_requests(plain, 1, seed=6)[0]
+    before = ids_of(run(engine, [one])[0])
+    with engine.turns.take(changes=True):
+        CHANGES["ptuning"](plain)
+    wanted = alone(plain, one)
+    after = ids_of(run(engine, [one])[0])
+    check_same(plain, one, wanted, after, is_part=False)
+    assert before != after and recorded["made"] == 2
+
+
 def test_what_cannot_be_recorded_is_told_and_answered(plain, monkeypatch):
     def refuse(work):
         raise RuntimeError("operation not permitted when stream is capturing\nfor this device")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from ..errors import ConfigError, DocumentError, ImageError, printable
+from ..errors import ConfigError, DocumentError, ImageError, printable, writing
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
@@ -205,14 +205,13 @@ def write_whole(target: Path, text: str) -> None:
     """
     part = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except OSError as error:
-        raise ConfigError(f"{printable(str(target))} cannot be written ({error.strerror or error}).") from None
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
     finally:
         with suppress(OSError):
             part.unlink()

@@ -188,8 +188,11 @@ class Engine:
         """What is known of the network as it is, is not of what it is with another adapter."""
         if lane is None:
             shelf, fingerprint = self.shelf, self.fingerprint
-            rows = self._rows if self._rows is not None and self._rows.is_up_to_date else rows_of(network)
-            self._rows = rows if isinstance(rows, RecordedRows) else None
+            known, num_changes = self._rows, self.turns.num_changes
+            rows = known if known is not None and known.is_up_to_date(num_changes) else rows_of(network)
+            self._rows = None
+            if isinstance(rows, RecordedRows):
+                self._rows, rows.num_changes = rows, num_changes
         else:
             adapters, name = lane
             rows = rows_of(network)

@@ -127,20 +127,23 @@ class RecordedRows(Rows):
 
     Recordings hold as long as the tensors they name: the network's, and the cache's, which is given room for whole
     answers so that it seldom moves. So they outlive the answers, until the network is another.
+
+    Attributes:
+        num_changes: of the network, as its turns counted them at first: what is added to it, no tensor of before shows.
     """
 
     can_leap = False
 
     def __init__(self, network: PreTrainedModel, record: Callable[[Work], Recording]):
+        self.num_changes: int | None = None
         self._record: Callable[[Work], Recording] | None = record
         self._unchanged = Unchanged()
         self._unchanged.check(network)
         super().__init__(network)
 
-    @property
-    def is_up_to_date(self) -> bool:
+    def is_up_to_date(self, num_changes: int) -> bool:
         """Whether the network is what was recorded, so that other answers may use it after these."""
-        return self._unchanged.check(self.network)
+        return self._unchanged.check(self.network) and num_changes == self.num_changes
 
     def clear(self) -> None:
         super().clear()

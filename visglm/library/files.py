@@ -42,7 +42,7 @@ def look_at(path: Path) -> os.stat_result:
     try:
         str(path).encode()
         status = path.stat()
-    except UnicodeEncodeError:
+    except ValueError:  # half a character, or a null
         raise DocumentError("its name is no text.") from None
     except OSError as error:
         raise DocumentError(f"it cannot be opened ({error.strerror}).") from None

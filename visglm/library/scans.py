@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +14,7 @@ from PIL import Image
 from ..engine import engine_of
 from ..errors import ConfigError, ContextLengthError, DocumentError, ImageError, VisGLMError, shorten
 from ..pictures import load_image
+from .files import open_file
 from .pieces import LibraryLimits, Piece, check_size
 from .readers.markup import parse
 from .readers.pdf import draw_pages
@@ -85,19 +85,9 @@ def pdf_bytes(source: Any, limits: LibraryLimits) -> bytes | None:
         return None
     path = Path(os.fsdecode(source)).expanduser()
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which might never end
-            raise DocumentError(f"{shorten(str(path))} is not a regular file.")
-        check_size(status.st_size, limits.max_bytes, "bytes")
-        with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, DocumentError):
-            raise
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise DocumentError(f"{shorten(str(path))} cannot be opened ({reason}).") from None
-    check_size(len(data), limits.max_bytes, "bytes")
-    return data
+        return open_file(path, limits).data
+    except DocumentError as error:
+        raise DocumentError(f"{shorten(str(path))}: {error}") from None
 
 
 def read_pages(pages: Pages, ask: Ask, kind: str, batch_size: int) -> Iterator[Page]:

@@ -20,9 +20,7 @@ from .schemes import NF4_VALUES
 AMPERE = (8, 0)  # from which on there are kernels for bfloat16
 INNER_TILES = 8  # of torch's int4 kernel: 16 columns each
 GROUPS = {"int4": (32, 64, 128, 256), "nf4": (64, 128, 256, 512, 1024, 2048, 4096)}  # that the kernels know
-COPIED = frozenset(
-    {"int4", "nf4"}
-)  # schemes whose kernels want weights in an order of their own, and four bytes a scale
+COPIED = ("int4", "nf4")  # whose kernels want weights in an order of their own, and four bytes a scale
 LEAST_COLUMNS = 32  # of our int8 kernel, at a time
 BOUND = 0.02  # of the largest number: bfloat16 rounds scales and outputs
 
