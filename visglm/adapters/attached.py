@@ -259,14 +259,12 @@ class Adapters:
         tensors: dict[str, Tensor] = {}
         alphas: dict[str, float] = {}
         for part in attached.parts:
-            alphas |= part.alphas if isinstance(part, Lora) else {}
+            if isinstance(part, Lora):
+                alphas |= part.alphas
             if state_dict is None:
                 tensors |= part.tensors()
             else:
                 tensors |= {name: state_dict[live] for name, live in part.live_names().items()}
-        alphas = {
-            name: alpha for part in attached.parts if isinstance(part, Lora) for name, alpha in part.alphas.items()
-        }
         return Delta(attached.method, tensors, base, alphas, getattr(self.network.config, "quantization", None))
 
     def _parts(self, name: str | None) -> list[Part]:
