@@ -14,7 +14,9 @@ from PIL import Image, ImageFile
 
 from visglm import VisGLM, VisGLMImageProcessor
 from visglm.training.containers import ObjectRows
-from visglm.training.data import Renderer, TrainingData, build_index
+from visglm.training.data import TrainingData
+from visglm.training.index import build_index
+from visglm.training.renderer import Renderer
 
 SIZE = (700, 500)  # larger than anything else that is counted
 NUM_PIXELS = SIZE[0] * SIZE[1]
@@ -55,7 +57,7 @@ def count(monkeypatch) -> Counter[str]:
 
     monkeypatch.setattr(Image, "fromarray", counting_from_array)
     # Which rows share a picture is found out before training, and is no part of a picture's way.
-    monkeypatch.setattr("visglm.training.data._group", lambda conversation: 0)
+    monkeypatch.setattr("visglm.training.index._group", lambda conversation: 0)
     return counted
 
 

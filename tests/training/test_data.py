@@ -18,19 +18,12 @@ import torch
 from visglm import VisGLM, VisGLMProcessor, checkpoint
 from visglm.errors import DataError
 from visglm.prompt import IGNORE_INDEX, Turn, render
+from visglm.training.collator import Collator
 from visglm.training.containers import LINE_BLOCK, is_stream, open_rows
-from visglm.training.data import (
-    MAX_HELD_OUT,
-    Collator,
-    Index,
-    Renderer,
-    StreamData,
-    TrainingData,
-    build_index,
-    check_bad_share,
-    split_held_out,
-)
+from visglm.training.data import StreamData, TrainingData
 from visglm.training.formats import CAPTION_QUESTIONS, FORMATS, format_of, read_row, to_common
+from visglm.training.index import MAX_HELD_OUT, Index, build_index, check_bad_share, split_held_out
+from visglm.training.renderer import Renderer
 
 from .samples import captions, picture, write_lines, write_pictures
 

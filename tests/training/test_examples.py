@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from visglm.training.containers import open_rows
-from visglm.training.data import build_index
+from visglm.training.index import build_index
 
 ROOT = Path(__file__).parents[2]
 EMOJI = ROOT / "finetune/emoji"

@@ -16,7 +16,9 @@ import torch
 from visglm import VisGLM
 from visglm.prompt import IGNORE_INDEX
 from visglm.training.containers import open_rows
-from visglm.training.data import Renderer, TrainingData, build_index
+from visglm.training.data import TrainingData
+from visglm.training.index import build_index
+from visglm.training.renderer import Renderer
 
 from .samples import captions, picture, write_lines
 

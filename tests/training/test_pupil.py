@@ -17,16 +17,18 @@ from visglm import VisGLM
 from visglm.cli import main
 from visglm.prompt import detect_language
 from visglm.recipe import FEW, FOR_FEW, FOR_MANY, Defaults, FinetuneArguments
+from visglm.training.callbacks import Epochs
 from visglm.training.containers import ObjectRows, open_rows
-from visglm.training.data import Renderer, StreamData, TrainingData, build_index, split_held_out
+from visglm.training.data import StreamData, TrainingData
 from visglm.training.formats import CAPTION_QUESTIONS
+from visglm.training.index import build_index, split_held_out
 from visglm.training.methods import METHODS, rate_of, target_modules
 from visglm.training.plan import count_steps
+from visglm.training.renderer import Renderer
 from visglm.training.replay import add_replay, caption_requests, own_answers
 from visglm.training.report import Sample
 from visglm.training.samples import judge
 from visglm.training.seen import SeenPictures
-from visglm.training.trainer import Epochs
 
 from .samples import captions, picture, write_lines
 

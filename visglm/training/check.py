@@ -20,9 +20,10 @@ from ..errors import ConfigError, DataError, ImageError, VisGLMError, writing
 from ..pictures import load_image
 from ..processor import VisGLMProcessor
 from .containers import Rows, is_stream, open_rows
-from .data import Renderer, UnusedKeys, answered, content_of
 from .folder import Folder, kind_of, open_image
 from .formats import Conversation, format_of, read_row, to_common
+from .index import UnusedKeys, answered, content_of
+from .renderer import Renderer
 
 NUM_BINS = 10  # of the histogram of lengths
 

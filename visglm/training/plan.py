@@ -19,15 +19,10 @@ from ..errors import ConfigError, DataError, require, writing
 from ..processor import VisGLMProcessor
 from ..recipe import FEW, FinetuneArguments
 from .containers import is_stream, open_rows
-from .data import (
-    Renderer,
-    StreamData,
-    TrainingData,
-    build_index,
-    check_bad_share,
-    split_held_out,
-)
+from .data import StreamData, TrainingData
+from .index import build_index, check_bad_share, split_held_out
 from .methods import METHODS, check_method, check_settings
+from .renderer import Renderer
 from .replay import add_replay, num_replayed, own_answers
 from .samples import Answer, Sample, answer_briefly, sample_held_out, sample_taught
 from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_folder, settle_home

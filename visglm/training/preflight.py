@@ -13,7 +13,8 @@ from ..errors import DataError, TrainingError, VisGLMError
 from ..model import VisGLMForConditionalGeneration
 from ..prompt import IGNORE_INDEX
 from ..quant.memory import available_memory
-from .data import Collator, TrainingData
+from .collator import Collator
+from .data import TrainingData
 from .methods import trainable
 
 __all__ = ["Preflight", "available_memory", "check_memory", "describe", "estimate_memory", "scan", "try_longest"]

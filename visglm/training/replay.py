@@ -17,8 +17,9 @@ from torch.utils.data import ConcatDataset, Dataset
 from ..errors import DataError
 from ..prompt import detect_language
 from .containers import ObjectRows
-from .data import TrainingData, build_index
+from .data import TrainingData
 from .formats import CAPTION_QUESTIONS, IMAGE_MARKER
+from .index import build_index
 from .samples import Answer
 
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated

@@ -22,7 +22,9 @@ from ..adapters import EMBEDDED, Adapters, Home, relative_to
 from ..families import family_of
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments
-from .data import Collator, StreamData, TrainingData
+from .callbacks import Brake
+from .collator import Collator
+from .data import StreamData, TrainingData
 from .learnt import UntilLearnt
 from .methods import make_part
 from .plan import Plan, make_plan
@@ -30,7 +32,8 @@ from .preflight import available_memory, check_memory, describe, estimate_memory
 from .report import MEASURED, FinetuneReport
 from .samples import answer_samples, choose, judge, score
 from .saving import checkpoints, load_trained, write_result
-from .trainer import Brake, VisGLMTrainer, training_arguments
+from .schedule import training_arguments
+from .trainer import VisGLMTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from ..adapters import Adapters, Home, relative_to
-from ..config import VisGLMConfig
 from ..errors import DataError, TrainingError, VisGLMError, require
 from ..families import family_of
 from ..processor import VisGLMProcessor
 from ..prompt import IGNORE_INDEX
-from ..recipe import FinetuneArguments, split_names
-from .data import HeldOutData, check_bad_share
-from .methods import METHODS, rate_of, tower_names, tower_of
+from ..recipe import FinetuneArguments
+from .callbacks import Epochs, Meter, OneDtype, Patience
+from .data import HeldOutData
+from .index import check_bad_share
+from .methods import rate_of, tower_of
 from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
 from .seen import SeenPictures
 
-NUM_LOGGED = 500  # points of a loss curve
 # What torch says of a process that reads data and is no more.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
 
@@ -308,158 +305,3 @@ class VisGLMTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the caller has put the weights back, in one format for one process and many."""
-
-
-class Patience(EarlyStoppingCallback):
-    """Early stopping; that the best checkpoint is loaded at the end, `run.finetune` sees to itself."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Nothing: the base class would warn that nobody loads it."""
-
-
-class Brake(TrainerCallback):
-    """Ends training behind the step after which `stop` is true."""
-
-    def __init__(self, stop: Callable[[], bool]):
-        self.stop = stop
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.stop():
-            control.should_training_stop = True
-
-
-class Epochs(TrainerCallback):
-    """Tells data which epoch it is, wherever they are read; a run that goes on counts from where it was."""
-
-    def __init__(self, data: Any):
-        self.parts = getattr(data, "datasets", [data])
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.next = int((state.epoch or 0) + 1e-6)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        for part in self.parts:
-            part.epoch.fill_(self.next)
-        self.next += 1
-
-
-class OneDtype(TrainerCallback):
-    """DeepSpeed casts parameters and leaves buffers as they are: a stem's BatchNorm wants both in one dtype."""
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        for module in model.modules() if model is not None else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for name in ("running_mean", "running_var"):
-                    setattr(module, name, getattr(module, name).to(module.weight.dtype))
-
-
-class Meter(TrainerCallback):
-    """Progress on stderr: loss, rate, pictures and tokens per second, time left; the same goes to the logs."""
-
-    def __init__(self) -> None:
-        self.num_images = self.num_tokens = self.num_examples = 0
-        self.started = self.last_step = time.perf_counter()
-        self.bar: tqdm | None = None
-        self.shown: dict[str, str] = {}
-
-    def count(self, num_examples: int, num_images: int, num_tokens: int) -> None:
-        self.num_examples += num_examples
-        self.num_images += num_images
-        self.num_tokens += num_tokens
-
-    def rates(self) -> dict[str, float]:
-        """Per second from the start to the last step, of this process; what is saved behind it does not count."""
-        seconds = max(self.last_step - self.started, 1e-9)
-        return {
-            "images_per_second": self.num_images / seconds,
-            "tokens_per_second": self.num_tokens / seconds,
-            "examples_per_second": self.num_examples / seconds,
-        }
-
-    def say(self, text: str) -> None:
-        if self.bar is not None:
-            tqdm.write(text, file=sys.stderr)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.perf_counter()
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", desc="training", file=sys.stderr
-            )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.last_step = time.perf_counter()
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is None:
-            return
-        if "loss" in logs:
-            logs |= {name: round(value, 2) for name, value in self.rates().items()}
-            self.shown |= {"loss": f"{logs['loss']:.3f}", "rate": f"{logs['learning_rate']:.1e}"}
-        if "eval_loss" in logs:
-            self.shown["held-out"] = f"{logs['eval_loss']:.3f}"
-        if self.bar is not None:
-            rates = self.rates()
-            speed = {"img/s": f"{rates['images_per_second']:.1f}", "tok/s": f"{rates['tokens_per_second']:.0f}"}
-            self.bar.set_postfix(self.shown | speed)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-def training_arguments(
-    settings: FinetuneArguments,
-    config: VisGLMConfig,
-    *,
-    num_steps: int,
-    every: int,
-    has_held_out: bool,
-    precision: str,
-    is_on_cpu: bool,
-) -> TrainingArguments:
-    """The same as transformers wants it."""
-    strategy = "steps" if has_held_out else "no"
-    schedule = TrainingArguments(
-        output_dir=settings.output_dir,
-        max_steps=num_steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation or 1,
-        learning_rate=max(rate_of(settings, tower, config) for tower in tower_names(settings, config)),
-        lr_scheduler_type="cosine",
-        warmup_steps=int(settings.warmup * num_steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.clip,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        dataloader_num_workers=settings.num_workers,
-        dataloader_persistent_workers=settings.num_workers > 0,
-        dataloader_pin_memory=not is_on_cpu,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        prediction_loss_only=True,
-        logging_steps=max(1, num_steps // NUM_LOGGED),
-        logging_nan_inf_filter=False,  # it would hide what `check_loss` stops for
-        eval_strategy=strategy,
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=settings.keep,
-        metric_for_best_model="eval_loss" if has_held_out else None,
-        greater_is_better=False if has_held_out else None,
-        report_to=list(split_names(settings.report_to)),
-        run_name=Path(settings.output_dir).name,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        disable_tqdm=True,
-        use_cpu=is_on_cpu,
-        # A batch may hold no picture: then DDP finds no gradient for what only pictures reach.
-        ddp_find_unused_parameters=METHODS[settings.method].towers != ("text",),
-        accelerator_config={"dispatch_batches": False, "split_batches": False},
-    )
-    schedule._n_gpu = min(schedule.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
-    return schedule

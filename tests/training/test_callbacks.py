@@ -1,10 +1,10 @@
-"""What the trainer adds for DeepSpeed, as far as one process and no GPU can tell."""
+"""What is called for DeepSpeed, as far as one process and no GPU can tell."""
 
 from __future__ import annotations
 
 import torch
 
-from visglm.training.trainer import OneDtype
+from visglm.training.callbacks import OneDtype
 
 
 def test_batch_norm_works_after_deepspeed_has_cast_its_parameters():
