@@ -296,7 +296,7 @@ def test_things_show_what_they_are(vlm, picture, adapter):
 SCRIPT = """
 import json, multiprocessing, sys, threading
 from PIL import Image
-import visglm.chat
+import visglm.chat.composer
 from visglm import VisGLM
 
 
@@ -356,7 +356,7 @@ def main(methods):
             found["forked while it answers"] = answer_of_a_worker(vlm, "fork")
         with Busy(vlm, change):
             found["forked while it changes"] = answer_of_a_worker(vlm, "fork")
-        visglm.chat.uses_onnx = lambda model: True
+        visglm.chat.composer.uses_onnx = lambda model: True
         found["forked, with ONNX Runtime"] = answer_of_a_worker(vlm, "fork")
     print(json.dumps(found))
 

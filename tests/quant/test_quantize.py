@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.tiny import expected, golden_config, golden_model
-from visglm import VisGLM
-from visglm.chat import checkpoint
+from visglm import VisGLM, checkpoint
 from visglm.config import VisGLMConfig
 from visglm.errors import ConfigError
 from visglm.quant import SCHEMES, Quantization, QuantizedEmbedding, QuantizedLinear, modules_of, quantize_network

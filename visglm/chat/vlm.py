@@ -1,4 +1,4 @@
-"""`VisGLM`: load once, then ask about pictures: one answer, a stream of text, or many at a time."""
+"""`VisGLM`: the face that everything below has for people."""
 
 from __future__ import annotations
 
@@ -14,45 +14,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import checkpoint, request
-from .adapters import Adapters
-from .engine import Answer, Asker, Engine, Turns, answer_all, engine_of
-from .errors import BusyError, ConfigError, PromptError, VisGLMError
-from .families import FamilyProcessor, check_can, family_of, manner_of
-from .pictures import ImageLimits, load_images
-from .processor import VisGLMProcessor
-from .prompt import Reference, Turn
-from .quant import count_weights
-from .quant.products import uses_onnx
-from .recipe import FinetuneArguments, check_names
-from .reply import History, Reply
-from .sampling import GREEDY, Sampling
-from .settings import Rule, check_call
-from .stream import ReplyStream
+from .. import checkpoint, request
+from ..adapters import Adapters
+from ..engine import Answer, Asker, Engine, Turns, answer_all, engine_of
+from ..errors import PromptError, VisGLMError
+from ..families import FamilyProcessor, check_can, family_of, manner_of
+from ..pictures import ImageLimits
+from ..processor import VisGLMProcessor
+from ..prompt import Reference, Turn
+from ..quant import count_weights
+from ..recipe import FinetuneArguments, check_names
+from ..reply import History, Reply
+from ..sampling import GREEDY, Sampling
+from ..settings import Rule, check_call
+from ..stream import ReplyStream
+from .composer import Composer
+from .loading import OF_CHAT, load, load_parts
+from .sources import answer_from
 
 if TYPE_CHECKING:
-    from .explanation import Explanation
-    from .library import Library, Page, Web
-    from .training import Evaluation, FinetuneReport, Stop
+    from ..explanation import Explanation
+    from ..library import Library, Page, Web
+    from ..training import Evaluation, FinetuneReport, Stop
 
-# What `from_pretrained` and `from_parts` take; a torch.dtype or torch.device by its name.
-RULES: Mapping[str, Rule] = {
-    "name_or_path": Rule(Path, optional=True),
-    "device": Rule(str, hint='"auto" takes the fastest there is.'),
-    "dtype": Rule(
-        str,
-        names=("auto", "float32", "bfloat16", "float16", "float64", "float", "half", "double"),
-        hint='For weights in fewer bits, see quantize: "int8", "int4" or "nf4".',
-    ),
-    "image_size": Rule(int, 1, 8192, optional=True),
-    "tokenizer": Rule(Path, optional=True),
-    "base": Rule(Path, optional=True),
-    "quantize": Rule(str, optional=True),
-    "quantize_vision": Rule(bool),
-    "allow_urls": Rule(bool),
-    "image_limits": Rule(ImageLimits, optional=True),
-}
-ADAPTER = {"adapter": Rule(str, optional=True)}
 # What a conversation may look like to go on from.
 Past = History | Iterable[Sequence[str]] | Iterable[Mapping[str, Any]] | None
 
@@ -205,15 +189,9 @@ class VisGLM:
             ConfigError: an argument is of the wrong type or out of range, the scheme is unknown, the checkpoint is
                 quantized to another one already, or the model cannot cut pictures of `image_size` into its patches.
         """
-        dtype, device = plain_name(dtype), plain_name(device)
-        check_call(
-            RULES, name_or_path=name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer,
-            base=base, quantize=quantize, quantize_vision=quantize_vision, allow_urls=allow_urls,
-            image_limits=image_limits,
-        )  # fmt: skip
-        loaded = checkpoint.load(
+        loaded = load(
             name_or_path, device=device, dtype=dtype, image_size=image_size, tokenizer=tokenizer, base=base,
-            quantize=quantize, quantize_vision=quantize_vision,
+            quantize=quantize, quantize_vision=quantize_vision, allow_urls=allow_urls, image_limits=image_limits,
         )  # fmt: skip
         return cls(
             loaded.model, loaded.processor, adapters=loaded.adapters, allow_urls=allow_urls, image_limits=image_limits
@@ -237,14 +215,8 @@ class VisGLM:
             CheckpointError: `vision` has no vision tower, or one of them is broken.
             ConfigError: as `from_pretrained`, or an option that is none of these.
         """
-        if unknown := [name for name in options if name not in RULES or name in ("name_or_path", "base")]:
-            raise ConfigError(f"from_parts takes no {', '.join(unknown)}; its options are those of from_pretrained.")
-        options |= {name: plain_name(options[name]) for name in ("dtype", "device") if name in options}
-        check_call(RULES, name_or_path=vision, tokenizer=tokenizer, **options)
-        check_call({"text": Rule(Path)}, text=text)
-        own = {name: options.pop(name) for name in ("allow_urls", "image_limits") if name in options}
-        source = checkpoint.PartsSource(checkpoint.open_source(vision), checkpoint.open_source(text, tokenizer))
-        loaded = checkpoint.realize(source, **options)
+        loaded = load_parts(vision, text, tokenizer, **options)
+        own = {name: options[name] for name in OF_CHAT if name in options}
         return cls(loaded.model, loaded.processor, adapters=loaded.adapters, **own)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -280,7 +252,7 @@ class VisGLM:
             BusyError: it is being fine-tuned already, in another thread.
         """
         check_can(self.model.config, "finetune")
-        from . import training
+        from .. import training
 
         check_names(settings)
         arguments = FinetuneArguments(method=method, output_dir=output_dir, **settings)  # type: ignore[arg-type]
@@ -320,7 +292,7 @@ class VisGLM:
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes; the commit's address. `visglm.training.push` uploads a whole run."""
-        from .training import push
+        from ..training import push
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -457,11 +429,11 @@ class VisGLM:
             PromptError: fewer pictures than the history has, or none at all.
         """
         check_can(self.model.config, "explain")
-        from .explain import explain
-        from .explanation import count_new
+        from ..explain import explain
+        from ..explanation import count_new
 
         check_call({"picture": Rule(int)}, picture=picture)
-        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls)
+        pictures = self._composer.pictures(images)
         past = History.of(history)
         num_new = count_new(pictures, past.turns)
         language = past.language if language == "auto" else language
@@ -508,7 +480,7 @@ class VisGLM:
         allow_outside: bool = False,
     ) -> Evaluation:
         """Ask every question of a data set and score the answers: see `visglm.training.evaluate`."""
-        from .training import evaluate
+        from ..training import evaluate
 
         answer = partial(self.batch, temperature=0)
         return evaluate(
@@ -531,7 +503,7 @@ class VisGLM:
             MissingDependencyError: the extra "export" is not installed.
         """
         check_can(self.model.config, "export")
-        from .export import export
+        from ..export import export
 
         with tempfile.TemporaryDirectory() as saved:
             self.save_pretrained(saved)
@@ -583,11 +555,9 @@ class VisGLM:
             PromptError: the question is empty.
             ContextLengthError: not even one reference fits into the context.
         """
-        from . import library as shelves
+        from .. import library as shelves
 
         sampling = Sampling.of(settings)
-        if (library is None) == (web is False):
-            raise ConfigError("an answer comes from a library or from the web: give library=… or web=….")
         if extract is None:
             extract = self.context_length < shelves.READING_CONTEXT
 
@@ -598,21 +568,13 @@ class VisGLM:
             )
             return self._ask([ready], replace(sampling, max_new_tokens=room))[0].reply()
 
-        def answer_from(opened: Library) -> Reply:
+        def answer(opened: Library) -> Reply:
             return shelves.answer(
                 question, opened, image=images, past=History.of(history), language=language, limit=limit,
                 write=None if extract else write, files=files, kinds=kinds, after=after, before=before,
             )  # fmt: skip
 
-        if library is not None:
-            return answer_from(
-                shelves.Library.open(library, create=False) if isinstance(library, str | Path) else library
-            )
-        settled = shelves.Web.of(web)
-        if not isinstance(question, str) or not question.strip():
-            raise PromptError(f"the question must be a string that is not empty; got {question!r:.80}.")
-        with shelves.visited(question, settled) as (opened, skipped):
-            return replace(answer_from(opened), skipped=skipped)
+        return answer_from(library, web, question, answer)
 
     def read(
         self, source: Any, kind: str = "text", *, batch_size: int = 4, adapter: str | None = None, **settings: Any
@@ -638,8 +600,8 @@ class VisGLM:
         """
         config = self.model.config
         check_can(config, "read")
-        from .library import LibraryLimits
-        from .library.scans import pages_of, read_pages
+        from ..library import LibraryLimits
+        from ..library.scans import pages_of, read_pages
 
         asks = family_of(config).reads
         rules = {"kind": Rule(str, names=tuple(asks)), "batch_size": Rule(int, 1, 65_536)}
@@ -680,8 +642,8 @@ class VisGLM:
 
     def encode(self, images: Any) -> Any:
         """Visual tokens `[tokens, hidden_size]` of each picture, of one or several; a tensor where all have as many."""
-        self._check_process()
-        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        self._composer.check_process()
+        pictures = self._composer.pictures(images, is_read_only=True)
         return self._asker.look(self.processor.pixels(pictures))
 
     def recall(self, turns: Iterable[Turn], images: Any) -> History:
@@ -693,8 +655,8 @@ class VisGLM:
         Raises:
             PromptError: there are more pictures or fewer than the turns say.
         """
-        self._check_process()
-        pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        self._composer.check_process()
+        pictures = self._composer.pictures(images, is_read_only=True)
         past = History(tuple(turns))
         if len(pictures) != past.num_images:
             raise PromptError(f"the turns show {past.num_images} pictures, and {len(pictures)} came with them.")
@@ -707,20 +669,7 @@ class VisGLM:
         self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling, adapter: str | None = None,
         references: tuple[Reference, ...] = (),
     ) -> request.Prompt:  # fmt: skip
-        self._check_process()
-        self._turns.refuse_if_busy()
-        check_call(ADAPTER, adapter=adapter)
-        return request.prepare(
-            images, prompt, history, language=language, max_new_tokens=sampling.max_new_tokens or 1,
-            config=manner_of(self.model.config), tokenizer=self.tokenizer, to_pixels=self.processor.pixels,
-            limits=self.image_limits, allow_urls=self.allow_urls,
-            fingerprint=self._fingerprint if adapter is None else None, references=references,
-            to_shapes=self.processor.shapes, thinks=sampling.thinks,
-        )  # fmt: skip
-
-    def _fingerprint(self) -> str:
-        with self._turns.read():
-            return self.engine.fingerprint(self.model)
+        return self._composer.prompt(images, prompt, history, language, sampling, adapter, references)
 
     def _ask(self, prompts: Sequence[request.Prompt], sampling: Sampling, adapter: str | None = None) -> list[Answer]:
         return self._asker.submit(prompts, sampling, adapter=adapter)
@@ -729,15 +678,6 @@ class VisGLM:
     def _asker(self) -> Asker:
         return Asker(self.engine, self.model, self.tokenizer, self.adapters)
 
-    def _check_process(self) -> None:
-        """Raise `BusyError` where this process was forked and there is nothing to compute with in it."""
-        if self._turns.was_forked and (self.device.type != "cpu" or uses_onnx(self.model)):
-            raise BusyError(
-                "this process was forked, and what the model computes with (a GPU, or ONNX Runtime) does not survive "
-                'that. Start processes with multiprocessing.get_context("spawn"), or load the model in this one.'
-            )
-
-
-def plain_name(value: Any) -> Any:
-    """A torch.dtype or torch.device by its name; everything else as it is."""
-    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
+    @property
+    def _composer(self) -> Composer:
+        return Composer(self.engine, self.model, self.processor, self.allow_urls)
