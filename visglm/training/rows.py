@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,8 @@ from .folder import HERE, Folder
 
 LINE_BLOCK = 1 << 16  # bytes of a file whose lines are counted together
 MAX_ROW_BYTES = 1 << 27  # of one row: more is no row but a file that lacks its line ends
+# How a file begins whose first object goes on in the next line.
+OPENED = re.compile(rb'\{\s*\n\s*"|\{\s*"[^"\n]*"\s*:\s*[\[{]\s*\n')
 MAX_NESTING = 64  # brackets within brackets; conversations need a handful
 
 
@@ -184,7 +188,7 @@ def find_lines(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
     is_blank = True
     while part := file.readline(LINE_BLOCK):
         position += len(part)
-        is_blank = is_blank and not part.strip()
+        is_blank = is_blank and not part.removeprefix(codecs.BOM_UTF8).strip()
         if part.endswith(b"\n"):
             yield start, position, is_blank
             start, is_blank = position, True
@@ -193,9 +197,19 @@ def find_lines(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
 
 
 def open_json_lines(path: Path, folder: Folder) -> FileRows:
-    """One row per line; blank lines are none."""
+    """One row per line; blank lines are none.
+
+    Raises:
+        DataError: it is one object over several lines.
+    """
     starts, ends = array("q"), array("q")
     with path.open("rb") as file:
+        if OPENED.match(file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()):
+            raise DataError(
+                f"{printable(str(path))} begins with an object over several lines. Write each row on one line, or all "
+                "rows as a list: [{…}, {…}]."
+            )
+        file.seek(0)
         for start, end, is_blank in find_lines(file):
             if not is_blank:
                 starts.append(start)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -15,10 +17,13 @@ from .folder import Folder
 from .rows import LINE_BLOCK, FileRows, decode
 
 MAX_LINE = 1 << 20  # bytes of a line that are looked at for quotes
+DELIMITERS = (",", ";", "\t")  # of spreadsheets, by the country that they are set to
+QUOTED = re.compile('"[^"]*"')
+SEP = re.compile(rb"sep=([,;\t])\r?\n?")  # the first line, by which Excel is told
 
 
 class TableRows(FileRows):
-    """Rows of a CSV or TSV file whose first line names the columns."""
+    """Rows of a CSV or TSV file whose first line names the columns. A column without a name is none."""
 
     def __init__(self, path: Path, folder: Folder, header: list[str], delimiter: str):
         super().__init__(path, array("q"), array("q"), folder)
@@ -28,7 +33,7 @@ class TableRows(FileRows):
         values = parse_record(decode(self.read(index)), self.delimiter)
         if len(values) != len(self.header):
             raise DataError(f"{len(values)} columns, but the first line names {len(self.header)}.")
-        return dict(zip(self.header, values, strict=True))
+        return {name: value for name, value in zip(self.header, values, strict=True) if name}
 
 
 def parse_record(text: str, delimiter: str) -> list[str]:
@@ -51,8 +56,8 @@ def open_table(path: Path, folder: Folder) -> TableRows:
     Raises:
         DataError: the first line cannot be read, or names a column twice.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open("rb") as file:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else find_delimiter(file)
         records = find_records(file, delimiter)
         start, end = next(records, (0, 0))
         rows = TableRows(path, folder, read_header(file, path, start, end, delimiter), delimiter)
@@ -60,6 +65,19 @@ def open_table(path: Path, folder: Folder) -> TableRows:
             rows.starts.append(start)
             rows.ends.append(end)
     return rows
+
+
+def find_delimiter(file: BinaryIO) -> str:
+    """What parts the columns: as a line in front of the table says, else what parts most names. The file is read on
+    from where the table begins."""
+    first = file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)
+    if (told := SEP.fullmatch(first)) is not None:
+        return told[1].decode()
+    file.seek(0)
+    line = next((content for _, _, content in split_lines(file) if content.strip(codecs.BOM_UTF8 + b" \r\n")), b"")
+    file.seek(0)
+    names = QUOTED.sub("", line.decode("utf-8", "replace"))
+    return max(DELIMITERS, key=names.count)  # the first of them where there is none
 
 
 def read_header(file: BinaryIO, path: Path, start: int, end: int, delimiter: str) -> list[str]:
@@ -70,7 +88,7 @@ def read_header(file: BinaryIO, path: Path, start: int, end: int, delimiter: str
     except DataError as error:
         raise DataError(f"{printable(str(path))}: the first line, which names the columns: {error}") from None
     file.seek(position)
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DataError(
             f"{printable(str(path))}: the first line names the column '{shorten(twice[0])}' twice. Rename one."
@@ -79,7 +97,7 @@ def read_header(file: BinaryIO, path: Path, start: int, end: int, delimiter: str
 
 
 def find_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int]]:
-    """Where the records of a table begin and end, in bytes; blank lines are none."""
+    """Where the records of a table begin and end, in bytes; those of nothing but empty fields are none."""
     lines: Iterator[tuple[int, int, bytes]] = split_lines(file)
     again: deque[tuple[int, int, bytes]] = deque()  # lines that were read in search of a quote that never came
     while (line := again.popleft() if again else next(lines, None)) is not None:
@@ -94,7 +112,7 @@ def find_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int]]:
 
         try:
             fields = next(csv.reader(text(), delimiter=delimiter, strict=True), [])
-            is_blank = len(fields) < 2 and not "".join(fields).strip()
+            is_blank = not "".join(fields).strip()
             end = taken[-1][1]
         except csv.Error:
             again.extendleft(reversed(taken[1:]))
@@ -106,7 +124,7 @@ def find_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int]]:
 def split_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
     """`(start, end, content)` of lines that end by \\n, \\r\\n or \\r. Of one that is too long to be a row, only the
     start is content."""
-    position = length = 0
+    position, length = file.tell(), 0
     content = carry = b""
     while True:
         block = file.read(LINE_BLOCK)
