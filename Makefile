@@ -68,7 +68,7 @@ test-sat: $(DEV)  ## install SwissArmyTransformer and compare with it
 	@.ci/install .venv '.[$(EXTRAS),sat]' constraints.txt
 	@VISGLM_NEEDS_SAT=1 $(VENV_PYTHON) -m pytest tests/checkpoint/test_sat.py
 
-test-clients: $(DEV)  ## install clients of others and ask a server with them
+test-clients: $(DEV)  ## install clients of others and ask a server with them (Python 3.11 or newer)
 	@.ci/install .venv '.[$(EXTRAS),clients]' constraints.txt
 	@$(VENV_PYTHON) -m pytest tests/serve/clients -m clients --timeout 600
 

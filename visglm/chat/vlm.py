@@ -498,13 +498,15 @@ class VisGLM:
             quantize: "int4" or "int8" for the text model; None as it is.
 
         Raises:
-            ConfigError: there is no such scheme, or the adapter has no form without torch.
+            ConfigError: there is no such scheme, the adapter has no form without torch, or the folder holds this model.
             CheckpointError: the folder cannot be written.
             MissingDependencyError: the extra "export" is not installed.
         """
         check_can(self.model.config, "export")
         from ..export import export
 
+        if (home := self.adapters.home) is not None:
+            checkpoint.refuse_source(folder, home.name)
         with tempfile.TemporaryDirectory() as saved:
             self.save_pretrained(saved)
             export(checkpoint.open_source(saved), folder, quantize)

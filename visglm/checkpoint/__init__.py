@@ -28,7 +28,7 @@ from .layouts import FORMATS, recognise
 from .made import QuantizedSource, RandomSource
 from .parts import PartsSource
 from .quantized import assemble_quantized, choose_quantization
-from .source import Source
+from .source import Source, refuse_source
 from .writer import replacing
 
 LARGE_MODEL = 1_000_000_000  # parameters above which float32 on a CPU costs more memory than people expect
@@ -39,8 +39,8 @@ __all__ = [
     "EMBEDDED_MODEL", "EXPORTS", "FORMATS", "AdapterSource", "Check", "Estimate", "Loaded", "PartsSource", "Prepare",
     "QuantizedSource", "RandomSource", "Source", "TensorInfo", "assemble", "assemble_quantized", "build", "check",
     "choose_quantization", "compute_buffers", "convert", "count_parameters", "estimate", "fill", "find_delta",
-    "inspect", "load", "open_source", "pick_device", "pick_dtype", "read_weights", "realize", "replacing", "save",
-    "save_adapter", "save_base", "stored_dtype", "torch_dtype", "write_as", "write_json",
+    "inspect", "load", "open_source", "pick_device", "pick_dtype", "read_weights", "realize", "refuse_source",
+    "replacing", "save", "save_adapter", "save_base", "stored_dtype", "torch_dtype", "write_as", "write_json",
     "write_model",
 ]  # fmt: skip
 

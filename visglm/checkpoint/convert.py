@@ -23,7 +23,7 @@ from .files import write_json
 from .layouts import recognise
 from .layouts.legacy import HF_VISION, SAT_VISION
 from .layouts.rules import CHATGLM_HF, CHATGLM_SAT, VISION, Move, expand
-from .source import Source, refuse_delta
+from .source import Source, refuse_delta, refuse_source
 from .writer import ShardWriter, replacing
 
 
@@ -34,12 +34,13 @@ def convert(source: Source, folder: str | Path, to: str) -> None:
         to: key of `EXPORTS`.
 
     Raises:
-        ConfigError: there is no such format, or it cannot hold this network.
+        ConfigError: there is no such format, it cannot hold this network, or the folder is the source's own.
         CheckpointError: the source is broken, or the folder cannot be written.
     """
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to convert to; the formats are {', '.join(EXPORTS)}.")
     refuse_delta(source)
+    refuse_source(folder, source.path, source.weights_path)
     with replacing(folder) as partial:
         write_as(to, source, partial)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,6 +80,23 @@ class Source(ABC):
     def is_lost(self, name: str) -> bool:
         """Whether a native name that is missing may be in a file that is among the `problems`."""
         return False
+
+
+def refuse_source(folder: str | Path, *places: str | Path) -> None:
+    """Tell that a result would take the place of what it is made of.
+
+    Args:
+        folder: to write.
+        places: folders that are read; a hub id is none.
+
+    Raises:
+        ConfigError: it is one of them.
+    """
+    target = os.path.realpath(Path(folder).expanduser())
+    if any(os.path.isdir(place) and os.path.realpath(place) == target for place in places):
+        raise ConfigError(
+            f"{folder} holds what is to be read, and the result would take its place. Name another folder."
+        )
 
 
 def refuse_delta(source: Source) -> None:

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("--adapter lies over SRC, which is its base: leave out --base.")
         name, base = arguments.adapter, arguments.source
     source = checkpoint.open_source(name, arguments.tokenizer, base)
+    checkpoint.refuse_source(arguments.folder, source.path, source.weights_path)
     export(source, arguments.folder, arguments.quantize)
     bits = f" in {arguments.quantize}" if arguments.quantize else ""
     show_status(f"{arguments.folder}: graphs and weights{bits}. Try: visglm-light --model {arguments.folder}")
