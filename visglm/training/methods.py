@@ -39,9 +39,10 @@ class Method(NamedTuple):
 
     Args:
         make: puts what is to learn into the network, under a key of its own.
-        num_weights: how many numbers those would be.
+        num_weights: how many numbers those would be; raises ConfigError where nothing is meant.
         towers: the parts that learn unless the caller names others.
         learning_rate: that suits it at `REFERENCE_WIDTHS`.
+        heeds: settings of its own, by which what learns has its shape and weight.
         keeps_base: the result is an adapter over the base model, rather than a model of its own.
         quantizes: the base may be, or is to be, in 4 bits.
         follows_width: whether the rate is another one for another width. That of a prefix is not: it is no matrix
@@ -53,6 +54,7 @@ class Method(NamedTuple):
     num_weights: Callable[[VisGLMForConditionalGeneration, FinetuneArguments], int]
     towers: tuple[str, ...]
     learning_rate: float
+    heeds: tuple[str, ...] = ()
     keeps_base: bool = True
     quantizes: bool = False
     follows_width: bool = True
@@ -98,7 +100,8 @@ def tower_of(name: str) -> str:
 
 
 def check_method(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> None:
-    """Raise `ConfigError` where a network is not taught by the method, or has not what is to learn."""
+    """Raise `ConfigError` where a network is not taught by the method, or has not what is to learn; all of it is
+    looked up beforehand, without a change."""
     family = family_of(model.config)
     if arguments.method not in family.methods:
         raise ConfigError(
@@ -110,9 +113,15 @@ def check_method(model: VisGLMForConditionalGeneration, arguments: FinetuneArgum
         raise ConfigError(
             f"{family.name} has no {' and no '.join(unknown)}; its towers are {', '.join(family.towers)}."
         )
+    if METHODS[arguments.method].quantizes and getattr(model.config, "quantization", None) is None:
+        raise ConfigError(
+            f"{arguments.method} trains over a base in 4 bits, and this one is not. "
+            'Load it with quantize="int4" or "nf4", or use lora.'
+        )
     missing = [tower for tower in names if family.vision(model) is None and tower != "text"]
     if missing:
         raise ConfigError(f"this text-only model has no {' and no '.join(missing)} to train. Leave it out of towers.")
+    METHODS[arguments.method].num_weights(model, arguments)
 
 
 def make_part(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
@@ -192,22 +201,13 @@ def parse_layers(text: str | None) -> set[int] | None:
     return layers
 
 
-def _make_qlora(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
-    if getattr(model.config, "quantization", None) is None:
-        raise ConfigError(
-            "qlora trains over a base in 4 bits, and this one is not. "
-            'Load it with quantize="int4" or "nf4", or use lora.'
-        )
-    return _make_lora(model, key, arguments)
-
-
 def _make_ptuning(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
-    if tower_names(arguments) != ("text",):
-        raise ConfigError("ptuning trains a prefix of the text model only. Leave towers out, or use another method.")
     return Prefix.draw(model, key, arguments.prefix_tokens)
 
 
 def _count_ptuning(model: VisGLMForConditionalGeneration, arguments: FinetuneArguments) -> int:
+    if tower_names(arguments) != ("text",):
+        raise ConfigError("ptuning trains a prefix of the text model only. Leave towers out, or use another method.")
     text = model.model.text
     shapes = (prefix_shape(text.config, module) for _, module in attentions(text))
     return sum(2 * heads * arguments.prefix_tokens * size for heads, size in shapes)
@@ -233,10 +233,11 @@ def _count_whole(model: VisGLMForConditionalGeneration, arguments: FinetuneArgum
     return sum(parameter.numel() for parameter in whole_of(model, arguments).values())
 
 
+OF_LORA = ("rank", "alpha", "targets", "layers")
 METHODS: dict[str, Method] = {
-    "lora": Method(_make_lora, _count_lora, ("text",), 2e-4),
-    "qlora": Method(_make_qlora, _count_lora, ("text",), 2e-4, quantizes=True),
-    "ptuning": Method(_make_ptuning, _count_ptuning, ("text",), 5e-3, follows_width=False),
+    "lora": Method(_make_lora, _count_lora, ("text",), 2e-4, OF_LORA),
+    "qlora": Method(_make_lora, _count_lora, ("text",), 2e-4, OF_LORA, quantizes=True),
+    "ptuning": Method(_make_ptuning, _count_ptuning, ("text",), 5e-3, ("prefix_tokens",), follows_width=False),
     "qformer": Method(_make_whole, _count_whole, ("qformer",), 1e-4),
     "full": Method(_make_whole, _count_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False),
 }

@@ -25,7 +25,7 @@ from .methods import METHODS, check_method, check_settings
 from .renderer import Renderer
 from .replay import add_replay, num_replayed, own_answers
 from .samples import Answer, Sample, answer_briefly, sample_held_out, sample_taught
-from .saving import check_resumed, checkpoints, examples_per_step, refuse_own_folder, settle_home
+from .saving import check_resumed, checkpoints, examples_per_step, facts_of, refuse_own_folder, settle_home
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Plan:
         train, held_out: examples. counts: what was found in the data, for the report.
         samples, taught: held-out and training questions, with the answers before.
         home: where the base can be found again; None where the result is a model of its own.
-        resumed: the checkpoint to go on from.
+        resumed: the checkpoint to go on from. facts: what must be the same where a run goes on.
         precision: float32, bf16 or fp16.
         num_steps: optimizer steps in all. every: from one evaluation and checkpoint to the next.
         limit: longest example, in tokens.
@@ -61,6 +61,7 @@ class Plan:
     answer: Answer
     home: Home | None
     resumed: Path | None
+    facts: dict[str, Any]
     precision: str
     num_steps: int
     every: int
@@ -105,8 +106,9 @@ def make_plan(
     renderer = Renderer(processor, limit)
     asked = settings
     train, held_out, counts, settings = read_data(data, settings, renderer)
+    facts = facts_of(settings, model.config, None if isinstance(train, StreamData) else len(train))
     if resumed is not None:
-        check_resumed(resumed, adapters, settings)
+        check_resumed(resumed, adapters, facts)
     with writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     is_main = int(os.environ.get("RANK", 0)) == 0
@@ -130,8 +132,8 @@ def make_plan(
         refuse_own_folder(adapters.home, output_dir)
     return Plan(
         settings=settings, output_dir=output_dir, train=mixed, held_out=held_out, counts=counts, samples=samples,
-        taught=taught, answer=answer, home=home, resumed=resumed, precision=precision, num_steps=num_steps, every=every,
-        limit=limit, is_main=is_main, lessons=train if ends_when_learnt(asked, train, held_out) else None,
+        taught=taught, answer=answer, home=home, resumed=resumed, facts=facts, precision=precision, num_steps=num_steps,
+        every=every, limit=limit, is_main=is_main, lessons=train if ends_when_learnt(asked, train, held_out) else None,
     )  # fmt: skip
 
 

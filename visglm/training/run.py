@@ -131,7 +131,7 @@ def train(plan: Plan, adapters: Adapters, processor: VisGLMProcessor, stop: Stop
         if isinstance(plan.train, StreamData):
             schedule.dataloader_num_workers, schedule.dataloader_persistent_workers = 0, False
         trainer = VisGLMTrainer(
-            adapters, settings, processor, plan.home, schedule,
+            adapters, settings, processor, plan.home, plan.facts, schedule,
             data_collator=collator, train_dataset=plan.train, eval_dataset=plan.held_out,
         )  # fmt: skip
         if stop is not None:

@@ -23,6 +23,7 @@ from ..errors import CheckpointError, ConfigError, TrainingError
 from ..processor import VisGLMProcessor
 from ..recipe import FinetuneArguments
 from ..untrusted import DamagedFile, read_json
+from .methods import METHODS, rate_of, tower_names
 
 MARKER_NAME = "complete.json"  # lists every file with its size
 PARTIAL_NAME = "partial"  # where a checkpoint is until it is whole
@@ -85,18 +86,37 @@ def examples_per_step(settings: FinetuneArguments) -> int:
     return settings.batch_size * (settings.accumulation or 1) * int(os.environ.get("WORLD_SIZE", 1))
 
 
-def facts_of(settings: FinetuneArguments) -> dict[str, Any]:
-    """What must be the same where a run goes on: by steps, it finds its place in the data by these."""
-    return {"method": settings.method, "examples per step": examples_per_step(settings), "seed": settings.seed}
+def facts_of(settings: FinetuneArguments, config: Any, num_answers: int | None) -> dict[str, Any]:
+    """What must be the same where a run goes on: by the first of these it finds its place in the data, the others are
+    what learns, and what the checkpoint's optimizer and schedule say in place of the settings.
+
+    Args:
+        config: of the network. num_answers: to learn; None for a stream.
+    """
+    towers = tower_names(settings, config)
+    return {
+        "method": settings.method,
+        "examples per step": examples_per_step(settings),
+        "seed": settings.seed,
+        "answers": num_answers,
+        "replay": settings.replay,
+        "towers": ", ".join(towers),
+        **{name: getattr(settings, name) for name in METHODS[settings.method].heeds},
+        **{f"learning rate of {tower}": rate_of(settings, tower, config) for tower in towers},
+        "weight_decay": settings.weight_decay,
+    }
 
 
-def write_facts(checkpoint: Path, settings: FinetuneArguments) -> None:
+def write_facts(checkpoint: Path, facts: Mapping[str, Any]) -> None:
     """Note in a checkpoint what `check_resumed` asks for."""
-    (checkpoint / FACTS_NAME).write_text(json.dumps(facts_of(settings), indent=1) + "\n", "utf-8")
+    (checkpoint / FACTS_NAME).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
-def check_resumed(checkpoint: Path, adapters: Adapters, settings: FinetuneArguments) -> None:
+def check_resumed(checkpoint: Path, adapters: Adapters, now: Mapping[str, Any]) -> None:
     """Whether a run can go on from a checkpoint.
+
+    Args:
+        now: the run's `facts_of`.
 
     Raises:
         ConfigError: it was started with other settings, or over another base.
@@ -105,7 +125,6 @@ def check_resumed(checkpoint: Path, adapters: Adapters, settings: FinetuneArgume
         facts = read_json(checkpoint / FACTS_NAME)
     except DamagedFile:  # an older visglm wrote none
         facts = {}
-    now = facts_of(settings)
     different = [
         f"{name} was {facts[name]!r}, is {value!r}" for name, value in now.items() if facts.get(name, value) != value
     ]

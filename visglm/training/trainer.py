@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class VisGLMTrainer(Trainer):
 
     Args:
         settings: of the run. processor: saved beside the weights. home: of the base, as `save_trained` takes it.
+        facts: noted in every checkpoint, for a run that goes on from it.
         schedule: transformers' arguments, from `training_arguments`. data: collator and data sets, by Trainer's names.
     """
 
@@ -47,10 +48,12 @@ class VisGLMTrainer(Trainer):
         settings: FinetuneArguments,
         processor: VisGLMProcessor,
         home: Home | None,
+        facts: Mapping[str, Any],
         schedule: Any,
         **data,
     ):
         self.adapters, self.settings, self.processor, self.home = adapters, settings, processor, home
+        self.facts = facts
         self.problems: dict[str, None] = {}  # in order; each once, however often its row comes round
         self.num_bad = self.num_seen = self.num_cut = 0
         self.measured: dict[int, tuple[float, int]] = {}  # held-out example → its loss, added up, and its tokens
@@ -266,7 +269,7 @@ class VisGLMTrainer(Trainer):
             place = run / folder.name  # where it will be when it is whole
             home = relative_to(self.home, run, place) if self.home is not None else None
             save_trained(folder, self.adapters, self.processor, home, state_dict)
-            write_facts(folder, self.settings)
+            write_facts(folder, self.facts)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / PARTIAL_NAME)
