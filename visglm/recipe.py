@@ -148,6 +148,8 @@ class FinetuneArguments:
 
     def __post_init__(self) -> None:
         check(self, RULES)
+        if self.prompt is not None and not self.prompt.strip():
+            raise ConfigError("prompt must be a question, or left out; got an empty text.")
         if self.replay_data is not None and not self.replay:
             raise ConfigError("replay_data needs replay, the share of the examples that come from it, such as 0.2.")
 

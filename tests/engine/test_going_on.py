@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,16 @@ def test_a_conversation_is_read_once(name, change):
         if change in ROUNDED:
             assert sum(counter.lengths) == len(ids)
         ids = [*ids, *ids_of(outcome)[:-1], *words(turn, 14)]
+
+
+def test_nobody_goes_on_from_what_is_anothers():
+    """How soon an answer begins would tell what others have asked."""
+    network = BACKBONES["glm4"]()
+    engine, counter, ids = engine_of(network), Counter(network), words(3, 40)
+    for owner, is_read in (("a", True), ("b", True), ("", True), ("a", False), ("b", False)):
+        counter.lengths.clear()
+        run(engine, [replace(request(network, ids, 2), owner=owner)])
+        assert (sum(counter.lengths) == len(ids)) == is_read, owner
 
 
 def test_pictures_count():

@@ -115,6 +115,19 @@ def test_recordings_serve_the_next_answers(plain, recorded):
     assert recorded["made"] == 2
 
 
+def test_a_long_answer_leaves_no_long_cache(plain, recorded):
+    """A recorded step looks at every position there is, so that short answers would be as slow as the longest of all."""
+    engine, sizes = engine_of(plain), []
+    one = make_requests(plain, 1, seed=5)[0]
+    longer = request(plain, [*range(10, 400)] * 2 + one.input_ids, 4)
+    for asked in (one, longer, one):
+        wanted = alone(plain, asked)
+        [outcome] = run(engine, [asked])
+        check_same(plain, asked, wanted, ids_of(outcome), is_part=False)
+        sizes.append(engine._rows.cache.positions)
+    assert sizes[0] == sizes[2] < sizes[1]
+
+
 def test_a_network_that_was_changed_is_recorded_anew(plain, recorded):
     engine = engine_of(plain)
     one = make_requests(plain, 1, seed=6)[0]

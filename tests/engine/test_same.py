@@ -21,6 +21,7 @@ from tests.engine.networks import (
     run,
 )
 from visglm.engine import engine_of
+from visglm.text.cache_size import cache_bytes
 
 
 @pytest.fixture(scope="module", params=[(name, change) for name in BACKBONES for change in CHANGES], ids="-".join)
@@ -129,14 +130,15 @@ def test_the_same_prompt_is_read_once(plain):
     check_same(plain, same[0], wanted, ids_of(first), is_part=False)
 
 
-def test_memory_decides_how_many_come_in(plain):
-    """With room for the keys and values of one row only, they come one after the other, and none is refused."""
+@pytest.mark.parametrize("room", [0, 1, 2, None])
+def test_memory_decides_how_many_come_in(plain, room):
+    """With room for the keys and values of one row, they come one after the other; of two, in pairs; none is refused."""
     engine, rows = engine_of(plain), []
-    engine.num_bytes = 1
     plain.lm_head.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
     requests = make_requests(plain, 4, seed=6)
+    longest = max(one.positions for one in requests)
+    each = cache_bytes(plain.config.text_config, plain.dtype.itemsize, 1, longest)
+    engine.num_bytes = None if room is None else room * each
     outcomes = run(engine, requests)
-    assert set(rows) == {1} and all(outcome.tokens for outcome in outcomes)
-    engine.num_bytes = None
-    run(engine, make_requests(plain, 4, seed=6))
-    assert max(rows) > 1
+    assert all(outcome.tokens for outcome in outcomes)
+    assert max(rows) == {0: 1, None: 4}.get(room, room)

@@ -80,6 +80,16 @@ def test_the_shortest_answer_is_kept(vlm, picture):
     assert vlm.chat(picture, "What is this?", min_new_tokens=2) == usual
 
 
+def test_limits_that_a_checkpoint_brings_are_kept(vlm, picture, monkeypatch):
+    usual = vlm.chat(picture, QUESTION, max_new_tokens=12)
+    monkeypatch.setattr(vlm.model.generation_config, "min_new_tokens", len(usual.ids) + 3)
+    longer = vlm.chat(picture, QUESTION)
+    assert len(longer.ids) >= len(usual.ids) + 3
+    monkeypatch.setattr(vlm.model.generation_config, "no_repeat_ngram_size", 1)
+    unlike = vlm.chat(picture, QUESTION)
+    assert len(set(longer.ids)) < len(longer.ids) and len(set(unlike.ids)) == len(unlike.ids)
+
+
 def test_a_bias_rules_out_and_in(vlm, picture):
     usual = vlm.chat(picture, QUESTION)
     without = vlm.chat(picture, QUESTION, logit_bias={usual.ids[0]: -100})

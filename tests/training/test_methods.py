@@ -16,7 +16,7 @@ from visglm.errors import ConfigError
 from visglm.quant import QuantizedLinear
 from visglm.recipe import FinetuneArguments
 from visglm.training import METHODS
-from visglm.training.methods import make_part, parse_layers, tower_of, trainable
+from visglm.training.methods import check_method, make_part, parse_layers, tower_of, trainable
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,16 @@ def test_settings_that_train_nothing_are_refused_and_change_nothing(vlm, setting
     with pytest.raises(ConfigError, match=problem):
         prepare(vlm, **settings)
     assert not vlm.adapters.names and not lora_layers(vlm.model)
+
+
+@pytest.mark.parametrize("method, towers", [("full", None), ("full", "text"), ("qformer", "qformer,text")])
+def test_packed_weights_do_not_learn_themselves(tmp_path, method, towers):
+    """What is left of a packed tower, its biases and norms, would learn alone, under the name of everything."""
+    vlm = VisGLM.from_pretrained(quantize="int8")
+    with pytest.raises(ConfigError, match="text is packed .*int8.* do not learn.*lora"):
+        vlm.finetune([{"image": "a.png", "caption": "b"}], method=method, towers=towers, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_method(vlm.model, FinetuneArguments(method="qformer"))
 
 
 def test_packed_weights_are_not_kept_twice_while_training():

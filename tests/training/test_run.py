@@ -192,6 +192,23 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stays(tmp_path):
     assert not (tmp_path / "out/partial").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there is no such limit elsewhere")
+def test_a_file_that_the_system_ends_early_is_told_too(tmp_path):
+    """What torch says then has neither "disk" nor "write" in it: it is asked to write, and nothing stands in for it."""
+    import resource
+
+    settings = {**FAST, "rank": 16}
+    path, limits = captions(tmp_path, 12), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # The adapter is smaller, what the optimizer remembers of it larger.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+        with pytest.raises(TrainingError, match=r"cannot be written to .*no earlier checkpoint.*resume"):
+            VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / "out", **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "out/partial").exists() and not checkpoints(tmp_path / "out")
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path, capsys):
     path = captions(tmp_path, 8)
     (tmp_path / "file").write_text("mine")

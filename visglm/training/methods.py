@@ -6,7 +6,7 @@ A newcomer is one function and one row of `METHODS`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,6 +16,7 @@ from ..config import VisGLMConfig
 from ..errors import ConfigError
 from ..families import FAMILIES, family_of
 from ..model import VisGLMForConditionalGeneration
+from ..quant import QuantizedLinear
 from ..recipe import FinetuneArguments, split_names
 from ..text.prefix import attentions, prefix_shape
 
@@ -45,6 +46,7 @@ class Method(NamedTuple):
         heeds: settings of its own, by which what learns has its shape and weight.
         keeps_base: the result is an adapter over the base model, rather than a model of its own.
         quantizes: the base may be, or is to be, in 4 bits.
+        replaces: the weights of the parts learn themselves, which packed ones cannot.
         follows_width: whether the rate is another one for another width. That of a prefix is not: it is no matrix
             whose products add up over the width, and P-Tuning v2 (https://arxiv.org/abs/2110.07602) finds rates of
             5e-3 to 1e-2 from 335 million to 10 billion parameters.
@@ -57,6 +59,7 @@ class Method(NamedTuple):
     heeds: tuple[str, ...] = ()
     keeps_base: bool = True
     quantizes: bool = False
+    replaces: bool = False
     follows_width: bool = True
 
 
@@ -116,12 +119,25 @@ def check_method(model: VisGLMForConditionalGeneration, arguments: FinetuneArgum
     if METHODS[arguments.method].quantizes and getattr(model.config, "quantization", None) is None:
         raise ConfigError(
             f"{arguments.method} trains over a base in 4 bits, and this one is not. "
-            'Load it with quantize="int4" or "nf4", or use lora.'
+            'Load it with quantize="int4" or "nf4" (`visglm quantize MODEL PACKED --scheme nf4` writes it so), or use '
+            "lora."
         )
     missing = [tower for tower in names if family.vision(model) is None and tower != "text"]
     if missing:
         raise ConfigError(f"this text-only model has no {' and no '.join(missing)} to train. Leave it out of towers.")
+    if METHODS[arguments.method].replaces and (packed := packed_towers(model, names)):
+        scheme = model.config.quantization["scheme"]
+        raise ConfigError(
+            f"{' and '.join(packed)} is packed in {scheme}, and packed weights do not learn. Take lora, which learns "
+            "beside them, or load the model in 16 bits."
+        )
     METHODS[arguments.method].num_weights(model, arguments)
+
+
+def packed_towers(model: VisGLMForConditionalGeneration, towers: Sequence[str]) -> list[str]:
+    """Those of the towers that have packed weights."""
+    found = {tower_of(f"{name}.") for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    return [tower for tower in towers if tower in found]
 
 
 def make_part(model: VisGLMForConditionalGeneration, key: str, arguments: FinetuneArguments) -> Part:
@@ -238,6 +254,6 @@ METHODS: dict[str, Method] = {
     "lora": Method(_make_lora, _count_lora, ("text",), 2e-4, OF_LORA),
     "qlora": Method(_make_lora, _count_lora, ("text",), 2e-4, OF_LORA, quantizes=True),
     "ptuning": Method(_make_ptuning, _count_ptuning, ("text",), 5e-3, ("prefix_tokens",), follows_width=False),
-    "qformer": Method(_make_whole, _count_whole, ("qformer",), 1e-4),
-    "full": Method(_make_whole, _count_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False),
+    "qformer": Method(_make_whole, _count_whole, ("qformer",), 1e-4, replaces=True),
+    "full": Method(_make_whole, _count_whole, ("vision", "qformer", "text"), 2e-5, keeps_base=False, replaces=True),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,6 +31,10 @@ from .seen import SeenPictures
 
 # What torch says of a process that reads data and is no more.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
+
+# What torch.save says where a file ends early: that its positions do not match, and not why.
+UNWRITTEN = re.compile("inline_container|iostream|PytorchStreamWriter|write|space", re.IGNORECASE)
+LITTLE_ROOM = 1 << 20  # bytes: with less the disk is full
 
 
 class VisGLMTrainer(Trainer):
@@ -297,11 +303,13 @@ class VisGLMTrainer(Trainer):
         except OSError as error:
             shutil.rmtree(partial.parent, ignore_errors=True)
             raise disk_error(error, output_dir) from error
-        except RuntimeError as error:  # torch.save says this when the disk is full
-            if "write" not in str(error).lower() and "space" not in str(error).lower():
+        except RuntimeError as error:
+            if not UNWRITTEN.search(str(error)):
                 raise
+            is_full = shutil.disk_usage(output_dir).free < LITTLE_ROOM
+            reason = os.strerror(errno.ENOSPC) if is_full else str(error).splitlines()[0]
             shutil.rmtree(partial.parent, ignore_errors=True)
-            raise disk_error(OSError(0, str(error).splitlines()[0]), output_dir) from error
+            raise disk_error(OSError(0, reason), output_dir) from error
         finally:
             self.args.save_total_limit = keep
         self.accelerator.wait_for_everyone()
