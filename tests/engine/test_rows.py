@@ -116,7 +116,7 @@ def test_recordings_serve_the_next_answers(plain, recorded):
 
 
 def test_a_long_answer_leaves_no_long_cache(plain, recorded):
-    """A recorded step looks at every position there is, so that short answers would be as slow as the longest of all."""
+    """A recorded step looks at every position there is: short answers would be as slow as the longest of all."""
     engine, sizes = engine_of(plain), []
     one = make_requests(plain, 1, seed=5)[0]
     longer = request(plain, [*range(10, 400)] * 2 + one.input_ids, 4)

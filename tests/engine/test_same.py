@@ -132,7 +132,7 @@ def test_the_same_prompt_is_read_once(plain):
 
 @pytest.mark.parametrize("room", [0, 1, 2, None])
 def test_memory_decides_how_many_come_in(plain, room):
-    """With room for the keys and values of one row, they come one after the other; of two, in pairs; none is refused."""
+    """With room for the keys and values of one row, they come one by one; of two, in pairs; none is refused."""
     engine, rows = engine_of(plain), []
     plain.lm_head.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
     requests = make_requests(plain, 4, seed=6)

@@ -354,6 +354,7 @@ def test_streams_need_an_end_and_then_train(tmp_path, monkeypatch):
         ({"replay_data": "a.jsonl"}, "replay_data needs replay"),
         ({"method": "magic"}, "no method 'magic'"),
         ({"towers": "eyes"}, "towers are"),
+        ({"prompt": " "}, "prompt must be a question"),
     ],
 )
 def test_wrong_settings_are_told(tmp_path, settings, problem):
