@@ -27,9 +27,7 @@ def test_each_tower_learns_by_its_own_rate_and_matrices_alone_decay(tmp_path, mo
         optimizer = original(self, *arguments)
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for group in optimizer.param_groups:
-            groups.extend(
-                (names[id(one)], one.ndim, group["lr"], group["weight_decay"]) for one in group["params"]
-            )
+            groups.extend((names[id(one)], one.ndim, group["lr"], group["weight_decay"]) for one in group["params"])
         return optimizer
 
     monkeypatch.setattr(VisGLMTrainer, "create_optimizer", spy)
