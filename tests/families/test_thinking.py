@@ -102,6 +102,33 @@ def test_places_are_in_pixels_of_the_picture(vlm):
         assert vlm.chat(shown, "Where?").boxes == ()
 
 
+def test_places_are_in_the_last_picture_that_was_shown(vlm):
+    shown = [Image.new("RGB", (200, 100)), Image.new("RGB", (50, 400))]
+    with scripted(vlm, "<|begin_of_box|>[100,200,300,400]<|end_of_box|>"):
+        first = vlm.chat(shown[0], "Where?")
+        later = vlm.chat(shown[1], "Where?", first.history)
+        both = vlm.chat(shown, "Where?")
+    assert first.boxes == (Box(20, 20, 60, 40, 0),)
+    assert later.boxes == both.boxes == (Box(5, 80, 15, 160, 1),)
+
+
+def test_thinking_is_what_comes_first(vlm):
+    with scripted(vlm, "<think>a</think>b<think>c</think>d"):
+        reply = vlm.chat(None, "Hi")
+    assert (reply.thinking, reply.text) == ("a", "bcd")
+
+
+def test_thinking_that_never_ends_is_told_as_cut(vlm):
+    with scripted(vlm, "<think>" + "a b " * 40):
+        reply = vlm.chat(None, "Hi", max_new_tokens=20)
+        bounded = vlm.chat(None, "Hi", max_new_tokens=20, max_thinking_tokens=5)
+        stream = vlm.stream_chat(None, "Hi", max_new_tokens=20)
+        assert "".join(stream) == ""
+    assert (reply.text, reply.finish_reason, reply.usage.thinking_tokens) == ("", "length", 20)
+    assert stream.reply.thinking == reply.thinking != ""
+    assert bounded.text and bounded.usage.thinking_tokens == 7  # with both marks
+
+
 def test_the_terminal_shows_thinking_to_people_only(vlm, capsys, monkeypatch):
     with scripted(vlm, SAID):
         show_parts(vlm.stream_chat(None, "What is this?"))
