@@ -19,8 +19,11 @@ from tests.families.test_files import edit
 from tests.families.test_finetune import said
 from tests.serve.knocking import client_of, service_for
 from visglm import VisGLM
+from visglm.checkpoint import build
+from visglm.checkpoint.layouts.family import read_family_config
 from visglm.cli import main
 from visglm.errors import CheckpointError, ConfigError, ContextLengthError, ImageError
+from visglm.families import FAMILIES
 
 RED = Image.new("RGB", (200, 100), "red")
 STRIP = Image.new("RGB", (2000, 4))
@@ -71,6 +74,71 @@ def test_a_configuration_of_an_earlier_release_is_the_same_model(copy, models, w
     again.save_pretrained(tmp_path / "saved")
     assert answer(load(tmp_path / "saved")) == wanted
     assert main(["doctor", str(copy)]) == 0
+
+
+# What is said of sizes in the files that GLM-4.1V-9B-Thinking and GLM-OCR came out with.
+PUBLISHED = {
+    "glm4v": (
+        {
+            "architectures": ["Glm4vForConditionalGeneration"], "model_type": "glm4v", "attention_bias": True,
+            "attention_dropout": 0.0, "pad_token_id": 151329, "eos_token_id": [151329, 151336, 151338, 151348],
+            "image_start_token_id": 151339, "image_end_token_id": 151340, "video_start_token_id": 151341,
+            "video_end_token_id": 151342, "image_token_id": 151343, "video_token_id": 151344, "hidden_act": "silu",
+            "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 13696,
+            "max_position_embeddings": 65536, "num_attention_heads": 32, "num_hidden_layers": 40,
+            "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16", "transformers_version": "4.53.0.dev0", "use_cache": True, "vocab_size": 151552,
+            "partial_rotary_factor": 0.5, "rope_scaling": {"type": "default", "mrope_section": [8, 12, 12]},
+            "vision_config": {
+                "hidden_size": 1536, "depth": 24, "num_heads": 12, "attention_bias": False,
+                "intermediate_size": 13696, "hidden_act": "silu", "hidden_dropout_prob": 0.0,
+                "initializer_range": 0.02, "image_size": 336, "patch_size": 14, "out_hidden_size": 4096,
+                "rms_norm_eps": 1e-05, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            },
+        },
+        10.3,
+    ),
+    "glm_ocr": (
+        {
+            "architectures": ["GlmOcrForConditionalGeneration"], "model_type": "glm_ocr",
+            "image_start_token_id": 59256, "image_end_token_id": 59257, "video_start_token_id": 59258,
+            "video_end_token_id": 59259, "image_token_id": 59280, "video_token_id": 59281,
+            "transformers_version": "5.0.1dev0",
+            "text_config": {
+                "model_type": "glm_ocr_text", "pad_token_id": 59246, "vocab_size": 59392,
+                "eos_token_id": [59246, 59253], "head_dim": 128, "attention_bias": False, "attention_dropout": 0.0,
+                "hidden_act": "silu", "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 4608,
+                "max_position_embeddings": 131072, "num_attention_heads": 16, "num_hidden_layers": 16,
+                "num_nextn_predict_layers": 1, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "dtype": "bfloat16",
+                "rope_parameters": {
+                    "rope_type": "default", "mrope_section": [16, 24, 24], "partial_rotary_factor": 1.0,
+                    "rope_theta": 10000,
+                },
+                "tie_word_embeddings": False, "use_cache": True,
+            },
+            "vision_config": {
+                "model_type": "glm_ocr_vision", "hidden_size": 1024, "depth": 24, "num_heads": 16,
+                "attention_bias": True, "intermediate_size": 4096, "hidden_act": "silu", "hidden_dropout_prob": 0.0,
+                "initializer_range": 0.02, "image_size": 336, "patch_size": 14, "out_hidden_size": 1536,
+                "rms_norm_eps": 1e-05, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            },
+        },
+        1.1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_published_configurations_are_networks_of_the_published_size(family, tmp_path):
+    fields, billions = PUBLISHED[family]
+    (tmp_path / "config.json").write_text(json.dumps(fields), "utf-8")
+    config = read_family_config(tmp_path, FAMILIES[family])
+    assert build(config).num_parameters() / 1e9 == pytest.approx(billions, rel=0.02)
+    said = fields.get("text_config", fields)
+    for name in ("hidden_size", "max_position_embeddings", "eos_token_id", "pad_token_id", "num_key_value_heads"):
+        assert getattr(config.text_config, name) == said[name]
+    rope = said.get("rope_parameters", said.get("rope_scaling"))
+    assert config.text_config.rope_parameters["mrope_section"] == rope["mrope_section"]
 
 
 def test_a_flat_configuration_that_lacks_something_is_told(copy):
