@@ -12,9 +12,10 @@ from PIL import Image
 from tests.families.made import picture, scripted
 from tests.families.test_same import compose
 from tests.serve.knocking import client_of, service_for
-from visglm.cli.chat import show_parts
+from visglm.cli.chat import Conversation, show_parts
 from visglm.errors import ConfigError
 from visglm.reply import Box, draw_boxes
+from visglm.sampling import Sampling
 
 SAID = "<think>the cat is red 红色的猫</think>\nRed. 红色。"
 
@@ -127,6 +128,17 @@ def test_thinking_that_never_ends_is_told_as_cut(vlm):
     assert (reply.text, reply.finish_reason, reply.usage.thinking_tokens) == ("", "length", 20)
     assert stream.reply.thinking == reply.thinking != ""
     assert bounded.text and bounded.usage.thinking_tokens == 7  # with both marks
+
+
+def test_the_terminal_says_why_there_is_no_answer(vlm, capsys):
+    sampling = Sampling(max_new_tokens=6)
+    with scripted(vlm, "<think>" + "a b " * 40):
+        Conversation(vlm, sampling, "auto", []).ask("Hi")
+    said = capsys.readouterr()
+    assert said.out == "\n" and "still thinking when its tokens were used up" in said.err
+    with scripted(vlm, "<think>a</think>" + "a b " * 40):
+        Conversation(vlm, sampling, "auto", []).ask("Hi")
+    assert not capsys.readouterr().err
 
 
 def test_the_terminal_shows_thinking_to_people_only(vlm, capsys, monkeypatch):
