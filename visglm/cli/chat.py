@@ -110,6 +110,8 @@ class Conversation:
         self.shown += self.waiting
         self.waiting = []
         self.history = stream.reply.history
+        if stream.reply.finish_reason == "length" and not stream.reply.text and stream.reply.thinking:
+            show_status(STILL_THINKING)
 
     def image(self, *paths: str) -> str:
         if not paths:
@@ -139,6 +141,10 @@ class Conversation:
         return {"images": [picture.path for picture in self.shown], "messages": messages}
 
 
+STILL_THINKING = (
+    "visglm: the model was still thinking when its tokens were used up, and has not answered. Allow more with "
+    "--max-new-tokens, or less thinking with --max-thinking-tokens."
+)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
