@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import fsspec
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.describe.samples import SHORT, fill, pack, png, rows_of, run, tabulate
 from visglm import VisGLM
@@ -85,6 +87,48 @@ def test_a_broken_picture_is_a_row_and_what_could_not_be_read_is_tried_again(loa
     again = rows_of(out)
     assert len(again) == len({row["id"] for row in again}) == 4
     assert {row["image"]: row for row in again}["gone.png"]["text"]
+
+
+def test_a_folder_that_may_not_be_read_and_a_table_that_is_unclear_cost_the_others_nothing(
+    loaded, tmp_path, monkeypatch
+):
+    source, out = fill(tmp_path / "src", 4), tmp_path / "out"
+    parquet.write_table(pyarrow.table({"left": [b"1"], "right": [b"2"]}), source / "two.parquet")
+    look, closed = os.scandir, {str(source / "1")}
+
+    def scandir(place):
+        if os.fspath(place).rstrip("/") in closed:
+            raise PermissionError(13, "Permission denied", place)
+        return look(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert run(source, out) == FAILED
+    rows = {row["image"]: row for row in rows_of(out)}
+    assert "Permission denied" in rows.pop("1/")["error"] and "left, right" in rows.pop("two.parquet")["error"]
+    assert len(rows) == 3 and all(row["text"] for row in rows.values())
+    closed.clear()
+    assert run(source, out) == FAILED
+    rows = {row["image"]: row for row in rows_of(out)}
+    assert (
+        len(rows) == 5
+        and rows["1/001.png"]["text"]
+        and [name for name in rows if rows[name]["error"]] == ["two.parquet"]
+    )
+    closed.add(str(source))
+    assert run(source, tmp_path / "another") == 1
+
+
+def test_a_model_is_the_same_from_wherever_it_is_started(loaded, tmp_path, monkeypatch, capsys):
+    source = fill(tmp_path / "src", 1)
+    for name in ("here", "there"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(source, tmp_path / "out", "--model", "model") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run(source, tmp_path / "out", "--model", "here/model") == 0
+    monkeypatch.chdir(tmp_path / "there")
+    assert run(source, tmp_path / "out", "--model", "model") == 1
+    assert "begun with model" in capsys.readouterr().err
 
 
 def test_another_question_does_not_go_into_the_same_results(loaded, tmp_path, capsys):
@@ -191,6 +235,10 @@ def test_where_it_ends_what_was_answered_is_kept(loaded, tmp_path, monkeypatch, 
         (["src", "out", "--json-schema", "a.png"], "--json-schema"),
         (["empty", "out"], "there is no picture in"),
         (["src", "a.png"], "cannot hold results"),
+        (["src", "src"], "a folder of their own"),
+        (["src", "src/0/.."], "a folder of their own"),
+        (["memory://src/", "memory://src"], "a folder of their own"),
+        (["https://example.org/a.tar", "out"], "Download it"),
     ],
 )
 def test_what_was_not_meant_is_told_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, words, told):
