@@ -15,6 +15,7 @@ from tests.library import samples
 from visglm import Library
 from visglm.errors import ConfigError, LibraryError, LibraryWarning
 from visglm.library import LibraryLimits, answer
+from visglm.library.search import fuse
 
 OPENED: list[str] = []
 WATCHED: list[str] = []  # folders; an audit hook cannot be taken away again
@@ -270,3 +271,14 @@ def test_without_vectors_it_says_so_and_adds_them_when_it_can(tmp_path, monkeypa
     library = Library.open(tmp_path / "notes")
     assert len(library.add(tmp_path / "a.txt", progress=False).changed) == 1
     assert names(library.search("puppy")) == ["a.txt"]
+
+
+def test_how_far_one_is_behind_counts_and_not_its_rank_alone():
+    def row(name: str, **values: float):
+        return {"source": name, "part": 0, "page": None, "heading": "", "kind": "text", "text": name, "lines": [],
+                "start": 0, "end": 1, "modified": 0.0, "language": "en", **values}  # fmt: skip
+
+    words = [row("b", _score=12.0), row("a", _score=2.0)]
+    meaning = [row("a", _distance=0.100), row("b", _distance=0.101), row("c", _distance=0.2)]
+    assert [hit.source for hit in fuse([words, meaning])] == ["b", "a", "c"]
+    assert [hit.source for hit in fuse([[], [row("only", _distance=0.3)]])] == ["only"]
