@@ -682,6 +682,7 @@ class VisGLM:
         """Visual tokens `[tokens, hidden_size]` of each picture, of one or several; a tensor where all have as many."""
         self._check_process()
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        request.check_some(pictures)
         return self._asker.look(self.processor.pixels(pictures))
 
     def recall(self, turns: Iterable[Turn], images: Any) -> History:
