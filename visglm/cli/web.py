@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "demos" / "web"
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 STATIC = (
     *("index.html", "style.css", "app.js", "texts.js"),
-    *("sw.js", "worker.js", "network.js", "picture.js", "prompt.js", "tokenizer.js"),
+    *("sw.js", "worker.js", "files.js", "sha256.js", "network.js", "picture.js", "prompt.js", "tokenizer.js"),
 )
 OF_RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
