@@ -26,7 +26,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.demos.browser import CHROMIUM, DRIVER, FLAGS, PASTE
+from tests.demos.browser import CHROMIUM, DRIVER, FLAGS, PASTE, PATIENCE
 from tests.light.talks import EXAMPLES
 from visglm.checkpoint import EMBEDDED_MODEL
 from visglm.cli import web
@@ -123,7 +123,7 @@ def browser(runtime, tmp_path) -> Iterator[Any]:
         driver.quit()
 
 
-def wait(driver: Any, script: str, seconds: float = 60) -> Any:
+def wait(driver: Any, script: str, seconds: float = PATIENCE) -> Any:
     """Until the script gives something true; what it gives."""
     return WebDriverWait(driver, seconds, 0.05).until(lambda driver: driver.execute_script(f"return {script}"))
 

@@ -54,6 +54,7 @@ def export(source: Source, folder: str | Path, quantize: str | None = None) -> N
             f"{source.path} is quantized to {packed['scheme']}, for which ONNX Runtime has no product. Export the "
             f"16-bit checkpoint with quantize={' or '.join(map(repr, SCHEMES))}."
         )
+    check_apart(source, Path(folder))
     delta = source.delta()
     if delta is not None and "prefix" not in delta.by_kind():
         with tempfile.TemporaryDirectory() as merged:
@@ -76,6 +77,13 @@ def export(source: Source, folder: str | Path, quantize: str | None = None) -> N
             quantization = written.config.quantization
             write_delta(partial, replace(delta, base=Home(HERE), quantization=quantization))
         write_graphs(written, partial)
+
+
+def check_apart(source: Source, folder: Path) -> None:
+    """Raise `ConfigError` where what is read would be replaced by what is written, perhaps in fewer bits."""
+    read = [source.path, *([source.base.path] if isinstance(source, AdapterSource) else [])]
+    if folder.expanduser().resolve() in [Path(path).resolve() for path in read if path is not None]:
+        raise ConfigError(f"{folder} is what is exported, and would be replaced. Choose another folder to write to.")
 
 
 def add_graphs(folder: str | Path) -> None:
