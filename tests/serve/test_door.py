@@ -198,6 +198,26 @@ def test_a_body_that_says_it_is_too_large_is_not_read(small):
         assert told == wanted
 
 
+def test_a_body_that_is_thrown_away_is_not_waited_for(small, monkeypatch):
+    """The end of the server would wait for it, too."""
+    monkeypatch.setattr(door_module, "SILENT_SECONDS", 0.05)
+    told = []
+
+    async def send(message):
+        told.append(message.get("status") or message["more_body"])
+
+    async def receive():
+        if told[-1] == "x":
+            await asyncio.Event().wait()
+        told.append("x")
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"",
+             "scheme": "http", "headers": [HOST, JSON, (b"content-length", b"18000")]}  # fmt: skip
+    asyncio.run(small(scope, receive, send))
+    assert told == [413, True, "x", False]
+
+
 def test_a_body_that_does_not_say_is_read_up_to_the_limit(small):
     left = [b"x" * 1000] * 50
     answer = knock(small, CHAT, "POST", None, left)

@@ -25,6 +25,7 @@ LOG = logging.getLogger("visglm.serve")
 # Exactly these, as they came over the wire, answer without a key.
 OPEN = frozenset({b"/health", b"/ready"})
 ANTHROPIC = "/v1/messages"
+SILENT_SECONDS = 5  # without a byte of a body that is thrown away; the end of the server waits as long, at the most
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -240,13 +241,16 @@ async def tell(refusal: Refusal, scope: dict[str, Any], receive: Any, send: Any)
     await Json(refusal.body(is_anthropic), refusal.status, headers=refusal.headers)(scope, receive, hold)
     if "expect" not in Headers(scope=scope):  # who waits to be asked for the body is not
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(throw_away(scope["visglm"], receive), BODY_SECONDS)
+            await throw_away(scope["visglm"], receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def throw_away(visit: Visit, receive: Any) -> None:
-    while not visit.has_come:
-        await receive()
+    """Raise `asyncio.TimeoutError` where nothing comes any more."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + BODY_SECONDS  # and no `wait_for` around the other: one would swallow the other's end
+    while not visit.has_come and clock() < until:
+        await asyncio.wait_for(receive(), SILENT_SECONDS)
 
 
 def where(error: BaseException) -> str:
