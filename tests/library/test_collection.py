@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -282,3 +283,18 @@ def test_how_far_one_is_behind_counts_and_not_its_rank_alone():
     meaning = [row("a", _distance=0.100), row("b", _distance=0.101), row("c", _distance=0.2)]
     assert [hit.source for hit in fuse([words, meaning])] == ["b", "a", "c"]
     assert [hit.source for hit in fuse([[], [row("only", _distance=0.3)]])] == ["only"]
+
+
+def test_where_nobody_may_write_it_is_read_all_the_same(folder, library, monkeypatch):
+    """On a medium that is read-only, in a folder of somebody else's, or while another one writes for minutes."""
+    library.sync(folder, progress=False)
+
+    def refuse(*names, **settings):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock", refuse)
+    again = Library.open(library.path, create=False, vectors=False)
+    assert names(again.search("zebranonce")) == ["page.pdf"] and len(again.list()) == 3
+    (folder / "new.txt").write_text("new")
+    with pytest.raises(LibraryError, match="cannot be written to .Read-only file system"):
+        again.sync(folder, progress=False)

@@ -18,7 +18,8 @@ from reportlab.pdfgen import canvas
 
 from tests.library import samples
 from visglm import Library
-from visglm.library import answer, indexing
+from visglm.library import LibraryLimits, answer, indexing
+from visglm.library.scans import pieces_of
 
 TRADITIONAL = "水壺的保修期是三十個月。圖書館開放時間為每日上午九時至下午五時。"
 JAPANESE = "やかんの保証期間は三十か月です。図書館は毎日午前九時から開いています。"
@@ -291,3 +292,24 @@ def test_what_only_repeats_the_question_comes_behind_what_says_more(library, tmp
     put(library, tmp_path, "a.pdf", samples.pdf(lines))
     quotes = [citation.quote for citation in answer("Who is the author of Kettles?", library).citations]
     assert quotes[0] == "The author of Kettles is Ann Example." and not any(". ." in quote for quote in quotes)
+
+
+class Clerk:
+    """Reads each picture as a page with a table on it, as models of GLM-OCR's family write it."""
+
+    name = "clerk"
+
+    def can_read(self) -> bool:
+        return True
+
+    def read(self, image):
+        table = "<table><tr><th>Part</th><th>Euros</th></tr><tr><td>Lid</td><td>7</td></tr></table>"
+        return pieces_of(f"# Prices\n\n{table}\n\n$$\nE = mc^2\n$$", LibraryLimits().images)
+
+
+def test_tables_that_a_model_reads_keep_the_names_of_their_columns(library, tmp_path):
+    library.indexer.ocr = Clerk()
+    put(library, tmp_path, "scan.png", samples.CAT.read_bytes())
+    citation = answer("How many euros is the lid?", library, kinds="text").citations[0]
+    assert (citation.quote, citation.heading) == ("Lid | 7", "Prices: Part | Euros")
+    assert "E = mc^2" in library.search("mc", kinds="text")[0].text

@@ -143,6 +143,8 @@ def pieces_of(markdown: str, images: Any) -> Iterator[Piece]:
     limits = LibraryLimits(images=images)
     for piece in read_markdown(markdown.encode("utf-8", "replace"), "", limits):
         if piece.text.lstrip().lower().startswith("<table"):
-            yield from (replace(row, heading=piece.heading) for row in parse(piece.text, limits) if row.image is None)
+            for row in parse(piece.text, limits):
+                if row.image is None:
+                    yield replace(row, heading=": ".join(filter(None, (piece.heading, row.heading))))
         else:
             yield replace(piece, start=None)
