@@ -111,6 +111,26 @@ def test_a_tower_without_a_recogniser_computes_what_it_did():
 
 
 @torch.no_grad()
+def test_the_vit_sees_a_picture_reduced_and_the_recogniser_all_of_it():
+    config = seeing(image_size=256, reduction=2)
+    vision = VisionEncoder(config).eval()
+    own = {name: value.shape for name, value in VisionEncoder(seeing()).state_dict().items()}
+    assert {name: value.shape for name, value in vision.state_dict().items()} == own  # the ViT of 128 pixels
+    nn.init.normal_(vision.recogniser.gate.weight)
+    pixels = torch.rand(2, 3, 256, 256)
+    seen = vision.see(pixels)
+    quarters = pixels.unflatten(2, (128, 2)).unflatten(4, (128, 2)).mean((3, 5))
+    guesses, cells = vision.recogniser(pixels)
+    assert cells.shape[1] == 8 * 8
+    torch.testing.assert_close(seen.features, torch.cat([vision.vit(quarters), cells], 1))
+    torch.testing.assert_close(seen.guesses, guesses)
+    with pytest.raises(ConfigError, match=r"image_size=48 is not a multiple of patch_size × reduction=32.*32 or 64"):
+        config.vision_config.check_image_size(48)
+    with pytest.raises(ConfigError, match="reduction must be a whole number"):
+        seeing(reduction=0)
+
+
+@torch.no_grad()
 def test_a_recogniser_tells_its_likeliest_names_as_sure_as_it_is():
     recogniser = VisionEncoder(seeing()).recogniser
     hidden = recogniser.nothing.numel()

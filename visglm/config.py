@@ -29,6 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_position_embeddings": (1, 2**24),
     "image_size": (1, 2**13),
     "patch_size": (1, 2**12),
+    "reduction": (1, 64),
     "num_query_tokens": (1, 2**14),
     "layer_norm_eps": (0.0, 0.1),
     "final_layer_norm_eps": (0.0, 0.1),
@@ -81,7 +82,8 @@ class VisGLMVisionConfig(PreTrainedConfig):
     Attributes:
         image_size: side of the square picture the position embedding was made for, in pixels. Other sizes
             are interpolated at run time.
-        patch_size: side of one patch, in pixels; with a stem, the stem's total stride.
+        reduction: how many times smaller the ViT sees a picture, by the mean of its pixels; a recogniser sees all.
+        patch_size: side of one patch of what the ViT sees, in pixels; with a stem, the stem's total stride.
         intermediate_size: width of the feed-forward layers.
         layer_norm_eps: of the blocks.
         final_layer_norm_eps: of the norm after the last block.
@@ -103,6 +105,7 @@ class VisGLMVisionConfig(PreTrainedConfig):
     num_hidden_layers: int = 39
     num_attention_heads: int = 16
     image_size: int = 224
+    reduction: int = 1
     patch_size: int = 14
     layer_norm_eps: float = 1e-6
     final_layer_norm_eps: float = 1e-5
@@ -127,6 +130,11 @@ class VisGLMVisionConfig(PreTrainedConfig):
             )
 
     @property
+    def stride(self) -> int:
+        """Side of what one patch covers of a picture, in pixels."""
+        return self.patch_size * self.reduction
+
+    @property
     def num_recogniser_tokens(self) -> int:
         """Visual tokens of a picture that are the recogniser's, behind those of the Q-Former's queries."""
         return self.num_guesses * self.tokens_per_guess if self.recogniser is not None else 0
@@ -137,16 +145,17 @@ class VisGLMVisionConfig(PreTrainedConfig):
         Raises:
             ConfigError: they do not; the nearest sizes are named.
         """
-        patch_size = self.patch_size
-        if not is_count(patch_size):
-            raise ConfigError(f"patch_size must be a whole number from 1 on; got {patch_size!r}.")
+        for name in ("patch_size", "reduction"):
+            if not is_count(getattr(self, name)):
+                raise ConfigError(f"{name} must be a whole number from 1 on; got {getattr(self, name)!r}.")
+        stride, of = self.stride, "patch_size" if self.reduction == 1 else "patch_size × reduction"
         if not is_count(image_size):
-            raise ConfigError(f"image_size must be a multiple of {patch_size}, in pixels; got {image_size!r}.")
-        if rest := image_size % patch_size:
+            raise ConfigError(f"image_size must be a multiple of {stride}, in pixels; got {image_size!r}.")
+        if rest := image_size % stride:
             smaller = image_size - rest
-            near = " or ".join(str(size) for size in (smaller, smaller + patch_size) if size)
+            near = " or ".join(str(size) for size in (smaller, smaller + stride) if size)
             raise ConfigError(
-                f"image_size={image_size} is not a multiple of patch_size={patch_size}, and a patch would be cut. "
+                f"image_size={image_size} is not a multiple of {of}={stride}, and a patch would be cut. "
                 f"Nearest: {near}."
             )
 

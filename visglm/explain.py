@@ -60,8 +60,8 @@ def explain(
                 f"the heat map needs gradients, and this model's weights do not pass them ({error}). Load it in 16 "
                 "bits: without `quantize`, or, where the folder itself is quantized, from the one it was made of."
             ) from None
-    patch_size = model.config.vision_config.patch_size
-    rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+    stride = model.config.vision_config.stride
+    rows, columns = (side // stride for side in pixel_values.shape[-2:])
     maps = [attention[picture] for attention in attentions]
     heat = heat_of(maps, [gradient[picture] for gradient in gradients], rows, columns).cpu().numpy()
     return Explanation(heat, images[picture], turns[-1].answer or "")

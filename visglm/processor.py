@@ -129,14 +129,14 @@ class VisGLMProcessor(ProcessorMixin):
             f"{name} is {own!r} in the processor, and {models!r} in the model's configuration"
             for name, (own, models) in pairs.items()
             if own != models
-        ] + ([] if config.vision_config is None else self._size_problems(config.vision_config.patch_size))
+        ] + ([] if config.vision_config is None else self._size_problems(config.vision_config.stride))
 
-    def _size_problems(self, patch_size: int) -> list[str]:
+    def _size_problems(self, stride: int) -> list[str]:
         size = self.image_processor.size
         height, width = size.get("height"), size.get("width")
-        if all(is_count(side) and side % patch_size == 0 for side in (height, width)):
+        if all(is_count(side) and side % stride == 0 for side in (height, width)):
             return []
-        return [f"pictures are resized to {height}×{width}, which patches of {patch_size}×{patch_size} do not fill"]
+        return [f"pictures are resized to {height}×{width}, which patches of {stride}×{stride} do not fill"]
 
     def check(self, config: VisGLMConfig) -> None:
         """Whether processor and model belong together.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from timm.layers import HybridEmbed, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -34,7 +35,7 @@ def build_stem(config: VisGLMVisionConfig) -> partial:
     index = reductions.index(config.patch_size)
     stem = timm.create_model(config.stem, features_only=True, out_indices=(index,))
     # With feature_size given, HybridEmbed needs no trial run, which the meta device could not do.
-    return partial(HybridEmbed, backbone=stem, feature_size=config.image_size // config.patch_size)
+    return partial(HybridEmbed, backbone=stem, feature_size=config.image_size // config.stride)
 
 
 def build_vit(config: VisGLMVisionConfig) -> VisionTransformer:
@@ -43,7 +44,7 @@ def build_vit(config: VisGLMVisionConfig) -> VisionTransformer:
     EVA ViT-g as VisualGLM uses it has no head, a class token, and `ln_vision` (own eps) as final norm.
     """
     vit = VisionTransformer(
-        img_size=config.image_size,
+        img_size=config.image_size // config.reduction,
         patch_size=1 if config.stem else config.patch_size,
         embed_layer=build_stem(config) if config.stem else PatchEmbed,
         embed_dim=config.hidden_size,
@@ -170,6 +171,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         vision = config.vision_config
         self.vit = build_vit(vision)
+        self.reduction = vision.reduction
         self.recogniser = None
         if vision.recogniser is not None:
             self.recogniser = Recogniser(vision, config.text_config.hidden_size)
@@ -192,7 +194,8 @@ class VisionEncoder(nn.Module):
         """What the ViT and, where there is one, the recogniser make of pictures."""
         # Colours last in memory: convolutions on a CPU read several pictures a sixth to a quarter faster so.
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.vit(pixel_values.to(self.vit.pos_embed.dtype))
+        shown = pixel_values if self.reduction == 1 else F.avg_pool2d(pixel_values, self.reduction)
+        features = self.vit(shown.to(self.vit.pos_embed.dtype))
         if self.recogniser is None:
             return Seen(features, features.new_zeros(len(features), 0, self.projection.out_features))
         guesses, cells = self.recogniser(pixel_values.to(self.recogniser.temperature.dtype))

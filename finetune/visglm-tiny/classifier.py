@@ -19,7 +19,9 @@ STD = torch.tensor(VisGLMImageProcessor.image_std).view(3, 1, 1)
 
 def pixel_values(pictures: Tensor) -> Tensor:
     """RGB pictures `[batch, 3, height, width]` from 0 to 1 as the image processor makes them, laid out for speed."""
-    return ((pictures - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+    return ((pictures - MEAN.to(pictures.device)) / STD.to(pictures.device)).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 class Classifier(nn.Module):

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from talks import Guess, Talker
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
-from tower import NUM_GUESSES, NUM_QUERIES, tower_config
+from tower import NUM_GUESSES, NUM_QUERIES, VIT_SIZE, WHOLE_SIZE, tower_config
 from world import COLOURS, MAX_TOLD, Scenes, SceneStream, World
 
 from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration
@@ -33,6 +34,7 @@ from visglm.vision import Recogniser, VisionEncoder
 
 KEPT_EVERY = 200  # steps
 STRIDE = 32  # of the recogniser's last map
+PATCH_SIZE = 16  # of the ViT
 
 
 def build_tokenizer(data: Path) -> ChatGLMTokenizer:
@@ -176,15 +178,34 @@ def load_text(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer
 class Pictures:
     """Endless batches of pictures, and how far visual tokens are from what should be told of them."""
 
-    def __init__(self, data: Path, teller: Teller, batch_size: int, image_size: int, seed: int, deform: bool = False):
+    def __init__(
+        self,
+        data: Path,
+        teller: Teller,
+        batch_size: int,
+        image_size: int,
+        seed: int,
+        deform: bool = False,
+        num_workers: int = 1,
+    ):
         self.teller = teller
-        self.names = teller.name(torch.arange(len(teller.groups)))
-        self.world = World(data / "train.npz", image_size=image_size, seed=seed, deform=deform)
-        self.scenes = iter(SceneStream(self.world, batch_size, single_share=0.35).loader())
+        self.world = World(data / "train.npz", image_size=image_size, seed=seed)
+        self.deform = deform
+        stream = SceneStream(lambda: self.draw(batch_size), self.world.random, image_size // PATCH_SIZE)
+        self.scenes = iter(stream.loader(num_workers))
+
+    def draw(self, batch_size: int) -> Scenes:
+        """Bent things and whole ones by turns: learning from bent ones alone costs what was known of small things."""
+        self.world.deform = self.deform and bool(self.world.rand(1) < 0.5)
+        return self.world.sample(batch_size, single_share=0.35)
+
+    @cached_property
+    def names(self) -> Tensor:
+        return self.teller.name(torch.arange(len(self.teller.groups)))
 
     def next(self, vision: VisionEncoder) -> tuple[Scenes, Tensor]:
         """The scenes, and their features `[batch, 1 + cells, vit hidden size]`."""
-        scenes = next(self.scenes)
+        scenes = next(self.scenes).to(torch.get_default_device())
         with fast_products():
             features = vision.vit(pixel_values(scenes.pictures))
         return scenes, features.float()
@@ -249,7 +270,7 @@ def recognise(recogniser: Recogniser, pixels: Tensor) -> Recognised:
     return Recognised(cells * gate[..., None], recogniser.tell(probability, impression, gate), impression, probability)
 
 
-def without_photograph(features: Tensor, image_size: int = 224) -> Tensor:
+def without_photograph(features: Tensor, image_size: int = WHOLE_SIZE) -> Tensor:
     """The ViT's features of drawings as the Q-Former gets them when the recogniser's gate is shut."""
     return F.pad(features, (0, 0, 0, (image_size // STRIDE) ** 2))
 
@@ -384,8 +405,9 @@ def group_of(talker: Talker, concept: int) -> str:
 def fast_products() -> Iterator[None]:
     """bfloat16 products where the processor has instructions for them, float32 where they would be emulated; and
     attention step by step: through as few tokens as there are here, the fused kernel's way back takes far longer."""
-    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16), sdpa_kernel(SDPBackend.MATH):
+    kind = torch.get_default_device().type
+    has_bfloat16 = kind != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    with torch.autocast(kind, torch.bfloat16, enabled=has_bfloat16), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
@@ -419,11 +441,15 @@ def arguments_parser(description: str, steps: int, image_size: int | None = None
 
 def rounds_parser(description: str, steps: int) -> argparse.ArgumentParser:
     """The arguments of the last two stages, which are gone through more than once."""
-    parser = arguments_parser(description, steps, image_size=112)
+    parser = arguments_parser(description, steps, image_size=VIT_SIZE)
     parser.add_argument("folder", type=Path, help="folder of photographs, with photos.tsv")
     parser.add_argument(
         "--round", type=int, default=1, help="after the first, it goes on from what OUTPUT holds, with bent things"
     )
+    parser.add_argument("--device", default="cpu", help="what is trained on; pictures are drawn by the CPU")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
+    parser.add_argument("--kept", type=float, default=0.5, help="in later rounds: share of what is learnt that is kept")
     return parser
 
 
@@ -442,7 +468,7 @@ def go_back(module: nn.Module, found: dict[str, Tensor], share: float) -> None:
     """Take a module this share of the way back to the weights that a later round found."""
     for name, value in module.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(found[name], share)
+            value.lerp_(found[name].to(value.device), share)
 
 
 def steps_done(log: Path) -> int:
@@ -461,6 +487,7 @@ def train(
     num_steps: int,
     log: Path,
     every: tuple[int, Callable[[], dict[str, float]]] | None = None,
+    most_minutes: float | None = None,
 ) -> None:
     """Linear warm-up over 3 % of the steps, a cosine to zero, gradients clipped to norm 1.
 
@@ -471,15 +498,19 @@ def train(
         step_loss: draws a batch and gives its losses, which are added up.
         log: JSONL file; a line every 50 steps.
         every: after how many steps a function is called, whose figures go into the log.
+        most_minutes: as many as are trained for where that is less than all steps take.
     """
 
     def factor(step: int) -> float:
         progress = step / num_steps
+        if most_minutes is not None and step:
+            progress = min(max(progress, (time.time() - started) / 60 / most_minutes), 1.0)
         return min(progress / 0.03, 1) * 0.5 * (1 + math.cos(math.pi * progress))
 
     torch.set_flush_denormal(True)
     log.parent.mkdir(parents=True, exist_ok=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    started = time.time()
     schedule = LambdaLR(optimizer, factor)
     kept = kept_beside(log)
     done, minutes = 0, 0.0
@@ -503,8 +534,10 @@ def train(
         optimizer.step()
         schedule.step()
         row = {"step": step, "minutes": (time.time() - started) / 60}
-        row |= {key: loss.item() for key, loss in losses.items()}
-        is_due = every is not None and (step % every[0] == 0 or step == num_steps)
+        is_last = step == num_steps or (most_minutes is not None and row["minutes"] >= most_minutes)
+        is_due = every is not None and (step % every[0] == 0 or is_last)
+        if is_due or step % 50 == 0:
+            row |= {key: loss.item() for key, loss in losses.items()}
         if is_due:
             row |= every[1]()
         if is_due or step % 50 == 0:
@@ -515,4 +548,6 @@ def train(
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, kept.with_suffix(".new"))
             kept.with_suffix(".new").replace(kept)  # whole, or as it was
+        if is_last:
+            break
     kept.unlink(missing_ok=True)

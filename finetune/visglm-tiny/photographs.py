@@ -19,7 +19,8 @@ from concepts import Concept, read_rows
 from PIL import Image
 
 STAMPS = "usr/share/tuxpaint/stamps"
-HELD_OUT_SETS = ("Azure",)  # first words of the sets that no photograph of is trained on
+# First words of the sets whose kinds are in no other source: of these the validation split is held out.
+ONLY_SOURCES = ("Azure",)
 # Of GroceryStore, a variety of every kind that has several, and six kinds that ImageNet has, too.
 HELD_OUT_LABELS = {
     "Pink-Lady", "Vine-Tomato", "Anjou", "Galia-Melon", "Garant-Ecological-Standard-Milk", "Valio-Vanilla-Yoghurt",
@@ -76,16 +77,16 @@ def read_folder(folder: Path) -> list[Photograph]:
                 tuple(row["class_zh"].split("|")),
                 row["group"],
                 row["colour"],
-                is_held_out(row["set"], row["source_label"]),
+                is_held_out(row["set"], row["source_label"], row["split"]),
                 row["source_label"],
             )
             for row in csv.DictReader(file, delimiter="\t")
         ]
 
 
-def is_held_out(set_name: str, label: str) -> bool:
-    """Whether the photographs of a label are only looked at."""
-    return set_name.startswith(HELD_OUT_SETS) or label in HELD_OUT_LABELS
+def is_held_out(set_name: str, label: str, split: str) -> bool:
+    """Whether a photograph is only looked at."""
+    return label in HELD_OUT_LABELS or (set_name.startswith(ONLY_SOURCES) and split == "val")
 
 
 def read_stamps(folder: Path, concepts: Sequence[Concept]) -> list[Photograph]:

@@ -7,7 +7,7 @@ place, object by object in reading order. The ViT, which was not to mind places 
 both: naming is what the whole model lacks most, and no later stage sees as many pictures in its time.
 
 In a later round the same goes on from the model that the one before left, with things that are bent and cut; what is
-left in the end is halfway between before and behind.
+left in the end is between before and behind.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from concepts import load_all_concepts, load_concepts
 from pretrain_vision import look, make_trainable, vit_groups
 from taught_photographs import TaughtPhotographs
 from torch import Tensor, nn
-from world import Scenes, World
+from world import Scenes, SceneStream, World
 
 from visglm.vision import VisionEncoder
 
@@ -185,9 +185,15 @@ def main() -> None:
     vision.vit = classifier.vit
     vision.recogniser.load_state_dict(torch.load(output / "recogniser.pt", weights_only=True))
     write_words(vision.recogniser, teller)
-    photographs = TaughtPhotographs(arguments.folder, load_all_concepts(), seed + 500)
+    taught = TaughtPhotographs(arguments.folder, load_all_concepts(), seed + 500)
+    half = arguments.photographs // 2
+    photographs = iter(SceneStream(lambda: taught.next(half, half), taught.random).loader(arguments.workers))
     unseen = World(arguments.data / "openmoji.npz", image_size=size, seed=1, augment=False)
-    pictures = Pictures(arguments.data, teller, arguments.batch_size, size, seed + 300, deform=again)
+    pictures = Pictures(arguments.data, teller, arguments.batch_size, size, seed + 300, again, arguments.workers)
+    device = torch.device(arguments.device)
+    torch.set_default_device(device)
+    for module in (model, teller, classifier):
+        module.to(device)
     if again:
         found = load_found(output).model.vision.state_dict()
         vision.load_state_dict(found)
@@ -199,8 +205,7 @@ def main() -> None:
         scenes, features = pictures.next(vision)
         drawn = vision.bridge(without_photograph(features))
         losses = classifier.losses(features, scenes) | pictures.losses(drawn, scenes)
-        half = arguments.photographs // 2
-        return losses | photograph_losses(vision, teller, photographs.next(half, half), size)
+        return losses | photograph_losses(vision, teller, next(photographs).to(device), size)
 
     rate = 0.5 * arguments.learning_rate
     groups = vit_groups(classifier, rate) + bridge_groups(vision, 0.6 * rate)
@@ -209,10 +214,10 @@ def main() -> None:
     groups += parameter_groups(learners, lr=rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     every = (400, lambda: look(vision, classifier.name, unseen, output / "vision.pt"))
-    train(optimizer, step_loss, arguments.steps, log, every)
+    train(optimizer, step_loss, arguments.steps, log, every, arguments.minutes)
     torch.save(classifier.state_dict(), output / "bridged.pt")
     if again:
-        go_back(vision, found, 1 / 2)  # before, it knew small things better, behind it large ones: halfway both
+        go_back(vision, found, 1 - arguments.kept)  # before, it knew small things better, behind it large ones
         torch.save(vision.state_dict(), output / "vision.pt")
 
 
@@ -221,7 +226,7 @@ def photograph_losses(vision: VisionEncoder, teller: Teller, scenes: Scenes, siz
     cross entropy of the colours in the recogniser's impression."""
     shown, alone = scenes.pictures, scenes.count == 1
     with fast_products():
-        features = vision.vit(pixel_values(F.interpolate(shown, size=size, mode="bilinear", antialias=True)))
+        features = vision.vit(pixel_values(F.adaptive_avg_pool2d(shown, size)))
     seen = recognise(vision.recogniser, pixel_values(shown))
     telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
     told = teller(scenes.in_reading_order())

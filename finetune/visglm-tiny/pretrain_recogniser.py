@@ -30,7 +30,7 @@ from PIL import Image
 from pretrain_stem import adapt_to_our_pictures, imagenet_weights
 from talks import SURE
 from torch import Tensor
-from tower import known_classes, tower_config
+from tower import WHOLE_SIZE, known_classes, tower_config
 from tqdm import tqdm
 from world import World
 
@@ -83,7 +83,7 @@ def num_old_classes() -> int:
 @torch.no_grad()
 def pooled_features(recogniser: Recogniser, pictures: Sequence[Image.Image], title: str = "") -> Tensor:
     """`[num, 1280]` of RGB pictures, squashed to the square that the recogniser looks at."""
-    side = tower_config().image_size
+    side = WHOLE_SIZE
     found = []
     for start in tqdm(range(0, len(pictures), 16), desc=title):
         some = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in pictures[start : start + 16]]
@@ -103,7 +103,7 @@ def photograph_features(recogniser: Recogniser, photographs: Sequence[Photograph
 
 def cut_out(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """The middle of a photograph on white, as shops show things: that is no drawing."""
-    side = 224
+    side = WHOLE_SIZE
     shown = np.asarray(picture.resize((side, side))).astype(float)
     x, y = np.meshgrid(*[np.linspace(-1, 1, side)] * 2)
     width, height = random.uniform(0.45, 0.95, 2)
@@ -115,7 +115,7 @@ def cut_out(picture: Image.Image, random: np.random.Generator) -> Image.Image:
 def drawing_features(recogniser: Recogniser, data: Path) -> Tensor:
     """Of scenes as they are drawn to train on, restyled and not."""
     pictures = []
-    world = World(data / "train.npz", image_size=224, seed=77, deform=False)
+    world = World(data / "train.npz", image_size=WHOLE_SIZE, seed=77, deform=False)
     for number in range(0, NUM_DRAWINGS, 48):
         world.augment = number % 96 == 0
         count, chosen = world.choose(48, single_share=0.6)

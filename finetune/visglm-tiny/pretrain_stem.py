@@ -77,7 +77,7 @@ def main() -> None:
     load_imagenet(stem.backbone)
     make_trainable(stem.backbone)
     model.to(memory_format=torch.channels_last)
-    scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=1.0).loader())
+    scenes_of = iter(SceneStream(lambda: world.sample(arguments.batch_size, 1.0), world.random).loader())
 
     def step_loss() -> dict[str, Tensor]:
         scenes = next(scenes_of)

@@ -26,6 +26,8 @@ def make_trainable(backbone: nn.Module) -> None:
     BatchNorm. The others' depthwise convolutions stay in float32: back through one takes a third of the time then."""
     for layer in (backbone.conv_stem, backbone.bn1, *backbone.blocks[:NUM_FROZEN]):
         layer.requires_grad_(False)
+    if torch.get_default_device().type != "cpu":
+        return
     for layer in backbone.blocks[NUM_FROZEN:].modules():
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             layer.forward = in_float32(layer.forward)
@@ -40,9 +42,11 @@ def in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 def accuracy(name: Callable[[Tensor], Tensor], world: World) -> float:
     """Share of lone, centred, unaugmented pictures that `name`, pictures to logits, gets right."""
     hits = 0
-    for chosen in torch.arange(len(world.sprites)).split(256):
-        scenes = world.draw(torch.ones_like(chosen), chosen[:, None].expand(-1, 4))
-        hits += int((name(scenes.pictures).argmax(-1) == world.concept[chosen]).sum())
+    device = torch.get_default_device()
+    for chosen in torch.arange(len(world.sprites), device="cpu").split(256):
+        with torch.device("cpu"):
+            scenes = world.draw(torch.ones_like(chosen), chosen[:, None].expand(-1, 4))
+        hits += int((name(scenes.pictures.to(device)).argmax(-1).cpu() == world.concept[chosen]).sum())
     return hits / len(world.sprites)
 
 
@@ -79,7 +83,7 @@ def main() -> None:
     model.load_state_dict(torch.load(arguments.output / "stem.pt", weights_only=True))
     make_trainable(model.vit.patch_embed.backbone)
     model.to(memory_format=torch.channels_last)
-    scenes_of = iter(SceneStream(world, arguments.batch_size, single_share=0.35).loader())
+    scenes_of = iter(SceneStream(lambda: world.sample(arguments.batch_size, 0.35), world.random).loader())
     rate = arguments.learning_rate
 
     def step_loss() -> dict[str, Tensor]:

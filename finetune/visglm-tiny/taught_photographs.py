@@ -12,9 +12,9 @@ from concepts import Concept
 from photographs import Photograph, read_folder
 from PIL import Image
 from torch import Tensor
+from tower import WHOLE_SIZE as SIDE
 from world import COLOURS, MAX_OBJECTS, MAX_TOLD, Scenes
 
-SIDE = 224  # pixels
 CENTRES = {
     2: (((0.25, 0.5), (0.75, 0.5)), ((0.5, 0.25), (0.5, 0.75))),
     3: (((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),),
@@ -97,6 +97,6 @@ def empty_scenes(num: int) -> Scenes:
 
 
 def squared(photograph: Photograph) -> Tensor:
-    """`[3, 224, 224]` uint8, squashed as the image processor does it."""
+    """`[3, 256, 256]` uint8, squashed as the image processor does it."""
     picture = photograph.open().resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)

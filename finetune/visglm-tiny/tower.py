@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 from visglm import PRESETS, VisGLMVisionConfig
 
 NUM_GUESSES, NUM_QUERIES = 2, 8
+VIT_SIZE, WHOLE_SIZE = 128, 256  # pixels: what the ViT sees of a picture, and the recogniser
 DOGS = range(151, 269)  # ImageNet's breeds
 NETWORK = "tf_efficientnet_lite2"  # the stem up to stride 16, and the recogniser whole
 
@@ -29,12 +30,13 @@ def numbers_of(wanted: Sequence[str], labels: Sequence[str]) -> Iterator[int]:
         yield from DOGS if label == "@dogs" else (labels.index(label),)
 
 
-def tower_config(image_size: int = 224) -> VisGLMVisionConfig:
-    """The preset's ViT with the recogniser beside it."""
+def tower_config() -> VisGLMVisionConfig:
+    """The preset's ViT with the recogniser beside it, which sees four times as many pixels."""
     return VisGLMVisionConfig(
         **PRESETS["visglm-tiny"]["vision_config"]
         | {
-            "image_size": image_size,
+            "image_size": WHOLE_SIZE,
+            "reduction": WHOLE_SIZE // VIT_SIZE,
             "recogniser": NETWORK,
             "num_classes": len(known_classes()),
             "num_names": len(load_photographed()),

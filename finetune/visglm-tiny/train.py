@@ -3,7 +3,7 @@
     python train.py DATA OUTPUT PHOTOGRAPHS
 
 `OUTPUT` holds what the earlier stages wrote; in a later round the text model goes on from `OUTPUT/model`, and what is
-left in the end is halfway between before and behind. The stem stays as it is; the rest of the ViT and the text model go
+left in the end is between before and behind. The stem stays as it is; the rest of the ViT and the text model go
 on learning, slower. Prompts come from `visglm.prompt` and the network from `visglm.model`: what is trained here is what
 chats later.
 """
@@ -44,12 +44,11 @@ from questions import Asker, things_in
 from talks import Guess, Talker
 from taught_photographs import TaughtPhotographs
 from torch import Tensor, nn
-from world import Scenes
+from tower import WHOLE_SIZE
+from world import Scenes, SceneStream
 
 from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 from visglm.vision import VisionEncoder
-
-WHOLE_SIZE = 224  # pixels: the recogniser sees no less, whatever the ViT learns at
 
 
 def main() -> None:
@@ -78,7 +77,7 @@ def main() -> None:
     vision.recogniser.requires_grad_(False)
     vision.vit.patch_embed.eval()  # so few pictures a step are too few for BatchNorm's averages
     # Bent things are named as seldom as those of an unseen style: what it says of doubtful ones is learnt from these.
-    pictures = Pictures(arguments.data, teller, arguments.pictures, size, seed + 100, deform=again)
+    pictures = Pictures(arguments.data, teller, arguments.pictures, size, seed + 100, again, arguments.workers)
     processor = VisGLMProcessor(
         image_processor=VisGLMImageProcessor(size={"height": WHOLE_SIZE, "width": WHOLE_SIZE}),
         tokenizer=tokenizer,
@@ -88,7 +87,13 @@ def main() -> None:
     concepts = load_all_concepts()
     asker = Asker(concepts, seed=seed)
     talker = Talker(asker, name_pieces(tokenizer))
-    photographs = TaughtPhotographs(arguments.folder, concepts, seed + 500)
+    taught = TaughtPhotographs(arguments.folder, concepts, seed + 500)
+    half = arguments.photographs // 2
+    photographs = iter(SceneStream(lambda: taught.next(half, half), taught.random).loader(arguments.workers))
+    device = torch.device(arguments.device)
+    torch.set_default_device(device)
+    for module in (model, teller):
+        module.to(device)
 
     def step_loss() -> dict[str, Tensor]:
         scenes, features = pictures.next(vision)
@@ -98,13 +103,14 @@ def main() -> None:
         add_echoes(rows, talker, arguments.talks)
         image_embeds = vision.bridge(without_photograph(features))
         silent = vision.recogniser.nothing.expand(len(features), config.vision_config.num_recogniser_tokens, -1)
-        half = arguments.photographs // 2
-        seen = photographs.next(half, half)
+        seen = next(photographs).to(device)
         photographed, recognised = look_at_photographs(vision, seen, size)
         ask_about_photographs(rows, seen, recognised, asker, talker, first=len(features))
         shown = torch.cat([torch.cat([image_embeds, silent], 1), photographed])
         # Half the drawings are black: the other colours are learnt from telling, where all are alike often.
-        told = pictures.world.tell(arguments.told, single_share=0.8)
+        with torch.device("cpu"):
+            told = pictures.world.tell(arguments.told, single_share=0.8)
+        told = told.to(device)
         told_rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(told_rows, told, asker, arguments.questions, num_without_picture=0)
         return {
@@ -123,16 +129,16 @@ def main() -> None:
     groups += parameter_groups(vision.vit.blocks, lr=0.5 * rate) + bridge_groups(vision, 0.5 * rate)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     log = output / log_of("train", arguments.round)
-    train(optimizer, step_loss, arguments.steps, log, every=(400, save_model))
+    train(optimizer, step_loss, arguments.steps, log, (400, save_model), arguments.minutes)
     if again:
-        go_back(model, found.state_dict(), 1 / 2)  # about as good at everything, and better at groups
+        go_back(model, found.state_dict(), 1 - arguments.kept)
         save_model()
 
 
 def look_at_photographs(vision: VisionEncoder, scenes: Scenes, size: int) -> tuple[Tensor, Recognised]:
     """All visual tokens of photographs `[num, 12, hidden_size]`, and what the recogniser makes of them."""
     with fast_products():
-        features = vision.vit(pixel_values(F.interpolate(scenes.pictures, size=size, mode="bilinear", antialias=True)))
+        features = vision.vit(pixel_values(F.adaptive_avg_pool2d(scenes.pictures, size)))
     seen = recognise(vision.recogniser, pixel_values(scenes.pictures))
     telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
     return torch.cat([telling, seen.guesses], 1), seen
@@ -156,7 +162,7 @@ def ask_about_photographs(
 
 def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:
     """Write a folder `VisGLM.from_pretrained` loads, in float16, which halves the package and loses nothing."""
-    copy.deepcopy(model).half().save_pretrained(output)
+    copy.deepcopy(model).cpu().half().save_pretrained(output)
     processor.save_pretrained(output)
 
 

@@ -5,15 +5,15 @@ All of it is batched torch on the CPU, about as cheap as reading pictures from a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 SPRITE_SIZE = 96  # pixels a side
 MAX_OBJECTS = 6  # in a picture
@@ -52,6 +52,11 @@ class Scenes:
     colour: Tensor
     pictures: Tensor | None = None
     coverage: Tensor | None = None
+
+    def to(self, device: torch.device) -> Scenes:
+        return Scenes(
+            *(value if value is None else value.to(device, non_blocking=True) for value in vars(self).values())
+        )
 
     def dense_labels(self, grid_size: int, *of_objects: Tensor) -> list[Tensor]:
         """For each of `of_objects [batch, 6]`, by cell `[batch, grid, grid]`: the label of what covers it,
@@ -342,20 +347,27 @@ class World:
 
 
 class SceneStream(IterableDataset):
-    """Endless batches of a world's scenes. `loader` draws them in a process of its own, beside the training step."""
+    """Endless batches of scenes. `loader` draws them in processes of their own, beside the training step.
 
-    def __init__(self, world: World, batch_size: int, single_share: float = 0.5):
-        self.world = world
-        self.batch_size = batch_size
-        self.single_share = single_share
+    Args:
+        draw: gives a batch. random: what it draws by.
+        grid_size: what the objects cover is kept by cell of such a grid, which is all a ViT learns of it.
+    """
+
+    def __init__(self, draw: Callable[[], Scenes], random: torch.Generator, grid_size: int | None = None):
+        self.draw, self.random, self.grid_size = draw, random, grid_size
 
     def __iter__(self) -> Iterator[Scenes]:
+        self.random.manual_seed(self.random.initial_seed() + 7919 * get_worker_info().id)
         while True:
-            yield self.world.sample(self.batch_size, self.single_share)
+            scenes = self.draw()
+            if self.grid_size:
+                scenes = replace(scenes, coverage=F.adaptive_avg_pool2d(scenes.coverage, self.grid_size))
+            yield scenes
 
-    def loader(self) -> DataLoader:
-        """One worker, so that a seed always draws the same scenes."""
-        return DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=4)
+    def loader(self, num_workers: int = 1) -> DataLoader:
+        """A seed always draws the same scenes with so many workers. They draw on the CPU, wherever is trained."""
+        return DataLoader(self, batch_size=None, num_workers=num_workers, prefetch_factor=4)
 
 
 # 3×3 filters of `[num, channels, height, width]` in one pass per axis: several times faster here than torch's pooling.

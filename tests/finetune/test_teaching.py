@@ -238,31 +238,39 @@ def test_guesses_are_the_last_tokens_of_a_photograph_and_its_objects_have_no_nam
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    rows = [("banana", "Cavendish", "yellow"), ("lemon", "Amalfi", "yellow"), ("carrot", "Carrots", "orange"),
-            ("lemon", "Lemon", "yellow")]  # fmt: skip
+    shop, only = "GroceryStore", "Azure samples"
+    rows = [
+        (shop, "banana", "Cavendish", "yellow", "val"), (shop, "lemon", "Amalfi", "yellow", "train"),
+        (shop, "carrot", "Carrots", "orange", "train"), (shop, "lemon", "Lemon", "yellow", "train"),
+        (only, "fork", "fork", "grey", "train"), (only, "scissors", "scissors", "red", "val"),
+    ]  # fmt: skip
     with (tmp_path / "photos.tsv").open("w", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t")
-        writer.writerow(["file", "set", "class_en", "class_zh", "group", "colour", "source_label"])
-        for number, (name, label, colour) in enumerate(rows):
+        writer.writerow(["file", "set", "class_en", "class_zh", "group", "colour", "source_label", "split"])
+        for number, (of, name, label, colour, split) in enumerate(rows):
             Image.new("RGB", (30, 20), colour).save(tmp_path / f"{number}.png")
-            writer.writerow([f"{number}.png", "GroceryStore", name, "某", "food", colour, label])
+            writer.writerow([f"{number}.png", of, name, "某", "food", colour if of == shop else "", label, split])
     return tmp_path
 
 
 def test_photographs_are_taught_alone_and_in_collages_but_for_what_is_held_out(folder):
     concepts = load_all_concepts()
     taught = TaughtPhotographs(folder, concepts, seed=1)
-    assert {concepts[index].english[0] for index in taught.concept.tolist()} == {"banana", "lemon", "carrot"}
-    assert len(taught.concept) == 3  # without the label that is held out
+    assert {concepts[index].english[0] for index in taught.concept.tolist()} == {"banana", "lemon", "carrot", "fork"}
+    assert len(taught.concept) == 4  # without the label, and the split of a kind's only source, that are held out
     scenes = taught.next(4, 12)
     assert scenes.count[:4].tolist() == [1] * 4 and set(scenes.count[4:].tolist()) <= {2, 3, 4}
-    assert scenes.pictures.shape == (16, 3, 224, 224) and scenes.pictures.min() >= 0 and scenes.pictures.max() <= 1
+    assert scenes.pictures.shape == (16, 3, 256, 256) and scenes.pictures.min() >= 0 and scenes.pictures.max() <= 1
     for row in range(16):
         for slot in range(int(scenes.count[row])):
-            x, y = (scenes.centre[row, slot] * 224).long().tolist()
-            red, green, blue = scenes.pictures[row, :, y, x].tolist()
+            x, y = (scenes.centre[row, slot] * 256).long().tolist()
+            seen, name = scenes.pictures[row, :, y, x], concepts[scenes.concept[row, slot]].english[0]
+            red, green, blue = seen.tolist()
+            if name == "fork":  # grey
+                assert max(seen) - min(seen) < 0.02
+                continue
             assert red > 0.7 and blue < 0.1  # something yellow or orange stands there
-            is_carrot = concepts[scenes.concept[row, slot]].english[0] == "carrot"
+            is_carrot = name == "carrot"
             assert (green / red < 0.8) == is_carrot
 
 

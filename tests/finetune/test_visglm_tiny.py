@@ -73,10 +73,18 @@ def test_cells_are_labelled_by_what_covers_them(cache):
 def test_a_seed_draws_the_same_scenes_in_the_worker_as_here(cache):
     from itertools import islice
 
-    loaded = list(islice(SceneStream(World(cache, seed=3), 4).loader(), 2))
+    drawn = World(cache, seed=3)
+    stream = SceneStream(lambda: drawn.sample(4), drawn.random, grid_size=6)
     world = World(cache, seed=3)
-    for scenes in loaded:
-        assert torch.equal(scenes.pictures, world.sample(4).pictures)
+    for scenes in islice(stream.loader(), 2):
+        again = world.sample(4)
+        assert torch.equal(scenes.pictures, again.pictures)
+        for cells, same in zip(
+            scenes.dense_labels(6, scenes.concept), again.dense_labels(6, again.concept), strict=True
+        ):
+            assert torch.equal(cells, same)
+    first, second = islice(stream.loader(num_workers=2), 2)
+    assert not torch.equal(first.pictures, second.pictures)
 
 
 def test_things_are_bent_and_some_lack_a_rectangle(cache, monkeypatch):

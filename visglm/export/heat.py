@@ -78,7 +78,7 @@ class WrittenDown(nn.Module):
 def trace_heat(config: VisGLMConfig, size: tuple[int, int]) -> Any:
     """The graph of `Heat`, for pictures `size`, height and width."""
     network, text = bare_network(config), config.text_config
-    patch_size = config.vision_config.patch_size
+    stride = config.vision_config.stride
     start = text.bos_token_id if isinstance(text.bos_token_id, int) else 0
     derived = network.model.text.prompt_inputs(text, torch.full((1, EXAMPLE_LENGTH), start), None)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def trace_heat(config: VisGLMConfig, size: tuple[int, int]) -> Any:
         torch.empty(EXAMPLE_ANSWER, **numbers), positions, torch.empty(EXAMPLE_LENGTH, **numbers),
         *(torch.empty(1, heads, EXAMPLE_PAST, width, device="meta") for _ in range(2 * layers)),
     )  # fmt: skip
-    heat = Heat(network, (size[0] // patch_size, size[1] // patch_size), "token_type_ids" in derived)
+    heat = Heat(network, (size[0] // stride, size[1] // stride), "token_type_ids" in derived)
 
     def compute(parameters: dict[str, Tensor], *inputs: Tensor) -> Tensor:
         named = {f"network.{name}": parameter for name, parameter in parameters.items()}

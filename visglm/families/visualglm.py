@@ -70,7 +70,7 @@ class VisualGLM(Family):
 
     def room(self, config: VisGLMConfig, processor: Callable[[], Any]) -> Room:
         count, vision = config.num_query_tokens, config.vision_config
-        return Room(count, count, (vision.image_size // vision.patch_size) ** 2 + 1, vision.intermediate_size)
+        return Room(count, count, (vision.image_size // vision.stride) ** 2 + 1, vision.intermediate_size)
 
     @property
     def network_class(self) -> Any:
