@@ -198,7 +198,15 @@ function forget() {
   part("question").focus();
 }
 
-function load() {
+/** The worker, a new one each time, and everything that it needs. */
+function start() {
+  worker.terminate?.();
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onmessage = ({ data }) => HEAR[data.kind](data);
+  worker.onerror = (event) => {
+    const found = event.message ? { code: "failed", name: event.message } : { code: "unreachable", name: "worker.js" };
+    HEAR.error({ during: answer ? "ask" : "load", problem: { detail: "", ...found } });
+  };
   part("again").hidden = true;
   part("loading").hidden = false;
   part("progress").value = 0;
@@ -212,6 +220,7 @@ const UNDO = {
   load: () => {
     part("loading").hidden = true;
     part("again").hidden = false;
+    part("again").focus();
     status = () => "";
   },
   ask: () => { if (answer) takeBack(); },
@@ -254,7 +263,7 @@ const HEAR = {
 part("form").addEventListener("submit", ask);
 part("stop").addEventListener("click", () => worker.postMessage({ kind: "stop" }));
 part("clear").addEventListener("click", forget);
-part("again").addEventListener("click", load);
+part("again").addEventListener("click", start);
 part("remove").addEventListener("click", () => { drop(); part("choose").focus(); });
 part("choose").addEventListener("click", () => part("file").click());
 part("photograph").addEventListener("click", () => part("camera").click());
@@ -308,11 +317,5 @@ show();
 (async () => {
   // First, so that everything the worker asks for passes it and is there without a network.
   isKept = await keepPage();
-  worker = new Worker("worker.js", { type: "module" });
-  worker.onmessage = ({ data }) => HEAR[data.kind](data);
-  worker.onerror = (event) => {
-    const name = event.message ?? "worker.js";
-    HEAR.error({ during: answer ? "ask" : "load", problem: { code: event.message ? "failed" : "unreachable", name, detail: "" } });
-  };
-  load();
+  start();
 })().catch((error) => warn(() => say.failed(error.message)));

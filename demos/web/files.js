@@ -91,9 +91,14 @@ async function filesOf(store, manifest, progress) {
     files.set(name, await file(store, name, entry, (done) => progress(before + done, total)));
     before += entry.bytes;
   }
-  await store.keep(MANIFEST, JSON.stringify(manifest));  // last: one that is kept has all its files beside it
-  await store.forgetOthers(new Set([MANIFEST, ...entries.map(([name, entry]) => addressOf(name, entry))]));
   return files;
+}
+
+/** One manifest is kept, last, so that it has all its files beside it; what others had goes. */
+async function settle(store, manifest) {
+  await store.keep(MANIFEST, JSON.stringify(manifest));
+  const addresses = Object.entries(manifest.files).map(([name, entry]) => addressOf(name, entry));
+  await store.forgetOthers(new Set([MANIFEST, ...addresses]));
 }
 
 /**
@@ -105,7 +110,9 @@ export async function fetchModel(progress) {
   let problem;
   try {
     const manifest = await (await fetched(MANIFEST, "light.json")).json().catch(() => { throw new Problem("damaged", "light.json"); });
-    return { manifest, files: await filesOf(store, manifest, progress), isKept: store.hasKeptAll, problem: null };
+    const files = await filesOf(store, manifest, progress);
+    await settle(store, manifest);
+    return { manifest, files, isKept: store.hasKeptAll, problem: null };
   } catch (error) {
     problem = error;
   }

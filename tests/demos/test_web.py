@@ -301,4 +301,6 @@ def test_the_page_says_the_same_in_both_languages():
     assert names[0] == names[1]
     used = set(re.findall(r'data-(?:text|label|alt|placeholder)="(\w+)"', (WEB / "index.html").read_text("utf-8")))
     used |= set(re.findall(r"\bsay\.(\w+)", (WEB / "app.js").read_text("utf-8")))
+    scripts = [(WEB / name).read_text("utf-8") for name in ("files.js", "worker.js")]
+    used |= set(re.findall(r'new Problem\("(\w+)"', "".join(scripts)))  # which the page says by their name
     assert used == {*names[0]}

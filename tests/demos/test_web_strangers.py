@@ -135,16 +135,18 @@ def test_a_phone_that_opens_the_page_without_https_is_answered(site, browser):
     assert "keeps nothing" in text(browser, "privacy")
 
 
-def test_a_download_that_breaks_is_told_and_tried_again(site, browser, tmp_path):
-    weights = site.files.pop("/model/model.safetensors")
+@pytest.mark.parametrize("name", ["/model/model.safetensors", "/worker.js"])
+def test_a_download_that_breaks_is_told_and_tried_again(site, browser, name, tmp_path):
+    file = site.files.pop(name)
     browser.get(site.address)
-    assert "model.safetensors" in problem(browser)
+    assert Path(name).name in problem(browser)
     assert browser.find_element("id", "send").get_attribute("disabled")
     assert not browser.find_element("id", "loading").is_displayed() and "MB" not in text(browser, "status")
+    assert browser.switch_to.active_element.get_attribute("id") == "again"
     browser.find_element("id", "language").click()
     assert "下载" in problem(browser) and not any("a" <= letter <= "z" for letter in said_in_chinese(problem(browser)))
-    shoot(browser, "web-download-broken", tmp_path)
-    site.files["/model/model.safetensors"] = weights
+    shoot(browser, f"web-download-broken-{Path(name).stem}", tmp_path)
+    site.files[name] = file
     browser.find_element("id", "again").click()
     is_ready(browser)
     assert problem_is_gone(browser) and ask(browser, "你好")["text"]
