@@ -106,6 +106,8 @@ def test_an_unknown_vision_model_is_refused_with_those_that_are_known(tmp_path):
     [
         ((), {"image_token_id": None}, "image_token_id"),
         ((), {"image_token_id": 10**9}, "image_token_id"),
+        ((), {"image_start_token_id": 10**9}, "image_start_token_id is no id of the vocabulary"),
+        ((), {"image_end_token_id": -1}, "image_end_token_id is no id of the vocabulary"),
         ((), {"text_config": None}, "text_config is no table"),
         ((), {"to_dict": "x"}, "to_dict is no setting"),
         ((), {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),

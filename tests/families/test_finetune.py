@@ -111,7 +111,7 @@ def test_taught_by_the_command_and_loaded_elsewhere(folders, rows, tmp_path, cap
     assert not torch.equal(again.encode(shown)[0], base.encode(shown)[0])  # by full, its eyes learn as well
     other = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, shown, *(str(tmp_path / method) for method in ("lora", "full"))],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert other.returncode == 0, other.stderr[-2000:]
     assert list(map(json.loads, other.stdout.splitlines()[-2:])) == wanted
