@@ -140,9 +140,14 @@ def read_text(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
 
 def read_markdown(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
     """As text, with its headings; those inside of fenced code are none."""
+    yield from by_headings(decode(data))
+
+
+def by_headings(text: str) -> Iterator[Piece]:
+    """The paragraphs of Markdown."""
     headings: list[str] = []
     place, block, begun, fence = 0, "", 0, ""
-    for line in decode(data).splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         mark = FENCE.match(line)
         fence = "" if mark and mark[1] == fence else mark[1] if mark and not fence else fence
         heading = None if fence or mark else HEADING.match(line.rstrip("\n"))
