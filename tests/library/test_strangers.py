@@ -304,7 +304,7 @@ class Clerk:
 
     def read(self, image):
         table = "<table><tr><th>Part</th><th>Euros</th></tr><tr><td>Lid</td><td>7</td></tr></table>"
-        return pieces_of(f"# Prices\n\n{table}\n\n$$\nE = mc^2\n$$", LibraryLimits().images)
+        return pieces_of(f"# Prices\n\n{table}\n\n$$\nE = mc^2\n$$\n\n�� unsure �", LibraryLimits().images)
 
 
 def test_tables_that_a_model_reads_keep_the_names_of_their_columns(library, tmp_path):
@@ -313,3 +313,4 @@ def test_tables_that_a_model_reads_keep_the_names_of_their_columns(library, tmp_
     citation = answer("How many euros is the lid?", library, kinds="text").citations[0]
     assert (citation.quote, citation.heading) == ("Lid | 7", "Prices: Part | Euros")
     assert "E = mc^2" in library.search("mc", kinds="text")[0].text
+    assert len(library.search("unsure", kinds="text")) == 1  # a letter that it could not tell is no broken file

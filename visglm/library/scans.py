@@ -18,7 +18,7 @@ from .files import open_file
 from .pieces import LibraryLimits, Piece, check_size
 from .readers.markup import parse
 from .readers.pdf import draw_pages
-from .readers.text import markdown
+from .readers.text import by_headings
 
 PDF_HEAD = b"%PDF-"
 CUT = "it is not whole: the answer ended at its limit. Allow more with max_new_tokens=…, or read a part of the page."
@@ -138,10 +138,10 @@ class ModelOcr:
             yield from pieces_of(page.text, self._vlm.image_limits)
 
 
-def pieces_of(text: str, images: Any) -> Iterator[Piece]:
+def pieces_of(markdown: str, images: Any) -> Iterator[Piece]:
     """Paragraphs of Markdown; of tables, which stand in it as HTML, their rows."""
     limits = LibraryLimits(images=images)
-    for piece in markdown(text):
+    for piece in by_headings(markdown):
         if piece.text.lstrip().lower().startswith("<table"):
             for row in parse(piece.text, limits):
                 if row.image is None:

@@ -140,11 +140,11 @@ def read_text(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
 
 def read_markdown(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
     """As text, with its headings; those inside of fenced code are none."""
-    yield from markdown(decode(data))
+    yield from by_headings(decode(data))
 
 
-def markdown(text: str) -> Iterator[Piece]:
-    """Paragraphs under their headings."""
+def by_headings(text: str) -> Iterator[Piece]:
+    """The paragraphs of Markdown."""
     headings: list[str] = []
     place, block, begun, fence = 0, "", 0, ""
     for line in text.splitlines(keepends=True):
