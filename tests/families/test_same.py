@@ -166,13 +166,13 @@ def test_what_was_read_is_not_read_again(vlm):
         vlm.model.model.visual.register_forward_hook(lambda *args: looked.append(1)),
     ]  # fmt: skip
     try:
-        first = vlm.chat([picture_of(21), picture_of(22)], "What is this?", max_new_tokens=4)
+        first = vlm.chat([picture_of(1), picture_of(2)], "What is this?", max_new_tokens=4)
         before = first.usage.prompt_tokens
         assert lengths[0] == before and len(looked) == 1
         lengths.clear()
-        second = vlm.chat(picture_of(24), "And that?", first.history, max_new_tokens=4)
+        second = vlm.chat(picture_of(4), "And that?", first.history, max_new_tokens=4)
         assert len(looked) == 2 and lengths[0] <= second.usage.prompt_tokens - before + 2
-        alone = vlm.chat(picture_of(24), "And that?", first.history, max_new_tokens=4)
+        alone = vlm.chat(picture_of(4), "And that?", first.history, max_new_tokens=4)
         assert alone.ids == second.ids
     finally:
         for hook in hooks:
