@@ -59,6 +59,15 @@ def test_text_is_read_whatever_it_was_written_in(library, tmp_path, encoding, te
     assert texts(library, word) == [text]
 
 
+def test_odd_letters_in_text_that_is_sure_are_its_own(library, tmp_path):
+    icons = "Home \ue001 Kettle \ufffd\ufffd"
+    put(library, tmp_path, "icons.txt", icons.encode())
+    assert texts(library, "kettle") == [icons]
+    mail = b"Subject: Lid\nContent-Type: text/plain\n\n" + bytes(range(1, 256)) * 20
+    put(library, tmp_path, "a.eml", mail)
+    assert texts(library, "lid") == ["Subject: Lid"]
+
+
 @pytest.mark.parametrize("name", ["program.txt", "picture.csv", "letters.md"])
 def test_what_is_no_text_is_told_and_not_read_as_letters(library, tmp_path, name):
     data = {"program.txt": b"PK\x03\x04" + bytes(range(256)) * 10, "picture.csv": samples.CAT.read_bytes()}

@@ -98,7 +98,10 @@ def _parts(part: Message) -> list[Message]:
 
 def _body(part: Message, limits: LibraryLimits) -> Iterator[Piece]:
     payload = part.get_payload(decode=True)
-    text = decode(payload, part.get_content_charset()) if isinstance(payload, bytes) and payload else ""
+    try:
+        text = decode(payload, part.get_content_charset()) if isinstance(payload, bytes) and payload else ""
+    except DocumentError:  # it says that it is text, and is none; the other parts count
+        return
     if part.get_content_type() == "text/html":
         yield from parse(text, limits)
     else:

@@ -55,14 +55,15 @@ def decode(data: bytes, declared: str | None = None) -> str:
     Raises:
         DocumentError: they are no text, or in an encoding that is not recognised.
     """
-    text = _decoded(data, declared)
+    text, is_sure = _decoded(data, declared)
     head = text[:SAMPLE]
-    if sum(map(_is_odd, head)) > MOST_ODD * len(head):
+    if sum(_is_odd(letter, is_sure) for letter in head) > max(1, MOST_ODD * len(head)):
         raise DocumentError("it is no text, or in an encoding that is not recognised. Save it as UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decoded(data: bytes, declared: str | None) -> str:
+def _decoded(data: bytes, declared: str | None) -> tuple[str, bool]:
+    """The text, and whether its encoding was more than a guess."""
     mark = next((encoding for start, encoding in MARKS.items() if data.startswith(start)), None)
     name = _known(declared)
     strong, weak = (None, name) if name in WEAK else (name, None)
@@ -72,11 +73,11 @@ def _decoded(data: bytes, declared: str | None) -> str:
     first = (mark, strong, escaped, *(() if has_nulls else ("utf-8-sig", weak)))
     for encoding in filter(None, first):
         with suppress(UnicodeDecodeError, LookupError):
-            return data.decode(encoding)
+            return data.decode(encoding), encoding != weak
     guess = _guess(data, WIDE if nulls else GUESSES)
     if guess is None and has_nulls:
         raise DocumentError("it is no text: it holds null bytes.")
-    return data.decode(guess or "cp1252", errors="replace")
+    return data.decode(guess or "cp1252", errors="replace"), False
 
 
 def _known(declared: str | None) -> str | None:
@@ -116,13 +117,12 @@ def _is_plain_chinese(data: bytes) -> bool:
     )
 
 
-def _is_odd(letter: str) -> bool:
-    """Whether it stands in no text: a control character, one of nobody's, or what could not be decoded."""
-    return (
-        (letter < " " and letter not in "\t\n\r\f\v\x1b\b")
-        or letter == "\ufffd"
-        or unicodedata.category(letter) in ("Co", "Cn")
-    )
+def _is_odd(letter: str, is_sure: bool) -> bool:
+    """Whether it stands in no text: a control character; and of a guess, a letter of nobody's or that could not be
+    decoded."""
+    if letter < " ":
+        return letter not in "\t\n\r\f\v\x1b\b"
+    return not is_sure and (letter == "\ufffd" or unicodedata.category(letter) in ("Co", "Cn"))
 
 
 def declared_encoding(data: bytes) -> str | None:
