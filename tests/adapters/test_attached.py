@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import GOLDEN_HF
 from visglm import VisGLM
-from visglm.adapters import FILES, METADATA_NAME, is_adapter, lora_layers
+from visglm.adapters import FILES, METADATA_NAME, Lora, is_adapter, lora_layers
 from visglm.errors import CheckpointError, ConfigError
 from visglm.training import METHODS
 from visglm.training.saving import checkpoints
@@ -229,6 +229,41 @@ def test_an_adapter_that_does_not_fit_changes_nothing(taught, tmp_path, method, 
         vlm.load_adapter(folder, "spoilt")
     assert_untouched(vlm, before)
     assert torch.equal(logits(vlm), found) and "spoilt" not in vlm.adapters.names
+
+
+@pytest.mark.parametrize("in_use", [None, "lora", "qformer"])
+def test_an_adapter_for_which_memory_ends_changes_nothing(taught, monkeypatch, in_use):
+    """It fits, and is half in the network when that happens."""
+    vlm, original = golden(), Lora.inject
+    if in_use is not None:
+        vlm.load_adapter(taught[in_use][0], "in use")
+    before, found = state(vlm), logits(vlm)
+
+    def inject(*arguments: Any) -> Lora:
+        part = original(*arguments)
+
+        def end() -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(part, "off", end)
+        return part
+
+    monkeypatch.setattr(Lora, "inject", inject)
+    with pytest.raises(MemoryError):
+        vlm.load_adapter(taught["lora"][0], "second")
+    assert_untouched(vlm, before)
+    assert torch.equal(logits(vlm), found)
+    assert vlm.adapters.active == (in_use and "in use") and "second" not in vlm.adapters.names
+
+
+def test_a_merge_leaves_no_other_adapter_over_the_base_that_it_makes(taught):
+    """They were learnt over the one before."""
+    vlm = golden()
+    for name in ("ptuning", "qformer", "lora"):
+        vlm.load_adapter(taught[name][0], name)
+    vlm.merge()
+    assert not vlm.adapters.names and not lora_layers(vlm.model)
+    assert torch.allclose(logits(vlm), taught["lora"][1], atol=1e-3)
 
 
 @pytest.mark.parametrize("method", PLAIN)

@@ -76,10 +76,14 @@ class Lora(Part):
     def attach(cls, network, key, tensors, alphas):
         ranks = {name: pair["A"].shape[0] for name, pair in pairs(tensors).items()}
         part = cls.inject(network, key, ranks, alphas)
-        with torch.no_grad():
-            for name, parameter in part.parameters().items():
-                parameter.copy_(tensors[name])
-        part.off()
+        try:
+            with torch.no_grad():
+                for name, parameter in part.parameters().items():
+                    parameter.copy_(tensors[name])
+            part.off()
+        except BaseException:
+            part.remove()
+            raise
         return part
 
     @classmethod
