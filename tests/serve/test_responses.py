@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.serve.knocking import EXAMPLES, MODEL, data_url, events
+from tests.serve.knocking import EXAMPLES, MODEL, client_of, data_url, events, service_for
 
 URL, CAT = "/v1/responses", data_url("cat.png")
 
@@ -37,6 +37,18 @@ def test_it_is_what_the_library_answers(client, vlm):
     assert told["usage"]["input_tokens"] == reply.usage.prompt_tokens
     assert told["usage"]["total_tokens"] == reply.usage.total_tokens
     assert text_of(client.post(URL, json={"model": MODEL, "input": "你好"})) == vlm.chat(None, "你好").text
+
+
+def test_settings_that_were_left_open_are_told_as_they_were_taken(client, vlm, monkeypatch):
+    """The protocol has no null for them."""
+    told = client.post(URL, json=body(asked("Hi"), max_output_tokens=1)).json()
+    assert (told["temperature"], told["top_p"]) == (vlm.defaults["temperature"], vlm.defaults["top_p"]) == (0, 1)
+    own = {"temperature": 0.7, "top_p": 0.6, "top_k": 5, "min_p": 0.0, "repetition_penalty": 1.0}
+    monkeypatch.setattr(type(vlm), "defaults", property(lambda self: own))
+    with client_of(service_for(vlm)) as client:
+        for fields, wanted in (({}, (0.7, 0.6)), ({"temperature": 0.0}, (0.0, 0.6)), ({"top_p": 1.0}, (0.7, 1.0))):
+            told = client.post(URL, json=body(asked("Hi"), max_output_tokens=1, **fields)).json()
+            assert (told["temperature"], told["top_p"]) == wanted and "top_k" not in told
 
 
 def test_instructions_and_answers_that_are_sent_back(client):

@@ -163,10 +163,12 @@ class Told(Spelled):
         self._number = 0
         self._text = ""
         now = int(time.time())
+        # What was left open is told as it was taken, the model's own.
+        taken = {name: value for name, value in service.vlm.defaults.items() if getattr(body, name, 0) is None}
         self._head: dict[str, Any] = {
             "id": f"resp_{id_}", "object": "response", "created_at": now, "model": body.model,
             "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
-            "temperature": body.temperature, "top_p": body.top_p, "top_logprobs": body.top_logprobs,
+            "temperature": body.temperature, "top_p": body.top_p, **taken, "top_logprobs": body.top_logprobs,
             "text": {"format": body.form}, "metadata": body.metadata or {}, "store": False, "background": False,
             "previous_response_id": None, "tools": [], "tool_choice": "none", "parallel_tool_calls": False,
             "truncation": "disabled", "reasoning": {"effort": None, "summary": None},
