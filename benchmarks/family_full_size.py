@@ -117,6 +117,7 @@ def ours(folder: Path, scheme: str | None, tokens: int) -> dict[str, float]:
     vlm = VisGLM.from_pretrained(folder, quantize=scheme, device="cpu")
     found: dict[str, float] = {"seconds to load": time.perf_counter() - started}
     found["MiB once loaded"] = memory("VmRSS") - before
+    found["MiB at most until then, with Python and torch"] = memory("VmHWM")
     picture = Image.effect_noise(PICTURE, 80).convert("RGB")
     reply = vlm.chat(picture, QUESTION, max_new_tokens=tokens, min_new_tokens=tokens)
     times = reply.timings

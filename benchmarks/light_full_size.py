@@ -1,17 +1,21 @@
-"""VisualGLM-6B's shape in int4 without torch: what exporting and playing it cost, beside torch with the same bits.
+"""VisualGLM-6B's shape in int4 without torch: what exporting and playing it cost, beside torch with the same bits, and
+beside llama.cpp with as many words where it is installed.
 
+    pip install llama-cpp-python gguf
     python benchmarks/light_full_size.py
     python benchmarks/light_full_size.py --layers 2          # of the words and of the eyes, to try it out
 
 Random weights of full size are packed and written as they are made, then played. Everything is a process of its own,
-one at a time, and both players take turns; of each figure the best of all turns is shown, for others may use the
-machine. Memory is the process's at most: all of it, and what of it is no view of a file, which the system cannot take
-back.
+one at a time, and the players take turns; of each figure the best of all turns is shown, for others may use the
+machine. llama.cpp has no eyes and none of ChatGLM's layers: its file is a llama of equal matrices (`peers.py`). Memory
+is the process's at most: all of it, and what of it is no view of a file, which the system cannot take back.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -28,6 +32,7 @@ from typing import Any
 PICTURE = Path(__file__).parents[1] / "examples" / "cat.png"
 QUESTIONS = ("这是什么？", "它是什么颜色？")
 FULL = 28  # layers
+PEER, PEER_PROMPT = "peer.gguf", 45  # llama.cpp's file, and as many tokens as the first question has with its picture
 INTERVAL = 0.02  # seconds between looks at the memory
 # Of InferLLM, which plays ChatGLM-6B without eyes in int4: what it publishes, and what was measured on two such cores.
 INFERLLM = (
@@ -101,8 +106,37 @@ def play(load: Callable[[], Any], tokens: int) -> dict[str, float]:
     return found | {"rate": max(rates), "again": again, "ids": list(first.ids), **memory.figures()}
 
 
+def peer(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Write llama.cpp's file."""
+    import peers  # beside this file
+
+    start = time.perf_counter()
+    peers.write_peer(folder.with_name(PEER), arguments.layers)
+    return {"seconds": time.perf_counter() - start}
+
+
+def llama(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    memory, threads = Memory(), len(os.sched_getaffinity(0))
+    start = time.perf_counter()
+    llama_cpp = importlib.import_module("llama_cpp")
+    path = str(folder.with_name(PEER))
+    model = llama_cpp.Llama(path, n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+    found = {"load": time.perf_counter() - start, "loaded": memory.figures()["resident"]}
+    rates = []
+    for _ in QUESTIONS:
+        model.reset()
+        start = time.perf_counter()
+        model.eval(list(range(100, 100 + PEER_PROMPT)))
+        first = time.perf_counter()
+        for token in range(arguments.tokens - 1):
+            model.eval([200 + token])
+        rates.append((arguments.tokens - 1) / (time.perf_counter() - first))
+        found["prompt"] = min(found.get("prompt", first - start), first - start)
+    return found | {"rate": max(rates), **memory.figures()}
+
+
 ROLES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
-    "export": export, "light": light, "torch": torch,
+    "export": export, "light": light, "torch": torch, "peer": peer, "llama.cpp": llama,
 }  # fmt: skip
 
 
@@ -138,6 +172,9 @@ def main() -> None:
         exported = run("export", place / "out", sys.argv[1:])
         size = sum(path.stat().st_size for path in (place / "out").iterdir())
         turns: dict[str, list[dict[str, Any]]] = {"light": [], "torch": []}
+        if has_peer := arguments.layers == FULL and all(map(importlib.util.find_spec, ("llama_cpp", "gguf"))):
+            run("peer", place / "out", sys.argv[1:])
+            turns["llama.cpp"] = []
         for _ in range(arguments.rounds):
             for role, found in turns.items():
                 found.append(run(role, place / "out", sys.argv[1:]))
@@ -145,12 +182,14 @@ def main() -> None:
         shutil.rmtree(place)
     is_full = arguments.preset == "visualglm-6b" and arguments.layers == FULL
     report(exported, size, turns, INFERLLM if is_full else ())
+    if not has_peer:
+        print("Without llama.cpp: it needs its packages, and all layers.")
     print(f"\nload of the machine {os.getloadavg()[0]:.1f}")
 
 
 def report(exported: dict[str, Any], size: int, turns: dict[str, list[dict[str, Any]]], peers: Any) -> None:
     print(f"Export: {exported['seconds']:.0f} s, {exported['peak']:.2f} GB at most; {size / 1e9:.2f} GB on disk.\n")
-    print("| | light | torch | light beside torch |\n|---|---|---|---|")
+    print(f"| | {' | '.join(turns)} | light beside torch |\n|{'---|' * (len(turns) + 2)}")
     shown = (
         ("load", "load", "s", min), ("one picture", "picture", "s", min),
         (f"prompt of {turns['light'][0]['tokens']} tokens", "prompt", "s", min), ("decode", "rate", "tokens/s", max),
@@ -158,12 +197,15 @@ def report(exported: dict[str, Any], size: int, turns: dict[str, list[dict[str, 
         ("memory at most", "peak", "GB", max), ("… without views of files", "own peak", "GB", max),
     )  # fmt: skip
     for name, key, unit, best in shown:
-        one, other = (best(turn[key] for turn in found) for found in turns.values())
-        print(f"| {name} | {one:.2f} {unit} | {other:.2f} {unit} | {one / other:.2f} × |")
+        figures = [best(turn[key] for turn in found) if key in found[0] else None for found in turns.values()]
+        cells = ["" if figure is None else f"{figure:.2f} {unit}" for figure in figures]
+        print(f"| {name} | {' | '.join(cells)} | {figures[0] / figures[1]:.2f} × |")  # type: ignore[operator]
+    print()
     rate = max(turn["rate"] for turn in turns["light"])
-    for name, peer in peers:
-        print(f"| {name} | | {peer} tokens/s | {rate / peer:.1f} × |")
-    same = {tuple(turn["ids"]) for found in turns.values() for turn in found}
+    others = [(f"{name}, in these turns", max(turn["rate"] for turn in found)) for name, found in turns.items()][1:]
+    for name, peer in (*others, *peers):
+        print(f"{name}: {peer:.2f} tokens/s, light beside it {rate / peer:.2f} ×.")
+    same = {tuple(turn["ids"]) for found in turns.values() for turn in found if "ids" in turn}
     print(f"\nBoth wrote {'the same tokens' if len(same) == 1 else 'different tokens'}.")
 
 

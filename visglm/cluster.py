@@ -71,6 +71,7 @@ def joined(address: str, num_processes: int) -> Iterator[Share]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if address == LOCAL and os.environ["RAY_AUTH_MODE"] == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it would tell lines that differ in numbers alone once, if at all
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future default, about which it would warn
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ from .library.indexing import Read
 from .library.scans import ModelOcr
 
 FILES_AT_ONCE = 16  # of a task: what a worker that dies has to do again
-FIELDS = {"source": "string", "digest": "string", "is_new": "bool_"}
+FIELDS = {"source": "binary", "digest": "string", "is_new": "bool_"}  # a name on the disk may be no text
 
 
 class Reader:
@@ -40,7 +40,8 @@ class Reader:
     def __call__(self, table: Any) -> Any:
         """Files → what came of each."""
         pyarrow = require("library", "pyarrow")
-        files = zip(*(table.column(name).to_pylist() for name in FIELDS), strict=True)
+        sources, *others = (table.column(name).to_pylist() for name in FIELDS)
+        files = zip((source.decode("utf-8", "surrogatepass") for source in sources), *others, strict=True)
         readings = self.indexer.read_all((Wanted(*fields) for fields in files), self.moved)
         return pyarrow.table({"reading": [json.dumps(asdict(reading)) for reading in readings]})
 
@@ -96,5 +97,5 @@ def tables(files: Iterable[Wanted]) -> Iterator[Any]:
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in FIELDS.items()])
     files = iter(files)
     while some := list(islice(files, FILES_AT_ONCE)):
-        columns = [[getattr(file, name) for file in some] for name in FIELDS]
-        yield pyarrow.table(columns, schema=schema)
+        sources, *others = ([getattr(file, name) for file in some] for name in FIELDS)
+        yield pyarrow.table([[source.encode("utf-8", "surrogatepass") for source in sources], *others], schema=schema)

@@ -325,5 +325,5 @@ def parse(text: str) -> Any:
     """What JSON says; None where a stop cut it short."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a stop may come after a thousand brackets
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,27 @@ def prepare(
     pixel_values = to_pixels(pictures) if pictures else None
     seconds = time.perf_counter() - started if pictures else 0.0
     return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds, shapes)
+
+
+def check_requests(requests: Any) -> list[Any]:
+    """Many questions as a list; raise `PromptError` where they are none."""
+    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
+        raise PromptError(f"requests must be a list of (images, prompt); got {type(requests).__name__}.")
+    return list(requests)
+
+
+def take_apart(request: Any) -> tuple[Any, Any, Any]:
+    """Images, prompt and history of one among many; raise `PromptError` where it is none."""
+    if not isinstance(request, list | tuple) or len(request) not in (2, 3):
+        raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r:.80}.")
+    images, prompt, history = (*request, None)[:3]
+    return images, prompt, history
+
+
+def check_some(pictures: Sequence[Any]) -> None:
+    """Raise `PromptError` where there is nothing to look at."""
+    if not pictures:
+        raise PromptError("there is no picture to encode. Give one, or a list of some.")
 
 
 def past_shapes(history: History) -> tuple[PictureShape, ...]:

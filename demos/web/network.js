@@ -160,18 +160,32 @@ export class Network {
     for (const [piece, positions] of pieces) {
       [logits, cache] = await this.step(this.embed(piece, imageEmbeds), positions, cache);
     }
+    const so_far = [...ids];
     for (let number = 0; number < room; number++) {
-      const id = this.likeliest(logits);
+      const id = this.likeliest(logits, this.ruledOut(so_far, number));
+      so_far.push(id);
       yield id;
       if (this.manifest.answers.end_ids.includes(id)) return;
       [logits, cache] = await this.step(this.embed([id]), next(number), cache);
     }
   }
 
-  likeliest(logits) {
+  /** Tokens that the model's own settings do not let come next; `number` of the answer's are there. */
+  ruledOut(ids, number) {
+    const { end_ids: ends, min_new_tokens: least, no_repeat_ngram_size: size } = this.manifest.answers;
+    const found = new Set(number < (least ?? 0) ? ends : []);
+    found.add(this.manifest.image_token_id);
+    for (let start = 0; size && start + size <= ids.length; start++) {
+      const last = ids.length - size + 1;
+      if (Array.from({ length: size - 1 }, (_, k) => ids[start + k] === ids[last + k]).every(Boolean)) found.add(ids[start + size - 1]);
+    }
+    return found;
+  }
+
+  likeliest(logits, ruledOut) {
     let best = -1;
     for (let id = 0; id < logits.length; id++) {
-      if (id !== this.manifest.image_token_id && (best < 0 || logits[id] > logits[best])) best = id;
+      if (!ruledOut.has(id) && (best < 0 || logits[id] > logits[best])) best = id;
     }
     return best;
   }

@@ -1,12 +1,12 @@
 // Everything heavy, off the page's thread: the model's files, the graphs, the loop.
 
 import * as ort from "/runtime/ort.wasm.min.mjs";
+import { Problem, fetchModel } from "./files.js";
 import { Network } from "./network.js";
 import { onWhite, toPixels } from "./picture.js";
 import { languageOf, render, settled, tidy } from "./prompt.js";
 import { Tokenizer } from "./tokenizer.js";
 
-const CACHE = "visglm-model";
 const MOST_NEW_TOKENS = 512;
 
 ort.env.wasm.wasmPaths = "/runtime/";
@@ -15,60 +15,21 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 let network, tokenizer, manifest;
 let turns = [], seen = [], latest = null, language = "auto", isStopped = false;
 
-const hex = (buffer) => [...new Uint8Array(buffer)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-
-/** A file of the model: from the cache of an earlier visit, or from the server; its hash is compared either way. */
-async function file(name, { bytes, sha256 }, progress) {
-  const address = `/model/${encodeURIComponent(name)}?${sha256}`;
-  const cache = await caches.open(CACHE);
-  const known = await cache.match(address);
-  const response = known ?? await fetch(address);
-  if (!response.ok) throw new Error(`${name}: ${response.status}`);
-  const content = new Uint8Array(bytes), reader = response.body.getReader();
-  let place = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    if (place + value.length > bytes) throw new Error(`${name}: more than ${bytes} bytes`);
-    content.set(value, place);
-    place += value.length;
-    progress(value.length);
-  }
-  if (place !== bytes || hex(await crypto.subtle.digest("SHA-256", content)) !== sha256) {
-    await cache.delete(address);
-    throw new Error(`${name}: it is not what was exported. Load the page again.`);
-  }
-  if (!known) await cache.put(address, new Response(content));
-  return content;
-}
-
-async function forgetOthers(addresses) {
-  const cache = await caches.open(CACHE);
-  for (const request of await cache.keys()) {
-    const { pathname, search } = new URL(request.url);
-    if (!addresses.has(pathname + search)) await cache.delete(request);
-  }
-}
-
 async function load() {
-  manifest = await (await fetch("/model/light.json")).json();
-  if (manifest.format !== 1) throw new Error(`the model's format is ${manifest.format}, and this page reads 1`);
-  const entries = Object.entries(manifest.files);
-  const total = entries.reduce((sum, [, { bytes }]) => sum + bytes, 0);
-  let done = 0;
-  const files = new Map();
-  for (const [name, entry] of entries) {
-    files.set(name, await file(name, entry, (more) => postMessage({ kind: "progress", done: (done += more), total })));
-  }
-  await forgetOthers(new Set(entries.map(([name, { sha256 }]) => `/model/${encodeURIComponent(name)}?${sha256}`)));
+  const model = await fetchModel((done, total) => postMessage({ kind: "progress", done, total }));
+  manifest = model.manifest;
   postMessage({ kind: "starting" });
-  tokenizer = new Tokenizer(files.get(manifest.tokenizer.file), manifest.tokenizer);
-  network = await Network.open(ort, manifest, files);
-  postMessage({ kind: "ready", total, hasEyes: manifest.pictures !== null });
+  try {
+    tokenizer = new Tokenizer(model.files.get(manifest.tokenizer.file), manifest.tokenizer);
+  } catch (error) {
+    throw new Problem("vocabulary", manifest.tokenizer.file, error.message);
+  }
+  network = await Network.open(ort, manifest, model.files);
+  const problem = model.problem && told(model.problem);
+  postMessage({ kind: "ready", hasEyes: manifest.pictures !== null, isKept: model.isKept, problem });
 }
 
-async function ask({ question, pictures }) {
-  isStopped = false;
+async function ask({ question, pictures, number }) {
   const started = performance.now();
   const new_seen = [];
   for (const { rgba, width, height } of pictures) {
@@ -76,14 +37,11 @@ async function ask({ question, pictures }) {
   }
   const asked = [...turns, { question, answer: null, pictures: pictures.length }];
   const all = [...seen, ...new_seen];
-  latest = null;
   const own = language === "auto" ? languageOf(asked[0].question) : language;
   const ids = render(asked, own, manifest, tokenizer);
   const room = Math.min(MOST_NEW_TOKENS, manifest.context_length - ids.length);
-  if (room < 1) {
-    postMessage({ kind: "full" });
-    return;
-  }
+  if (room < 1) throw new Problem("full");
+  latest = null;
   const embeds = new Float32Array(all.reduce((sum, { tokens }) => sum + tokens.length, 0));
   all.reduce((place, { tokens }) => (embeds.set(tokens, place), place + tokens.length), 0);
   const stream = tokenizer.stream(), answered = [];
@@ -100,30 +58,42 @@ async function ask({ question, pictures }) {
   turns = [...asked.slice(0, -1), { ...asked.at(-1), answer: text }];
   seen = all;
   language = own;
-  latest = { ids, answer: [...tokenizer.encode(text), manifest.tokenizer.eos_token_id], embeds };
+  latest = { ids, answer: [...tokenizer.encode(text), manifest.tokenizer.eos_token_id], embeds, number };
   const canExplain = network.hasHeat && all.length > 0 && text !== "";
   postMessage({ kind: "answer", text, ids: answered, firstToken, seconds: performance.now() - started, canExplain });
 }
 
 /** Where in the picture shown last the latest answer comes from. */
 async function explain() {
-  const { ids, answer, embeds } = latest;
+  const { ids, answer, embeds, number } = latest;
   const found = await network.heat(ids, answer, embeds, seen.at(-1).features, seen.length - 1);
-  postMessage({ kind: "heat", ...found });
+  postMessage({ kind: "heat", number, ...found });
 }
 
-const ACTS = {
-  load,
-  ask,
-  explain,
-  stop: () => { isStopped = true; },
-  clear: () => { turns = []; seen = []; latest = null; language = "auto"; },
-};
+const ACTS = { load, ask, explain, clear: () => { turns = []; seen = []; latest = null; language = "auto"; } };
 
-onmessage = async ({ data }) => {
-  try {
-    await ACTS[data.kind](data);
-  } catch (error) {
-    postMessage({ kind: "error", during: data.kind, message: String(error.message ?? error) });
+const told = (error) => (
+  error instanceof Problem
+    ? { code: error.code, name: error.name, detail: error.detail }
+    : { code: "failed", name: String(error.message ?? error), detail: "" }
+);
+
+// One thing after the other; only a stop is heard in between, and holds for the question that it came after.
+let before = Promise.resolve(), stops = 0;
+
+onmessage = ({ data }) => {
+  if (data.kind === "stop") {
+    stops += 1;
+    isStopped = true;
+    return;
   }
+  const known = stops;
+  before = before.then(async () => {
+    isStopped = stops > known;
+    try {
+      await ACTS[data.kind](data);
+    } catch (error) {
+      postMessage({ kind: "error", during: data.kind, problem: told(error) });
+    }
+  });
 };

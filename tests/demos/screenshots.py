@@ -118,6 +118,7 @@ def thinking(browser: Browser, address: str) -> None:
 
 
 BY_HEART = "glm4v-by-heart"
+LOADS = "[data-testid=stSkeleton]"  # stands where a button's or a component's code is still on its way
 SHOTS = {
     "thinking": (thinking, {"language": "en-US"}),
     "thinking-zh": (thinking, {"language": "zh-CN"}),
@@ -153,6 +154,7 @@ def take_all(folder: Path, names: list[str], scratch: Path, models: list[str]) -
             take, settings = SHOTS[name]
             with Browser(**settings) as browser:
                 take(browser, address)
+                until(lambda browser=browser: not browser.all(LOADS), "what the page loads late", 120)
                 time.sleep(1)  # pictures and the last animation
                 browser.shoot(folder / f"{name}.png")
                 print(folder / f"{name}.png")

@@ -26,7 +26,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.demos.browser import CHROMIUM, DRIVER, FLAGS, PASTE
+from tests.demos.browser import CHROMIUM, DRIVER, FLAGS, PASTE, PATIENCE
 from tests.light.talks import EXAMPLES
 from visglm.checkpoint import EMBEDDED_MODEL
 from visglm.cli import web
@@ -123,7 +123,7 @@ def browser(runtime, tmp_path) -> Iterator[Any]:
         driver.quit()
 
 
-def wait(driver: Any, script: str, seconds: float = 60) -> Any:
+def wait(driver: Any, script: str, seconds: float = PATIENCE) -> Any:
     """Until the script gives something true; what it gives."""
     return WebDriverWait(driver, seconds, 0.05).until(lambda driver: driver.execute_script(f"return {script}"))
 
@@ -301,4 +301,6 @@ def test_the_page_says_the_same_in_both_languages():
     assert names[0] == names[1]
     used = set(re.findall(r'data-(?:text|label|alt|placeholder)="(\w+)"', (WEB / "index.html").read_text("utf-8")))
     used |= set(re.findall(r"\bsay\.(\w+)", (WEB / "app.js").read_text("utf-8")))
+    scripts = [(WEB / name).read_text("utf-8") for name in ("files.js", "worker.js")]
+    used |= set(re.findall(r'new Problem\("(\w+)"', "".join(scripts)))  # which the page says by their name
     assert used == {*names[0]}

@@ -57,6 +57,26 @@ def test_what_cannot_be_read_is_an_item_too(tmp_path):
     assert "not a regular file" in found["pipe.png"] and "No such file" in found["gone.png"]
 
 
+def test_links_in_circles_and_a_hundred_ways_to_one_folder_give_each_picture_once(tmp_path):
+    source = tmp_path / "src"
+    for number in range(8):
+        (source / f"{number}").mkdir(parents=True)
+        (source / f"{number}/a.png").write_bytes(png(number))
+    for number in range(64):
+        if number // 8 != number % 8:
+            (source / f"{number // 8}/to{number % 8}").symlink_to(f"../{number % 8}")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/e.png").write_bytes(png(9))
+    for name in ("b", "a", "7/z"):
+        (source / name).symlink_to(tmp_path / "elsewhere")
+    (source / "up").symlink_to(tmp_path)
+    (source / "itself.png").symlink_to(source / "itself.png")
+    (source / "itself").symlink_to(source / "itself")
+    found = contents(source)
+    assert "symbolic links" in found.pop("itself.png")
+    assert found == {f"{number}/a.png": png(number) for number in range(8)} | {"7/z/e.png": png(9)}
+
+
 def test_shards_give_their_pictures_without_being_unpacked(tmp_path):
     pack(tmp_path / "a.tar", {"1.png": png(1), "1.txt": b"a caption", "x/2.left.jpg": png(2)})
     pack(tmp_path / "b.tar", {"1.png": png(3)})
@@ -106,10 +126,31 @@ def test_a_table_of_something_else_is_passed_by_and_an_unclear_one_told(tmp_path
     with pytest.raises(ConfigError, match="no picture in"):
         contents(tmp_path / "labels.parquet")
     parquet.write_table(pyarrow.table({"left": [b"1"], "right": [b"2"]}), tmp_path / "two.parquet")
-    with pytest.raises(ConfigError, match="left, right"):
-        contents(tmp_path / "two.parquet")
+    assert "call that of the pictures image; got left, right" in contents(tmp_path)["two.parquet"]
     parquet.write_table(pyarrow.table({"left": [b"1"], "photo": [b"2"]}), tmp_path / "two.parquet")
     assert contents(tmp_path / "two.parquet") == {"two.parquet/0": b"2"}
+    parquet.write_table(pyarrow.table({"Image": [b"1"], "Mask": [b"2"]}), tmp_path / "two.parquet")
+    assert contents(tmp_path / "two.parquet") == {"two.parquet/0": b"1"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.binary(),
+        pyarrow.large_binary(),
+        pyarrow.binary_view(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()),
+    ],
+    ids=str,
+)
+def test_bytes_are_bytes_however_a_table_keeps_them(tmp_path, kind):
+    for name, column in (
+        ("flat", pyarrow.array([png(1), png(2), png(1)]).cast(kind)),
+        ("within", pyarrow.StructArray.from_arrays([pyarrow.array([png(1), png(2), png(1)]).cast(kind)], ["bytes"])),
+    ):
+        parquet.write_table(pyarrow.table({"image": column}), tmp_path / f"{name}.parquet")
+        found = contents(tmp_path / f"{name}.parquet")
+        assert [*found.values()] == [png(1), png(2), png(1)], name
 
 
 def test_addresses_give_what_folders_give(tmp_path):
@@ -120,11 +161,14 @@ def test_addresses_give_what_folders_give(tmp_path):
     system.put(str(tmp_path), "/items", recursive=True)
     try:
         assert contents("memory://items") == contents(tmp_path)
+        system.pipe_file("/items/.hidden.png", png(1))
+        system.pipe_file("/items/.cache/a.png", png(1))
+        assert contents("memory://items") == contents(tmp_path)
         assert contents("memory://items/*.parquet") == {"t.parquet/0": png(8)}
         assert contents("memory://items/1/001.png") == {"001.png": png(1)}
         assert len(contents("memory://items", "memory://items/0")) == 3
         before = {item.name: item.stamp for item in find("memory://items")}
-        system.pipe_file("/items/1/001.png", png(200))
+        system.pipe_file("/items/1/001.png", png(1)[:-1] + b"?")  # as long as it was
         assert [item.name for item in find("memory://items") if before[item.name] != item.stamp] == ["1/001.png"]
     finally:
         system.rm("/items", recursive=True)

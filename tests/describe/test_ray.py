@@ -41,6 +41,7 @@ class TestWorkers:
         source = fill(tmp_path / "src", 9)
         pack(source / "a.tar", {"1.png": png(70), "2.png": png(71)[:30]})
         tabulate(source / "t.parquet", [png(80), None, png(82)])
+        (source / os.fsdecode(b"no text \xff.png")).write_bytes(png(90))
         done = self.run(source, tmp_path / "out", "--format", "parquet")
         assert done.returncode == FAILED, done.stderr
         assert run(source, tmp_path / "alone", "--format", "parquet") == FAILED
@@ -50,10 +51,10 @@ class TestWorkers:
         assert [{**row, "error": bool(row["error"])} for row in one] == [
             {**row, "error": bool(row["error"])} for row in other
         ]
-        assert len(one) == 14 and "2 of them could not be" in done.stderr
+        assert len(one) == 15 and "2 of them could not be" in done.stderr
         again = self.run(source, tmp_path / "out", "--format", "parquet")
-        assert "12 pictures" not in again.stderr and len(rows_of(tmp_path / "out")) == 14
-        assert "13 pictures are done already" in again.stderr
+        assert "12 pictures" not in again.stderr and len(rows_of(tmp_path / "out")) == 15
+        assert "14 pictures are done already" in again.stderr
 
     def test_killed_it_goes_on_and_a_worker_that_dies_has_a_successor(self, tmp_path):
         source, out = fill(tmp_path / "src", 60), tmp_path / "out"

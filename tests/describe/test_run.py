@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -10,15 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.describe.samples import SHORT, fill, pack, png, rows_of, run, tabulate
 from visglm import VisGLM
 from visglm.cli.describe import FAILED, PROMPTS
-from visglm.describe import Results
+from visglm.describe import Results, Task, describe, find
+from visglm.describe.work import READERS, read_ahead
 from visglm.errors import ConfigError, EngineError
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +59,7 @@ def test_started_again_it_does_what_is_missing_and_nothing_else(loaded, tmp_path
     assert run(source, out) == 0
     first = rows_of(out)
     (source / "new.png").write_bytes(png(50))
-    (source / "0/000.png").write_bytes(png(51))  # another picture in its place
+    (source / "0/000.png").write_bytes(other := same_size(png(0)))  # another picture in its place
     os.utime(source / "1/001.png", (1, 1))  # touched
     asked = []
     answer = VisGLM.batch
@@ -62,12 +67,125 @@ def test_started_again_it_does_what_is_missing_and_nothing_else(loaded, tmp_path
         VisGLM, "batch", lambda self, requests, **settings: asked.extend(requests) or answer(self, requests, **settings)
     )
     assert run(source, out) == 0
-    assert sorted(content for content, _ in asked) == sorted([png(50), png(51)])
+    assert sorted(content for content, _ in asked) == sorted([png(50), other])
     rows = rows_of(out)
     assert len({row["id"] for row in rows}) == len(rows) == 6 and [row for row in first if row not in rows] == []
     monkeypatch.setattr("visglm.cli.describe.load_model", lambda arguments: pytest.fail("nothing is missing"))
     assert run(source, out) == 0
     assert "4 pictures" not in capsys.readouterr().out
+
+
+def same_size(content: bytes) -> bytes:
+    """Another picture of as many bytes."""
+    return next(found for number in range(51, 250) if len(found := png(number)) == len(content) and found != content)
+
+
+def told_by_content(monkeypatch) -> None:
+    """Answers that say which picture they are of."""
+    answer = VisGLM.batch
+
+    def batch(self, requests, **settings):
+        replies = answer(self, requests, **settings)
+        names = [hashlib.sha256(content).hexdigest() for content, _ in requests]
+        return [
+            reply if isinstance(reply, Exception) else replace(reply, text=name)
+            for reply, name in zip(replies, names, strict=True)
+        ]
+
+    monkeypatch.setattr(VisGLM, "batch", batch)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_every_answer_stands_beside_its_own_picture(loaded, tmp_path, monkeypatch, form):
+    """Whatever could not be read between them, and whatever they are called."""
+    told_by_content(monkeypatch)
+    source, out = fill(tmp_path / "src", 9), tmp_path / "out"
+    for number in range(3):
+        (source / f"{number}/gone.png").symlink_to("nowhere")
+        (source / f"{number}/broken.png").write_bytes(png(number)[:40])
+        (source / f"{number}/猫 \n.png").write_bytes(png(20 + number))
+    if os.name == "posix":
+        (source / os.fsdecode(b"no text \xff.png")).write_bytes(png(30))
+    for _ in range(2):
+        assert run(source, out, "--format", form, "--batch-size", "2") == FAILED
+        rows = rows_of(out)
+        assert len(rows) == len({row["id"] for row in rows}) == (19 if os.name == "posix" else 18)
+        for row in rows:
+            if row["error"] is None:
+                assert row["text"] == row["sha256"] and row["id"].startswith(f"{row['image']}#{row['sha256'][:16]}")
+        assert sum(row["error"] is None for row in rows) == len(rows) - 6
+
+
+def test_shards_are_numbered_on_and_the_same_pictures_replace_themselves(loaded, tmp_path):
+    source, out = fill(tmp_path / "src", 3), tmp_path / "out"
+    for count in (3, 5, 6):
+        assert run(fill(source, count), out, "--shard-size", "2") == 0
+    numbers = [path.name[5:11] for path in sorted(out.glob("part-*"))]
+    assert numbers == [f"{number:06}" for number in range(4)]
+    results = Results(str(out), "jsonl")
+    one, other = rows_of(out)[:2], rows_of(out)[2:3]
+    names = {results.write(9, one), results.write(9, other), results.write(9, one)}
+    assert len(names) == 2 and len(list(out.glob("part-*"))) == 6
+
+
+def test_a_shard_is_whole_from_the_moment_it_is_there(loaded, tmp_path, monkeypatch):
+    source, out, there = fill(tmp_path / "src", 4), tmp_path / "out", []
+    sync = os.fsync
+    monkeypatch.setattr("os.fsync", lambda file: (there.append(len(list(out.glob("part-*")))), sync(file))[1])
+    assert run(source, out, "--shard-size", "2") == 0
+    assert there == [0, 0, 1] and len(list(out.glob("part-*"))) == 2  # what was asked, and two shards
+
+
+@pytest.mark.parametrize("place", ["folder", "address"])
+def test_what_a_killed_run_was_writing_is_cleared_away(loaded, tmp_path, place):
+    source = fill(tmp_path / "src", 1)
+    system = fsspec.filesystem("memory" if place == "address" else "file")
+    root = "/cleared" if place == "address" else str(tmp_path / "out")
+    system.makedirs(root)
+    try:
+        for name in (".part-000000-0123456789abcdef.jsonl.77", ".describe.json.77", ".mine", "mine.txt"):
+            system.pipe_file(f"{root}/{name}", b"half")
+        assert run(source, f"memory:/{root}" if place == "address" else root) == 0
+        left = {path.rpartition("/")[2] for path in system.ls(root, detail=False)} - {".lock"}
+        assert {name for name in left if not name.startswith("part-")} == {"describe.json", ".mine", "mine.txt"}
+    finally:
+        system.rm(root, recursive=True)
+
+
+def test_no_more_is_held_than_a_batch_needs(tmp_path, vlm, monkeypatch):
+    monkeypatch.setattr("visglm.describe.work.MOST_HELD", 1000)
+    items = list(find(str(fill(tmp_path / "src", 40))))
+    task = Task("What is it?", {"batch_size": 8, "max_new_tokens": 1})
+    size = len(png(1))
+    assert {len(rows) for rows in describe(vlm, items, task)} <= {*range(1, 1000 // (size - 20) + 2)}
+    read = []
+    ahead = read_ahead(range(100), read.append)
+    next(ahead)
+    assert len(read) <= READERS + 1
+    ahead.close()
+
+
+def test_a_picture_that_is_too_large_is_one_row_whatever_it_holds(loaded, tmp_path):
+    source, out = fill(tmp_path / "src", 1), tmp_path / "out"
+    for tail, status in ((b"a", FAILED), (b"bb", 0)):
+        (source / "large.png").write_bytes(png(1) + bytes(loaded.image_limits.max_bytes) + tail)
+        assert run(source, out) == status
+    [row] = [row for row in rows_of(out) if row["image"] == "large.png"]
+    assert row["sha256"] == "" and "is over" in row["error"]
+    (source / "large.png").write_bytes(png(1))
+    assert run(source, out) == 0
+    rows = rows_of(out)
+    assert len(rows) == len({row["id"] for row in rows}) == 3
+
+
+def test_what_was_done_and_cannot_be_read_any_more_is_told(loaded, tmp_path):
+    source, out = fill(tmp_path / "src", 2), tmp_path / "out"
+    assert run(source, out) == 0
+    (source / "0/000.png").unlink()
+    (source / "0/000.png").symlink_to("nowhere")
+    assert run(source, out) == FAILED
+    rows = [row for row in rows_of(out) if row["image"] == "0/000.png"]
+    assert sorted(bool(row["error"]) for row in rows) == [False, True] and len({row["id"] for row in rows}) == 2
 
 
 def test_a_broken_picture_is_a_row_and_what_could_not_be_read_is_tried_again(loaded, tmp_path, capsys):
@@ -85,6 +203,48 @@ def test_a_broken_picture_is_a_row_and_what_could_not_be_read_is_tried_again(loa
     again = rows_of(out)
     assert len(again) == len({row["id"] for row in again}) == 4
     assert {row["image"]: row for row in again}["gone.png"]["text"]
+
+
+def test_a_folder_that_may_not_be_read_and_a_table_that_is_unclear_cost_the_others_nothing(
+    loaded, tmp_path, monkeypatch
+):
+    source, out = fill(tmp_path / "src", 4), tmp_path / "out"
+    parquet.write_table(pyarrow.table({"left": [b"1"], "right": [b"2"]}), source / "two.parquet")
+    look, closed = os.scandir, {str(source / "1")}
+
+    def scandir(place):
+        if os.fspath(place).rstrip("/") in closed:
+            raise PermissionError(13, "Permission denied", place)
+        return look(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert run(source, out) == FAILED
+    rows = {row["image"]: row for row in rows_of(out)}
+    assert "Permission denied" in rows.pop("1/")["error"] and "left, right" in rows.pop("two.parquet")["error"]
+    assert len(rows) == 3 and all(row["text"] for row in rows.values())
+    closed.clear()
+    assert run(source, out) == FAILED
+    rows = {row["image"]: row for row in rows_of(out)}
+    assert (
+        len(rows) == 5
+        and rows["1/001.png"]["text"]
+        and [name for name in rows if rows[name]["error"]] == ["two.parquet"]
+    )
+    closed.add(str(source))
+    assert run(source, tmp_path / "another") == 1
+
+
+def test_a_model_is_the_same_from_wherever_it_is_started(loaded, tmp_path, monkeypatch, capsys):
+    source = fill(tmp_path / "src", 1)
+    for name in ("here", "there"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(source, tmp_path / "out", "--model", "model") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run(source, tmp_path / "out", "--model", "here/model") == 0
+    monkeypatch.chdir(tmp_path / "there")
+    assert run(source, tmp_path / "out", "--model", "model") == 1
+    assert "begun with model" in capsys.readouterr().err
 
 
 def test_another_question_does_not_go_into_the_same_results(loaded, tmp_path, capsys):
@@ -191,6 +351,10 @@ def test_where_it_ends_what_was_answered_is_kept(loaded, tmp_path, monkeypatch, 
         (["src", "out", "--json-schema", "a.png"], "--json-schema"),
         (["empty", "out"], "there is no picture in"),
         (["src", "a.png"], "cannot hold results"),
+        (["src", "src"], "a folder of their own"),
+        (["src", "src/0/.."], "a folder of their own"),
+        (["memory://src/", "memory://src"], "a folder of their own"),
+        (["https://example.org/a.tar", "out"], "Download it"),
     ],
 )
 def test_what_was_not_meant_is_told_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, words, told):

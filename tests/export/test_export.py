@@ -125,6 +125,17 @@ def test_a_source_that_cannot_be_exported_is_told(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_exported_is_not_replaced_by_what_is_written(tmp_path):
+    """In four bits nobody would get it back."""
+    source = shutil.copytree(EMBEDDED_MODEL, tmp_path / "mine")
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    (tmp_path / "link").symlink_to(source)
+    for name in ("mine", "link"):
+        with pytest.raises(ConfigError, match="Choose another folder"):
+            export(open_source(source), tmp_path / name, "int4")
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
 def test_the_embedded_model_has_its_graphs():
     """After new weights: `make tiny-record`."""
     fields = json.loads((EMBEDDED_MODEL / "light.json").read_text())

@@ -40,7 +40,7 @@ for folder, stem, images in zip(*[iter(sys.argv[2:])] * 3):
 """
 
 
-def test_what_is_saved_is_loaded_by_their_own_classes(vlm, family, tmp_path):
+def test_what_is_saved_is_loaded_by_their_own_classes(vlm, family, folder, tmp_path):
     shown = picture(random.Random(5))
     vlm.save_pretrained(tmp_path / "saved")
     ids = list(vlm.chat(shown, "What is this?", max_new_tokens=8).ids)
@@ -50,6 +50,8 @@ def test_what_is_saved_is_loaded_by_their_own_classes(vlm, family, tmp_path):
     assert reference.answer([("What is this?", "", [shown])], 8)[1] == ids
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "saved")
     assert type(processor) is type(reference.processor)
+    videos = json.loads((folder / "processor_config.json").read_text("utf-8"))["video_processor"]
+    assert json.loads((tmp_path / "saved" / "video_preprocessor_config.json").read_text("utf-8")) == videos
 
 
 @pytest.mark.slow
@@ -104,6 +106,8 @@ def test_an_unknown_vision_model_is_refused_with_those_that_are_known(tmp_path):
     [
         ((), {"image_token_id": None}, "image_token_id"),
         ((), {"image_token_id": 10**9}, "image_token_id"),
+        ((), {"image_start_token_id": 10**9}, "image_start_token_id is no id of the vocabulary"),
+        ((), {"image_end_token_id": -1}, "image_end_token_id is no id of the vocabulary"),
         ((), {"text_config": None}, "text_config is no table"),
         ((), {"to_dict": "x"}, "to_dict is no setting"),
         ((), {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
@@ -112,6 +116,7 @@ def test_an_unknown_vision_model_is_refused_with_those_that_are_known(tmp_path):
         (("text_config",), {"num_hidden_layers": 500}, "layers"),
         (("text_config",), {"hidden_size": 2**30}, "hidden_size"),
         (("text_config",), {"_attn_implementation": "somebody/kernel"}, "expected eager or sdpa"),
+        (("vision_config",), {"_attn_implementation": "somebody/kernel"}, "expected eager or sdpa"),
         (("vision_config",), {"depth": "many"}, "depth"),
         (("vision_config",), {"spatial_merge_size": 10**6}, "spatial_merge_size"),
     ],
@@ -126,6 +131,8 @@ def test_a_configuration_that_is_none_is_refused(copy, keys, changes, told):
     ("changes", "told"),
     [
         ({"patch_size": 16}, "patch_size is 16"),
+        ({"merge_size": 1}, "merge_size is 1 in the processor, and 2 in the model"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size is 1 in the processor, and 2"),
         ({"size": {"height": 224, "width": 224}}, "shortest_edge"),
         ({"size": {"shortest_edge": 2**30, "longest_edge": 2**31}}, "shortest_edge"),
         ({"image_processor_type": "EvilImageProcessor"}, "EvilImageProcessor"),
@@ -136,6 +143,41 @@ def test_an_image_processor_of_another_model_is_refused(copy, changes, told):
     edit(copy / "processor_config.json", "image_processor", **changes)
     with pytest.raises(CheckpointError, match=told):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("image_token_id", r"<\|image\|> is 410 in the processor, and 409"),
+        ("image_start_token_id", r"<\|begin_of_image\|> is 406 in the processor, and 409"),
+        ("image_end_token_id", r"<\|end_of_image\|> is 407 in the processor, and 409"),
+    ],
+)
+def test_tokens_of_pictures_that_are_others_are_told(copy, name, told):
+    tokens = load(copy).tokenizer.convert_tokens_to_ids
+    other, ids = tokens("<|end_of_video|>"), [tokens(token) for token in ("<|begin_of_image|>", "<|end_of_image|>")]
+    told = told.replace("410", str(tokens("<|image|>"))).replace("406", str(ids[0])).replace("407", str(ids[1]))
+    edit(copy / "config.json", **{name: other})
+    with pytest.raises(CheckpointError, match=told.replace("409", str(other))):
+        load(copy)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_told(copy):
+    tokenizer = load(copy).tokenizer
+    tokenizer.add_tokens([f"<word {number}>" for number in range(50)])
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(CheckpointError, match=f"it has {len(tokenizer)} tokens, the model's embedding 448"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"])
+def test_a_vocabulary_without_a_control_token_is_told(copy, name):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (copy / file).read_text("utf-8")
+        (copy / file).write_text(text.replace(f'"{name}"', '"<|other|>"'), "utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        load(copy)
+    assert caught.value.problems == [f"the tokenizer has no {name}"]
 
 
 def test_missing_tensors_and_tokens_are_told(copy):
@@ -181,6 +223,13 @@ def test_pictures_take_no_more_room_than_is_allowed(copy):
     assert len(small.encode(shown.resize((400, 400)))[0]) <= 4
     with pytest.raises(ConfigError, match="image_size=20"):
         load(copy, image_size=20)
+
+
+def test_the_least_room_is_one_token_and_is_kept(copy, tmp_path):
+    least, shown = load(copy, image_size=28), picture(random.Random(9)).resize((90, 90))
+    assert least.processor.shapes([shown])[0].num_tokens == len(least.encode(shown)[0]) == 1
+    least.save_pretrained(tmp_path / "saved")
+    assert load(tmp_path / "saved").processor.shapes([shown])[0].num_tokens == 1
 
 
 def test_what_a_family_cannot_is_told(vlm, tmp_path):

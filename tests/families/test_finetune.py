@@ -47,6 +47,33 @@ def rows(tmp_path):
     return file
 
 
+def test_the_loss_is_that_of_their_own_network(family, folder, reference, tmp_path):
+    """Of an answer about two pictures, whose positions count, and of its end token."""
+    shown, question, answer = [picture(random.Random(seed)) for seed in (1, 2)], "What is this?", "a red cat 两只狗"
+    for number, one in enumerate(shown):
+        one.save(tmp_path / f"{number}.png")
+    rows = [{"images": ["0.png", "1.png"], "messages": said(f"<image><image>{question}", answer)}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]), "utf-8")
+    report = load(folder).finetune(
+        tmp_path / "rows.jsonl", output_dir=tmp_path / "taught", epochs=1, batch_size=1, accumulation=1, held_out=0,
+        replay=0, num_samples=0, num_workers=0, every=1,
+    )  # fmt: skip
+    losses = [point["loss"] for point in report.history if "loss" in point]
+    processor, network = reference.processor, reference.network
+    told = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": told}, {"role": "assistant", "content": answer}]
+    text = processor.apply_chat_template(messages, tokenize=False) + "<|endoftext|>"
+    inputs = processor(text=[text], images=shown, return_tensors="pt")
+    ids = inputs["input_ids"]
+    start = int((ids[0] == processor.tokenizer.convert_tokens_to_ids("<|assistant|>")).nonzero()[-1]) + 1
+    start += family == "glm4v"  # whose prompts end with a newline
+    labels = ids.clone()
+    labels[:, :start] = -100
+    with torch.inference_mode():
+        wanted = float(network(**inputs, labels=labels).loss)
+    assert losses == [pytest.approx(wanted, abs=1e-4)]
+
+
 @pytest.mark.parametrize(
     "family", ["glm4v", *(pytest.param(name, marks=pytest.mark.slow) for name in ("glm46v", "glm_ocr"))]
 )
@@ -84,7 +111,7 @@ def test_taught_by_the_command_and_loaded_elsewhere(folders, rows, tmp_path, cap
     assert not torch.equal(again.encode(shown)[0], base.encode(shown)[0])  # by full, its eyes learn as well
     other = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, shown, *(str(tmp_path / method) for method in ("lora", "full"))],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert other.returncode == 0, other.stderr[-2000:]
     assert list(map(json.loads, other.stdout.splitlines()[-2:])) == wanted

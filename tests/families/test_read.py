@@ -84,6 +84,37 @@ def test_a_folder_is_read_with_what_is_below(desk, reader):
     assert read("empty", "--model", reader) == 1
 
 
+def test_what_a_folder_has_besides_is_told(desk, reader, capsys):
+    """A scanner's TIFFs beside a picture would be missed in silence."""
+    Path("box").mkdir()
+    Path("photo.png").rename("box/photo.png")
+    for name in ("a.tif", "b.TIF", "notes", ".hidden"):
+        Path("box", name).write_bytes(b"x")
+    assert read("box", "--out", "md", "--model", reader) == 0
+    assert "box: 3 files are of kinds that are not read (2 .tif, 1 no ending)." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "out, told",
+    [
+        ("letter.pdf", "letter.pdf is none"), ("letter.pdf/deep/er", "letter.pdf is none"), ("", "it is empty"),
+        ("gone", "gone is none"), ("taken", "photo.md is a folder"),
+    ],
+)  # fmt: skip
+def test_where_nothing_can_be_written_is_told_before_a_page_is_read(desk, reader, capsys, monkeypatch, out, told):
+    Path("gone").symlink_to("nowhere")
+    Path("taken/photo.md").mkdir(parents=True)
+    monkeypatch.setattr("visglm.cli.read.load_model", None)
+    assert read("photo.png", "--out", out, "--overwrite", "--model", reader) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_in_the_home_is_where_the_shell_would_have_it(desk, reader, monkeypatch):
+    monkeypatch.setenv("HOME", str(desk / "home"))
+    assert read("photo.png", "--out=~/md", "--model", reader) == 0  # shells leave this ~ as it is
+    assert (desk / "home/md/photo.md").read_text("utf-8") == f"{TEXT}\n" and not Path("~").exists()
+
+
 def test_a_formula_is_marked_as_one(desk, reader, capsys):
     assert read("formula.jpg", "--kind", "formula", "--model", reader) == 0
     assert capsys.readouterr().out == f"$$\n{PAGES['formula'].says}\n$$\n"

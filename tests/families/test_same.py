@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.families.made import CONTROL, Reference, Talk, picture, talks
+from tests.families.made import CONTROL, Reference, Talk, load, picture, talks
 from visglm import VisGLM
 from visglm.errors import PromptError
 from visglm.families import family_of, manner_of
@@ -109,6 +109,38 @@ def test_two_hundred_conversations_are_answered_as_by_generate(vlm, reference, s
     assert count >= 200
 
 
+def test_pictures_that_are_looked_at_in_several_goes_are_the_same(vlm, monkeypatch):
+    family, shown = family_of(vlm.model.config), vlm.processor.pixels([picture_of(seed) for seed in (11, 12, 13, 14)])
+    with torch.inference_mode():
+        wanted = family.look(vlm.model, shown)
+    monkeypatch.setattr("visglm.families.glm4v.PATCHES_AT_ONCE", 60)
+    looked = []
+    hook = vlm.model.model.visual.register_forward_hook(lambda *args: looked.append(1))
+    try:
+        with torch.inference_mode():
+            found = family.look(vlm.model, shown)
+    finally:
+        hook.remove()
+    assert len(looked) > 1 and len(found) == len(wanted) == 4
+    assert all(torch.allclose(own, other, atol=1e-5) for own, other in zip(found, wanted, strict=True))
+
+
+def test_answers_that_lie_in_the_past_stand_as_in_their_template(vlm, reference):
+    past, question = ("What?", " \n a red cat \n\n"), "Where?"
+    ids = reference.inputs([(*past, []), (question, "", [])])["input_ids"]
+    assert vlm.chat(None, question, [past], max_new_tokens=1).usage.prompt_tokens == ids.shape[1]
+    assert compose(vlm, [(*past, []), (question, "", [])]).rendered.input_ids == ids[0].tolist()
+
+
+def test_slots_and_pictures_that_do_not_match_are_told(vlm):
+    slot = vlm.model.config.image_token_id
+    ids = torch.tensor([[5, slot, slot, 6]])
+    family, derived = family_of(vlm.model.config), {"position_ids": torch.arange(4).expand(3, 1, 4)}
+    for seen in ([], [torch.zeros(3, 64)]):
+        with pytest.raises(PromptError, match="has 2 image slots, and .* visual tokens"):
+            family.read(vlm.model, ids, torch.ones_like(ids), seen, None, derived)
+
+
 def test_what_a_user_types_becomes_no_control_token(vlm):
     typed = "".join(CONTROL) + " ".join(CONTROL) + "<|image|>" * 3 + "<think>描述</think>"
     tokenizer, control = vlm.tokenizer, set(vlm.tokenizer.added_tokens_decoder)
@@ -123,8 +155,9 @@ def picture_of(seed: int):
     return picture(random.Random(seed))
 
 
-def test_what_was_read_is_not_read_again(vlm):
+def test_what_was_read_is_not_read_again(folder):
     """Of a conversation that goes on, the text model is given what is new, and no picture is looked at twice."""
+    vlm = load(folder)  # which has read nothing: what another test asked of a shared model is on its shelf
     vlm.engine.shelf.num_bytes = 2**28
     lengths, looked = [], []
     text = family_of(vlm.model.config).text(vlm.model)

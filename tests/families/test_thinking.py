@@ -12,9 +12,10 @@ from PIL import Image
 from tests.families.made import picture, scripted
 from tests.families.test_same import compose
 from tests.serve.knocking import client_of, service_for
-from visglm.cli.chat import show_parts
+from visglm.cli.chat import Conversation, show_parts
 from visglm.errors import ConfigError
 from visglm.reply import Box, draw_boxes
+from visglm.sampling import Sampling
 
 SAID = "<think>the cat is red 红色的猫</think>\nRed. 红色。"
 
@@ -100,6 +101,44 @@ def test_places_are_in_pixels_of_the_picture(vlm):
     assert drawn.getpixel((20, 30)) != (0, 0, 0) == drawn.getpixel((40, 30)) and shown.getpixel((20, 30)) == (0, 0, 0)
     with scripted(vlm, "<|begin_of_box|>[900, 0, 100, 5]<|end_of_box|> <|begin_of_box|>[0,0,2000,9]<|end_of_box|>"):
         assert vlm.chat(shown, "Where?").boxes == ()
+
+
+def test_places_are_in_the_last_picture_that_was_shown(vlm):
+    shown = [Image.new("RGB", (200, 100)), Image.new("RGB", (50, 400))]
+    with scripted(vlm, "<|begin_of_box|>[100,200,300,400]<|end_of_box|>"):
+        first = vlm.chat(shown[0], "Where?")
+        later = vlm.chat(shown[1], "Where?", first.history)
+        both = vlm.chat(shown, "Where?")
+    assert first.boxes == (Box(20, 20, 60, 40, 0),)
+    assert later.boxes == both.boxes == (Box(5, 80, 15, 160, 1),)
+
+
+def test_thinking_is_what_comes_first(vlm):
+    with scripted(vlm, "<think>a</think>b<think>c</think>d"):
+        reply = vlm.chat(None, "Hi")
+    assert (reply.thinking, reply.text) == ("a", "bcd")
+
+
+def test_thinking_that_never_ends_is_told_as_cut(vlm):
+    with scripted(vlm, "<think>" + "a b " * 40):
+        reply = vlm.chat(None, "Hi", max_new_tokens=20)
+        bounded = vlm.chat(None, "Hi", max_new_tokens=20, max_thinking_tokens=5)
+        stream = vlm.stream_chat(None, "Hi", max_new_tokens=20)
+        assert "".join(stream) == ""
+    assert (reply.text, reply.finish_reason, reply.usage.thinking_tokens) == ("", "length", 20)
+    assert stream.reply.thinking == reply.thinking != ""
+    assert bounded.text and bounded.usage.thinking_tokens == 7  # with both marks
+
+
+def test_the_terminal_says_why_there_is_no_answer(vlm, capsys):
+    sampling = Sampling(max_new_tokens=6)
+    with scripted(vlm, "<think>" + "a b " * 40):
+        Conversation(vlm, sampling, "auto", []).ask("Hi")
+    said = capsys.readouterr()
+    assert said.out == "\n" and "still thinking when its tokens were used up" in said.err
+    with scripted(vlm, "<think>a</think>" + "a b " * 40):
+        Conversation(vlm, sampling, "auto", []).ask("Hi")
+    assert not capsys.readouterr().err
 
 
 def test_the_terminal_shows_thinking_to_people_only(vlm, capsys, monkeypatch):

@@ -276,6 +276,7 @@ def folder(tmp_path) -> Path:
         ("a.jpg", "GroceryStore", "red apple", "红苹果|苹果", "food", "red", "Royal-Gala"),
         ("b.jpg", "GroceryStore", "banana", "香蕉", "food", "yellow", "Banana"),
         ("c.png", "Azure samples", "fork|table fork", "叉子", "tool", "", "fork"),
+        ("e.png", "Azure samples", "fork|table fork", "叉子", "tool", "", "fork"),
         ("d.jpg", "GroceryStore", "banana", "香蕉", "food", "yellow", "Banana"),
     ]
     for file, *_ in rows:
@@ -297,13 +298,14 @@ def folder(tmp_path) -> Path:
             ]
         )
         for name, set_name, english, chinese, group, colour, label in rows:
-            writer.writerow([name, set_name, "MIT", english, chinese, "train", group, colour, label, "x"])
+            split = "val" if name == "c.png" else "train"
+            writer.writerow([name, set_name, "MIT", english, chinese, split, group, colour, label, "x"])
     return tmp_path
 
 
 def test_whole_sets_and_labels_are_held_out(folder):
     found = photographs.read_folder(folder)
-    assert [photograph.held_out for photograph in found] == [False, True, True, True]
+    assert [photograph.held_out for photograph in found] == [False, True, True, False, True]
     assert found[2].english == ("fork", "table fork") and found[2].set == "Azure"
     assert np.asarray(found[2].open()).min() == 255  # what is cut out stands on white
     kept = photographs.held_out(found, most=1)

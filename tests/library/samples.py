@@ -145,4 +145,5 @@ DOCUMENTS = {
     ".pptx": pptx_file(),
     ".epub": epub_file(),
     ".eml": mail_file(),
+    ".mbox": b"From a@example.org Mon Jan  1 00:00:00 2024\n" + mail_file(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from tests.library import samples
 from visglm import Library
 from visglm.errors import ConfigError, LibraryError, LibraryWarning
 from visglm.library import LibraryLimits, answer
+from visglm.library.search import fuse
 
 OPENED: list[str] = []
 WATCHED: list[str] = []  # folders; an audit hook cannot be taken away again
@@ -270,3 +272,29 @@ def test_without_vectors_it_says_so_and_adds_them_when_it_can(tmp_path, monkeypa
     library = Library.open(tmp_path / "notes")
     assert len(library.add(tmp_path / "a.txt", progress=False).changed) == 1
     assert names(library.search("puppy")) == ["a.txt"]
+
+
+def test_how_far_one_is_behind_counts_and_not_its_rank_alone():
+    def row(name: str, **values: float):
+        return {"source": name, "part": 0, "page": None, "heading": "", "kind": "text", "text": name, "lines": [],
+                "start": 0, "end": 1, "modified": 0.0, "language": "en", **values}  # fmt: skip
+
+    words = [row("b", _score=12.0), row("a", _score=2.0)]
+    meaning = [row("a", _distance=0.100), row("b", _distance=0.101), row("c", _distance=0.2)]
+    assert [hit.source for hit in fuse([words, meaning])] == ["b", "a", "c"]
+    assert [hit.source for hit in fuse([[], [row("only", _distance=0.3)]])] == ["only"]
+
+
+def test_where_nobody_may_write_it_is_read_all_the_same(folder, library, monkeypatch):
+    """On a medium that is read-only, in a folder of somebody else's, or while another one writes for minutes."""
+    library.sync(folder, progress=False)
+
+    def refuse(*names, **settings):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock", refuse)
+    again = Library.open(library.path, create=False, vectors=False)
+    assert names(again.search("zebranonce")) == ["page.pdf"] and len(again.list()) == 3
+    (folder / "new.txt").write_text("new")
+    with pytest.raises(LibraryError, match="cannot be written to .Read-only file system"):
+        again.sync(folder, progress=False)

@@ -12,7 +12,8 @@ import torch
 
 from visglm.errors import VisGLMError
 from visglm.quant import QuantizedEmbedding, pack
-from visglm.quant.memory import folder_of_files, forget, to_file
+from visglm.quant.layers import pack_matrix
+from visglm.quant.memory import folder_of_files, forget, map_file, to_file
 
 
 def resident_bytes(address: int) -> int:
@@ -42,6 +43,18 @@ def test_less_than_a_page_stays_where_it_is():
     found, mapping = to_file(numbers)
     assert found is numbers and mapping is None
     forget(mapping)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux lists mappings there")
+def test_a_matrix_of_a_file_is_let_go_of_while_it_is_packed(tmp_path):
+    torch.manual_seed(0)
+    matrix, file = torch.randn(2**12, 2**10), tmp_path / "numbers"
+    file.write_bytes(matrix.numpy().tobytes())
+    mapped = torch.frombuffer(map_file(file), dtype=torch.float32).view(matrix.shape)
+    packed = pack_matrix(mapped, "int4", 32)
+    assert resident_bytes(mapped.data_ptr()) < matrix.nbytes / 8
+    assert all(map(torch.equal, packed, pack_matrix(matrix, "int4", 32)))
+    assert torch.equal(mapped, matrix)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux lists mappings there")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import io
 import json
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -208,6 +209,139 @@ def test_another_server_is_told_from_ours(body):
                 ask()
 
 
+WHOLE = {
+    "choices": [{"message": {"content": "A"}, "finish_reason": "stop", "explanation": {"heat": [[0, 1]]}}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+}
+
+
+def whole(**fields):
+    """An answer with other fields; "message" and what else a choice has, in the choice."""
+    choice = WHOLE["choices"][0]
+    inner = {name: fields.pop(name) for name in ("message", "finish_reason", "scores", "explanation") if name in fields}
+    return WHOLE | {"choices": [choice | inner]} | fields
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[" * 100_000, b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"choices": ' + b"9" * 5000 + b"}", whole(usage=None),
+        whole(usage=[]), whole(usage={"prompt_tokens": "1", "completion_tokens": 1}), whole(finish_reason=5),
+        whole(usage=WHOLE["usage"] | {"completion_tokens_details": 5}), whole(choices=["x"]), whole(choices={}),
+        whole(message={"content": None}), whole(message={"content": ["A"]}), whole(message=[]), whole(scores=[1]),
+        whole(message={"content": "A", "reasoning_content": 5}), whole(scores={"A": "x"}), whole(scores="x"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_told_as_such(told):
+    with (
+        answering(page_of(told if isinstance(told, bytes) else json.dumps(told).encode())) as url,
+        pytest.raises(ServerError, match="not as `visglm serve` does"),
+    ):
+        RemoteVisGLM(url, model="m").chat(None, "Hi")
+
+
+@pytest.mark.parametrize(
+    "heat", ["x", 5, [1, 0], [], [[]], [[[1]]], [[1], [1, 0]], [[float("nan")]], [[1e300]], [[-3]]]
+)
+def test_a_heat_map_that_is_none_is_told_as_such(heat):
+    with (
+        answering(page_of(json.dumps(whole(explanation={"heat": heat})).encode())) as url,
+        pytest.raises(ServerError, match="not as `visglm serve` does"),
+    ):
+        RemoteVisGLM(url, model="m").explain(CAT, "Hi", "A")
+    with answering(page_of(json.dumps(WHOLE).encode())) as url:
+        assert RemoteVisGLM(url, model="m").explain(CAT, "Hi", "A").heat.tolist() == [[0, 1]]
+
+
+def test_json_that_is_cut_in_a_thousand_brackets_is_not_parsed():
+    with answering(page_of(json.dumps(whole(message={"content": "[" * 100_000})).encode())) as url:
+        assert RemoteVisGLM(url, model="m").chat(None, "Hi", json_schema={"type": "array"}).parsed is None
+
+
+@pytest.mark.parametrize("body", [{"data": []}, {"data": [{"id": 5}]}, {"data": [{"id": None}]}, {"data": "ab"}])
+def test_names_that_are_none_are_told_as_such(body):
+    with (
+        answering(page_of(json.dumps(body).encode())) as url,
+        pytest.raises(ServerError, match="not as `visglm serve` does"),
+    ):
+        _ = RemoteVisGLM(url).model
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {}, {"choices": None}, {"choices": 5}, {"choices": ["x"]}, {"choices": [{"finish_reason": None}]},
+        {"choices": [{"delta": None, "finish_reason": None}]}, {"choices": [{"delta": {"content": 5}}]},
+        {"choices": [{"delta": {"content": "A"}, "finish_reason": 5}]}, {"choices": [], "usage": "x"},
+        {"choices": [], "usage": {"a": 1}}, b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_an_event_that_is_none_is_told_as_such(event):
+    with answering(events(CHUNK, event if isinstance(event, bytes) else json.dumps(event).encode())) as url:
+        stream = RemoteVisGLM(url, model="m").stream_chat(None, "Hi")
+        assert next(stream) == "A"
+        with pytest.raises(ServerError, match="not as `visglm serve` does"):
+            next(stream)
+
+
+@pytest.mark.parametrize("code", [[1], {}, 5, None])
+def test_an_error_of_whatever_code_is_one_of_the_server(code):
+    with answering(error(400, code)) as url, pytest.raises(ServerError) as caught:
+        RemoteVisGLM(url, model="m").chat(None, "Hi")
+    assert caught.value.reason == "refused" and "No." in str(caught.value)
+
+
+@pytest.mark.parametrize("ask", ["chat", "stream", "models"])
+@pytest.mark.parametrize("status, begin, block", [
+    (200, b'{"x": "', b"a"), (500, b'{"x": "', b"a"), (200, b"data: ", b"a"), (200, b"", b": ping\n\n"),
+    (200, b"", b"data: " + CHUNK + b"\n\n"),
+])  # fmt: skip
+def test_no_more_is_read_than_an_answer_may_be(monkeypatch, ask, status, begin, block):
+    monkeypatch.setattr("visglm.remote.connection.LONGEST", 200_000)
+    sent = []
+
+    def endless(handler):
+        handler.send_response(status)
+        handler.end_headers()
+        with suppress(OSError):
+            handler.wfile.write(begin)
+            while True:
+                sent.append(handler.wfile.write(block * 1000))
+
+    with answering(endless) as url:
+        remote = RemoteVisGLM(url, model="m")
+        asks = {"chat": lambda: remote.chat(None, "Hi"), "stream": lambda: list(remote.stream_chat(None, "Hi")),
+                "models": remote.models}  # fmt: skip
+        with pytest.raises(ServerError, match="over 200,000 bytes"):
+            asks[ask]()
+    assert sum(sent) < 50_000_000
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_comes_packed_is_not_unpacked(status):
+    """A thousand bytes of it may be a million."""
+    seen = []
+
+    def bomb(handler):
+        seen.append(handler.headers["Accept-Encoding"])
+        page_of(gzip.compress(json.dumps(WHOLE).encode()), status, Content_Encoding="gzip")(handler)
+
+    with answering(bomb) as url:
+        remote = RemoteVisGLM(url, model="m")
+        for ask in (remote.chat, lambda *words: list(remote.stream_chat(*words))):
+            with pytest.raises(ServerError, match="not as `visglm serve` does"):
+                ask(None, "Hi")
+    assert set(seen) == {"identity"}
+
+
+def test_events_are_read_as_their_standard_writes_them():
+    """As what stands in front of a server may write them: without a blank, in several lines, with remarks and names."""
+    told = CHUNK.replace(b", ", b",\ndata: ", 1)
+    body = b": hello\r\n\r\nevent: x\ndata:" + CHUNK + b"\n\nid: 5\r\ndata: " + told + b"\r\n\r\ndata:[DONE]\n\n"
+    with answering(page_of(body)) as url:
+        assert list(RemoteVisGLM(url, model="m").stream_chat(None, "Hi")) == ["A", "A"]
+
+
 @contextmanager
 def answering(answer):
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -225,7 +359,7 @@ def answering(answer):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

@@ -7,7 +7,7 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serve.knocking import CHAT, MODEL, asking, client_of, data_url, service_for, user
-from visglm.serve import Limits
+from visglm.serve import Limits, Names, Service, Settings
 from visglm.serve.limits import RULES
 
 
@@ -16,6 +16,14 @@ def test_models_are_listed_and_found(client, vlm):
     assert one["id"] == MODEL and one["object"] == "model" and one["max_model_len"] == vlm.context_length
     assert client.get(f"/v1/models/{MODEL}").json() == one
     assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
+
+
+def test_a_name_may_be_a_hub_id(vlm, caplog):
+    service = Service(vlm, Names(vlm, "org/model-6b"), Settings())
+    with caplog.at_level("INFO", "visglm.serve"), client_of(service) as client:
+        for path in ("/v1/models/org/model-6b", "/v1/models/org%2Fmodel-6b"):
+            assert client.get(path).json()["id"] == "org/model-6b"
+    assert "GET /v1/models/{model} 200" in caplog.text
 
 
 def test_tokens_are_counted_as_they_will_be(client):

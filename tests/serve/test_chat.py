@@ -251,6 +251,7 @@ MESSAGES = {
     "nobody asks": ([{"role": "system", "content": "Be short."}], "messages"),
     "the assistant was last": ([user("Hi"), {"role": "assistant", "content": "Yes?"}], "messages"),
     "empty": ([user("   ")], "messages"),
+    "no parts": ([{"role": "user", "content": []}], "messages[0].content"),
     "a role": ([{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages[0]"),
     "a part": ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], "messages[0].content[0]"),
     "a name": ([user("Hi") | {"name": "Ann"}], "messages[0].name"),
@@ -262,6 +263,22 @@ MESSAGES = {
         [user("Hi"), {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": CAT}}]}, user("?")],
         "messages[1].content[0].image_url",
     ),
+    "a field of a text": (
+        [{"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]}],
+        "messages[0].content[0].cache_control",
+    ),
+    "a field of a picture": (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": CAT}, "index": 0}]}],
+        "messages[0].content[0].index",
+    ),
+    "a text that is none": (
+        [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+        "messages[0].content[0].text",
+    ),
+    "a picture without a place": (
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+        "messages[0].content[0].image_url",
+    ),
     "half a character": ([user("\ud83d")], "messages"),
     "too long": ([user("很长" * 2000)], "messages"),
 }
@@ -272,6 +289,8 @@ def test_messages_that_cannot_be_answered_are_told_by_their_place(client, case):
     messages, place = MESSAGES[case]
     answer = client.post(CHAT, content=json.dumps(asking(*messages)), headers={"content-type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == place, answer.text
+    if case == "no parts":
+        assert "at least 1 item" in answer.text
     if case == "too long":
         assert answer.json()["error"]["code"] == "context_length_exceeded" and "512" in answer.text
 
@@ -291,6 +310,7 @@ def test_fields_that_do_not_go_together(client):
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"choices": ["a", "b"], "stream": True}, "choices"),
         ({"explain": True, "stream": True}, "explain"),
+        ({"explain": True}, "explain"),
         ({"choices": ["a", "b"], "temperature": 1.0}, "choices"),
         ({"response_format": {"type": "json_object"}, "choices": ["a", "b"]}, None),
     ):

@@ -30,7 +30,7 @@ def routes(app) -> list[tuple[str, str]]:
         inner = (
             [route] if isinstance(route, APIRoute) else getattr(getattr(route, "original_router", None), "routes", [])
         )
-        found += [(method, one.path) for one in inner for method in one.methods]
+        found += [(method, one.path_format) for one in inner for method in one.methods]
     return found
 
 
@@ -150,6 +150,7 @@ def test_pages_that_were_allowed_may(vlm):
     key = (b"authorization", b"Bearer " + KEY.encode())
     after = knock(app, CHAT, "POST", [HOST, JSON, origin, key], [body])
     assert after.status == 200 and after.headers["access-control-allow-origin"] == "https://page.example"
+    assert {"X-Request-Id", "Retry-After"} <= {*after.headers["access-control-expose-headers"].split(", ")}
     refused = knock(app, CHAT, "POST", [HOST, JSON, origin], [body])
     assert refused.status == 401 and refused.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-credentials" not in after.headers
@@ -176,15 +177,45 @@ def small(vlm):
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(small):
-    read = []
+    """Before it is answered; and not at all from who asked whether to send it."""
+    told = []
 
-    class Chunks(list):
-        def pop(self, *place):
-            read.append(1)
-            return super().pop(*place)
+    async def send(message):
+        told.append(message.get("status") or message["more_body"])
 
-    answer = knock(small, CHAT, "POST", [HOST, JSON, (b"content-length", b"5001")], Chunks([b"x"] * 9))
-    assert answer.status == 413 and answer.json["error"]["code"] == "body_too_large" and not read
+    async def receive():
+        told.append("read")
+        return {"type": "http.request", "body": b"x" * 6000, "more_body": told.count("read") < 3}
+
+    for headers, wanted in (
+        ([], [413, True, "read", "read", "read", False]),
+        ([(b"expect", b"100-continue")], [413, True, False]),
+    ):
+        told.clear()
+        scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"",
+                 "scheme": "http", "headers": [HOST, JSON, (b"content-length", b"18000"), *headers]}  # fmt: skip
+        asyncio.run(small(scope, receive, send))
+        assert told == wanted
+
+
+def test_a_body_that_is_thrown_away_is_not_waited_for(small, monkeypatch):
+    """The end of the server would wait for it, too."""
+    monkeypatch.setattr(door_module, "SILENT_SECONDS", 0.05)
+    told = []
+
+    async def send(message):
+        told.append(message.get("status") or message["more_body"])
+
+    async def receive():
+        if told[-1] == "x":
+            await asyncio.Event().wait()
+        told.append("x")
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"",
+             "scheme": "http", "headers": [HOST, JSON, (b"content-length", b"18000")]}  # fmt: skip
+    asyncio.run(small(scope, receive, send))
+    assert told == [413, True, "x", False]
 
 
 def test_a_body_that_does_not_say_is_read_up_to_the_limit(small):

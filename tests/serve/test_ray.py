@@ -113,6 +113,13 @@ class TestReplicas:
         got = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
         assert got.returncode != 0 and "uthent" in got.stderr
 
+    def test_every_request_is_in_the_log(self, server):
+        """Ray would tell what two replicas say alike once, some seconds later, or never."""
+        url = f"http://127.0.0.1:{server.port}"
+        told = [httpx.get(f"{url}/health").headers["X-Request-Id"] for _ in range(20)]
+        for each in told:
+            server.wait_for(each.partition(",")[0])  # behind it Ray puts an id of its own
+
     def test_a_stream_is_whole_and_one_that_is_left_ends(self, server, vlm):
         url = f"http://127.0.0.1:{server.port}"
         ends = vlm.model.generation_config.eos_token_id

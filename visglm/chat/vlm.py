@@ -646,6 +646,7 @@ class VisGLM:
         """Visual tokens `[tokens, hidden_size]` of each picture, of one or several; a tensor where all have as many."""
         self._composer.check_process()
         pictures = self._composer.pictures(images, is_read_only=True)
+        request.check_some(pictures)
         return self._asker.look(self.processor.pixels(pictures))
 
     def recall(self, turns: Iterable[Turn], images: Any) -> History:

@@ -26,6 +26,7 @@ SAFETENSORS_DTYPES = {
 # What is read through a mapping of a file counts as memory until the mapping is closed, and a checkpoint may be one
 # file of many gigabytes. Opening one that torch wrote takes 0.1 s, so not for every tensor.
 MAPPED_BYTES = 2**28
+MOST_SHARDS = 4096
 MAX_SHARED = 2  # tensors may share their bytes in a file, as embeddings and head do
 # What is found under a weight file's name after a bad download: first bytes → what that is.
 IMPOSTORS = {
@@ -248,6 +249,11 @@ def find_weights(folder: Path, stem: str, suffix: str) -> WeightFiles | None:
         return WeightFiles([whole])
     shards = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
     counts = {path.stem.rpartition("-")[2] for path in shards}
+    if len(counts) == 1 and (count := counts.pop()).isdecimal() and len(shards) < int(count) <= MOST_SHARDS:
+        # Those that did not come are named, rather than every tensor in them.
+        width = len(shards[0].stem.removeprefix(f"{stem}-").partition("-")[0])
+        named = {folder / f"{stem}-{number:0{width}d}-of-{count}{suffix}" for number in range(1, int(count) + 1)}
+        shards = sorted(named.union(shards) if len(named.intersection(shards)) == len(shards) else shards)
     if len(counts) > 1:
         raise CheckpointError(
             folder,

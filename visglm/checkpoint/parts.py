@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..config import VisGLMConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
+from ..families import family_of
+from ..families.visualglm import VISUALGLM
 from ..processor import VisGLMProcessor
 from ..quant import Quantization
 from ..vision import INTO_TEXT
@@ -25,6 +27,7 @@ class PartsSource(Source):
     projection above all, is random and to be trained.
 
     Raises:
+        ConfigError: one of them is of a family that is no VisualGLM.
         CheckpointError: `vision` has no vision tower or a quantized one, or the text model's vocabulary has no id left
             for image slots.
     """
@@ -32,6 +35,12 @@ class PartsSource(Source):
     format = "parts"
 
     def __init__(self, vision: Source, text: Source):
+        for source in (vision, text):
+            if (family := family_of(source.config)) is not VISUALGLM:
+                raise ConfigError(
+                    f"{source.path} is a {family.name}, which has no parts to put together: take those of VisualGLMs, "
+                    "and text models of ChatGLM and GLM-4."
+                )
         if vision.config.vision_config is None:
             raise CheckpointError(vision.path, ["it has no vision tower"], "Name a checkpoint that looks at pictures.")
         packed = {kind: Quantization.of(source.config) for kind, source in (("vision", vision), ("text", text))}

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_parsed(parser: argparse.ArgumentParser, words: Sequence[str], run: Callable[[argparse.Namespace], int]) -> int:
     """What the words on a command line ask for; `run` does it. The status is as of `main`."""
+    if sys.stderr is None:  # `2>&-` in a shell; what is printed there would be among the answers
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (to the end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: a name or an answer that the terminal's encoding lacks is no reason to stop half-way.
         sys.stdout.reconfigure(errors="backslashreplace")

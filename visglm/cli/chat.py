@@ -63,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = read_settings(arguments, Sampling)
     if arguments.question is None and sys.stdin is None:  # `<&-` in a shell
         raise VisGLMError("Standard input is closed, so there are no questions. Ask one with --question.")
+    if sys.stdout is None:
+        raise VisGLMError("The standard output is closed, so there is nowhere to answer. Lead it to a file.")
+    check_question(arguments.question)
     limits = image_limits(arguments)
     pictures = load_pictures(arguments.images, limits, arguments.allow_urls)  # before the model: what is wrong is told
     vlm = load_light(arguments) if arguments.light else load_model(arguments)
@@ -71,6 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
         return converse(conversation, arguments.flags)
     conversation.ask(arguments.question)
     return 0
+
+
+def check_question(question: str | None) -> None:
+    """Raise `VisGLMError` where bytes on the command line are no text in the encoding that Python takes them for."""
+    try:
+        (question or "").encode()
+    except UnicodeEncodeError:
+        raise VisGLMError(
+            f"The --question is not {sys.getfilesystemencoding()} text, which this terminal's settings say it is. Set "
+            "PYTHONUTF8=1, or a locale such as C.UTF-8, and ask again."
+        ) from None
 
 
 def load_pictures(paths: Sequence[str], limits: ImageLimits, allow_urls: bool) -> list[Picture]:
@@ -110,6 +124,8 @@ class Conversation:
         self.shown += self.waiting
         self.waiting = []
         self.history = stream.reply.history
+        if stream.reply.finish_reason == "length" and not stream.reply.text and stream.reply.thinking:
+            show_status(STILL_THINKING)
 
     def image(self, *paths: str) -> str:
         if not paths:
@@ -139,6 +155,10 @@ class Conversation:
         return {"images": [picture.path for picture in self.shown], "messages": messages}
 
 
+STILL_THINKING = (
+    "visglm: the model was still thinking when its tokens were used up, and has not answered. Allow more with "
+    "--max-new-tokens, or less thinking with --max-thinking-tokens."
+)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 

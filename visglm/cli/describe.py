@@ -142,7 +142,24 @@ def source_and_results(arguments: argparse.Namespace) -> tuple[str, str] | None:
         )
     if arguments.json:
         raise ConfigError("--json is for answers that are printed. Into a folder, --format jsonl writes them.")
+    if words[0].lower().startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{printable(words[0])} holds pictures, and is not looked into from here. Download it, and name the file."
+        )
+    if same_place(*words):
+        raise ConfigError(
+            f"the results must go into a folder of their own; got {printable(words[0])} for both. Take one below it, "
+            f"such as {printable(words[0].rstrip('/'))}/answers: it is left out of the pictures."
+        )
     return words[0], words[1]
+
+
+def same_place(source: str, target: str) -> bool:
+    from ..describe import is_address
+
+    if is_address(source) or is_address(target):
+        return source.rstrip("/") == target.rstrip("/")
+    return os.path.realpath(source) == os.path.realpath(target)
 
 
 def write_all(arguments: argparse.Namespace, source: str, target: str, question: str, settings: dict[str, Any]) -> int:
@@ -224,9 +241,11 @@ class Tally:
 
 def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str, Any]:
     """What must be the same where a run goes on; of settings those that were set, as a later version has more."""
+    from ..cluster import whole
+
     usual = {"batch_size": arguments.batch_size, **settings_of(Sampling())}
     settings = {name: value for name, value in task.settings.items() if name not in usual or usual[name] != value}
-    model = arguments.model or "visglm-tiny"
+    model = whole(arguments.model) or "visglm-tiny"  # from wherever it is started
     return {"source": source, "model": model, "question": task.question, "settings": settings}
 
 

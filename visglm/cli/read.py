@@ -6,6 +6,7 @@ import argparse
 import os
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = {"batch_size": arguments.batch_size, **settings_of(read_settings(arguments, Sampling))}
     if arguments.overwrite and arguments.out is None:
         raise ConfigError("--overwrite is about files in a folder: name it with --out.")
-    jobs = jobs_of(arguments.scans, arguments.out)
+    out = None if arguments.out is None else os.path.expanduser(arguments.out)
+    if out is not None:
+        check_out(out)
+    jobs = jobs_of(arguments.scans, out)
     check_reads(arguments)
     if not arguments.overwrite:
         jobs = [job for job in jobs if not is_done(job)]
@@ -85,6 +89,21 @@ def run(arguments: argparse.Namespace) -> int:
     if failed:
         show_status(f"visglm: {failed} of {len(jobs)} files could not be read, or not as a whole.")
     return FAILED if failed else 0
+
+
+def check_out(out: str) -> None:
+    """Tell before pages are read, which takes its time, that what they say could not be written.
+
+    Raises:
+        ConfigError: it is no folder and cannot become one, or nobody may write there.
+    """
+    if not out.strip():
+        raise ConfigError("--out must name a folder, and it is empty. For this one: --out .")
+    there = next(place for place in (Path(out), *Path(out).absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError(f"--out must name a folder, and {printable(str(there))} is none. Choose another place.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{printable(str(there))} may not be written to. Choose another place for --out.")
 
 
 def check_reads(arguments: argparse.Namespace) -> None:
@@ -114,6 +133,8 @@ def jobs_of(paths: Sequence[str], out: str | None) -> list[Job]:
     for path in paths:
         for file, name in scans_in(path) if os.path.isdir(path) else [(path, Path(path).name)]:
             target = None if out is None else Path(out, name).with_suffix(".md")
+            if target is not None and target.is_dir():
+                raise ConfigError(f"{printable(str(target))} is a folder, and would have to be a file. Move it away.")
             job = Job(file, target)
             before = jobs.setdefault(target or f"{len(jobs)}", job)
             if before is not job and os.path.abspath(before.path) != os.path.abspath(file):
@@ -125,17 +146,25 @@ def jobs_of(paths: Sequence[str], out: str | None) -> list[Job]:
 
 
 def scans_in(folder: str) -> Iterator[tuple[str, str]]:
-    """Pictures and PDFs in a folder and below, and their names from there on; hidden ones are left out."""
+    """Pictures and PDFs in a folder and below, and their names from there on; hidden ones are left out, and how many
+    are of other kinds is told."""
     from ..library import READERS
 
     suffixes = READERS["pdf"].suffixes + READERS["picture"].suffixes
-    found = False
+    found, others = False, Counter[str]()
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(suffixes):
                 found = True
                 yield os.path.join(where, name), os.path.relpath(os.path.join(where, name), folder)
+            else:
+                others[os.path.splitext(name)[1].lower() or "no ending"] += 1
+    if found and others:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
+        show_status(printable(f"{folder}: {others.total()} files are of kinds that are not read ({kinds})."))
     if not found:
         raise ConfigError(f"there is nothing to read in {printable(folder)}: no file ends in {', '.join(suffixes)}.")
 

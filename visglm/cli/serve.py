@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..serve import Names, Service, Settings
     from ..serve.keys import read_keys
     from ..serve.libraries import Libraries
-    from ..serve.listening import bind
+    from ..serve.listening import bind, listen
     from ..serve.running import BACKLOG
     from ..serve.running import run as answer
 
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         vlm = load_model(arguments)
         names = Names(vlm, arguments.name, adapters)
-        sock.listen(BACKLOG)  # from here on nobody is turned away, if it takes a moment
+        listen(sock, BACKLOG)  # from here on nobody is turned away, if it takes a moment
         host, port = sock.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         show_status(f"Serving {', '.join(names)} at http://{shown}:{port}/v1 (how to ask: http://{shown}:{port}/docs)")

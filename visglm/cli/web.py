@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 import mimetypes
+import os
 import shutil
+import socket
 import subprocess
+import sys
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError, VisGLMError
+from ..settings import Rule
 from .flags import show_status
 
 PAGE = Path(__file__).parents[2] / "demos" / "web"
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 STATIC = (
     *("index.html", "style.css", "app.js", "texts.js"),
-    *("sw.js", "worker.js", "network.js", "picture.js", "prompt.js", "tokenizer.js"),
+    *("sw.js", "worker.js", "files.js", "sha256.js", "network.js", "picture.js", "prompt.js", "tokenizer.js"),
 )
 OF_RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
@@ -34,6 +39,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 BLOCK = 2**20
+OWN_HOSTS = ("127.0.0.1", "localhost", "::1")  # for which browsers keep pages without https
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,15 +60,31 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = Manifest(folder)
     fetch_runtime()
     files = served(folder, manifest.files)
-    try:
-        server = ThreadingHTTPServer((arguments.host, arguments.port), partial(Handler, files))
-    except OSError as error:
-        where = f"{arguments.host}:{arguments.port}"
-        raise VisGLMError(f"cannot listen on {where} ({error}). Name another --port.") from None
-    show_status(f"http://{arguments.host}:{server.server_port} (Ctrl-C ends it; the page then goes on without it)")
+    server = listen(arguments.host, arguments.port, files)
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    show_status(f"http://{host}:{server.server_port} (Ctrl-C ends it; the page then goes on without it)")
+    if arguments.host not in OWN_HOSTS:
+        show_status(
+            "On other devices browsers keep nothing of a page that comes by http: there it needs this command each "
+            "time. Behind a proxy with https it works without it."
+        )
     with server:
         server.serve_forever()
     return 0
+
+
+def listen(host: str, port: int, files: dict[str, Path]) -> Server:
+    """A server of these files.
+
+    Raises:
+        ConfigError: there is no such port. VisGLMError: somebody has it, or the host is none of this machine's.
+    """
+    Rule(int, 0, 2**16 - 1).take("port", port)
+    try:
+        [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return Server(family, address, partial(Handler, files))
+    except OSError as error:
+        raise VisGLMError(f"cannot listen on {host}:{port} ({error}). Name another --port, or --host.") from None
 
 
 def fetch_runtime() -> None:
@@ -92,6 +114,19 @@ def served(folder: Path, names: frozenset[str]) -> dict[str, Path]:
     return files | {f"/model/{name}": folder / name for name in (*names, "light.json")}
 
 
+class Server(ThreadingHTTPServer):
+    """Goes on, whatever a visitor does."""
+
+    def __init__(self, family: socket.AddressFamily, address: Any, handler: Any):
+        self.address_family = family
+        super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who reloads the page or closes it leaves in the middle of a file: no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Gives files, and takes nothing."""
 
@@ -103,24 +138,33 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
+        self._give(has_body=True)
+
+    def do_HEAD(self) -> None:
+        self._give(has_body=False)
+
+    def _give(self, has_body: bool) -> None:
         path = self.files.get(unquote(urlsplit(self.path).path))
-        if path is None:
+        try:
+            file = None if path is None else path.open("rb")
+        except OSError:  # the folder has changed since
+            file = None
+        if path is None or file is None:
             self.send_error(404)
             return
-        status = path.stat()
-        tag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
-        is_known = self.headers.get("If-None-Match") == tag
-        self.send_response(304 if is_known else 200)
-        self.send_header("ETag", tag)
-        self.send_header("Content-Type", TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain")
-        self.send_header("Content-Length", "0" if is_known else str(status.st_size))
-        for name, value in HEADERS.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if is_known:
-            return
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
+        with file:
+            status = os.fstat(file.fileno())
+            tag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+            is_known = self.headers.get("If-None-Match") == tag
+            self.send_response(304 if is_known else 200)
+            self.send_header("ETag", tag)
+            kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", "0" if is_known else str(status.st_size))
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            self.end_headers()
+            while has_body and not is_known and (block := file.read(BLOCK)):
                 self.wfile.write(block)
 
     def log_message(self, *arguments: object) -> None:

@@ -84,6 +84,10 @@ def find(source: str, leave_out: str = "") -> Iterator[Item]:
     """
     found = False
     for name, path, stamp in (remote_files if is_address(source) else local_files)(source, leave_out):
+        if path.endswith(os.sep):
+            found = True
+            yield Item(name, stamp, path, "folder")
+            continue
         kind = next((kind for suffix, kind in KINDS.items() if path.lower().endswith(suffix)), None)
         if kind is not None:
             for item in kind(name, path, stamp):
@@ -102,7 +106,13 @@ def find(source: str, leave_out: str = "") -> Iterator[Item]:
 def local_files(source: str, leave_out: str) -> Iterator[tuple[str, str, str]]:
     """Name, path and stamp of each file."""
     if os.path.isdir(source):
-        yield from walk(source, "", os.path.realpath(leave_out) if leave_out else "", ())
+        seen = {os.path.realpath(leave_out)} if leave_out else set()
+        links = [(source, "")]
+        while links:
+            further: list[tuple[str, str]] = []
+            for folder, name in sorted(links):
+                yield from walk(folder, name, seen, further)
+            links = further
         return
     paths = glob.iglob(source, recursive=True) if is_pattern(source) else iter([source])
     start = len(fixed_part(source))
@@ -113,26 +123,47 @@ def local_files(source: str, leave_out: str) -> Iterator[tuple[str, str, str]]:
             yield path[start:].replace(os.sep, "/"), path, local_stamp(path)
 
 
-def walk(folder: str, name: str, leave_out: str, above: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
-    """What is in a folder and below. Links to folders are followed, but not in circles; hidden files are none."""
-    real = os.path.realpath(folder)
-    if real == leave_out or real in above:
-        return
+def walk(
+    folder: str, name: str, seen: set[str], links: list[tuple[str, str]]
+) -> Iterator[tuple[str, str, str]]:  # fmt: skip
+    """What is in a folder and below. Hidden files are none.
+
+    Args:
+        seen: folders that are looked through already, as `os.path.realpath` calls them. Each is once, by its own place
+            rather than by a link: those lead in circles, and by thousands of ways to the same pictures.
+        links: gets the links to folders that were found, with their names.
+    """
+    waiting = [(folder, name)]
+    while waiting:
+        folder, name = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            if not name:
+                raise ConfigError(
+                    f"the folder {printable(folder)} cannot be read ({error.strerror})."
+                ) from None  # fmt: skip
+            yield name, os.path.join(folder, ""), ""
+            continue
+        with entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_folder(entry):
+                    (links if entry.is_symlink() else waiting).append((entry.path, f"{name}{entry.name}/"))
+                else:
+                    yield name + entry.name, entry.path, local_stamp(entry.path)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        entries = os.scandir(folder)
-    except OSError as error:
-        raise ConfigError(f"the folder {printable(folder)} cannot be read ({error.strerror}).") from None
-    folders = []
-    with entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            else:
-                yield name + entry.name, entry.path, local_stamp(entry.path)
-    for each in folders:
-        yield from walk(os.path.join(folder, each), f"{name}{each}/", leave_out, (*above, real))
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
 
 
 def local_stamp(path: str) -> str:
@@ -214,13 +245,16 @@ def in_archive(name: str, path: str, stamp: str) -> Iterator[Item]:
 
 
 def in_table(name: str, path: str, stamp: str) -> Iterator[Item]:
-    """The rows of a Parquet file."""
+    """The rows of a Parquet file. One that cannot be read, or not be told from others, is an item that says so."""
     try:
         with open_file(path) as file:
             table = require("describe", "pyarrow.parquet").ParquetFile(file)
             num_rows = 0 if picture_column(table.schema_arrow, path) is None else table.metadata.num_rows
-    except (MissingDependencyError, ConfigError):
+    except MissingDependencyError:
         raise
+    except ConfigError as error:
+        yield Item(name, stamp, path, f"unclear: {error}")
+        return
     except Exception as error:
         yield Item(name, stamp, path, f"damaged ({type(error).__name__})")
         return
@@ -238,7 +272,8 @@ def picture_column(schema: Any, path: str) -> tuple[str, bool] | None:
     types = require("describe", "pyarrow").types
 
     def is_binary(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
     found = {
         field.name: types.is_struct(field.type)
@@ -246,11 +281,12 @@ def picture_column(schema: Any, path: str) -> tuple[str, bool] | None:
         if is_binary(field.type)
         or (types.is_struct(field.type) and any(each.name == "bytes" and is_binary(each.type) for each in field.type))
     }
-    name = next((name for name in COLUMNS if name in found), None) or next(iter(found), None)
-    if name not in COLUMNS and len(found) > 1:
+    likely = [name for each in COLUMNS for name in found if name.lower() == each]
+    name = next(iter(likely or found), None)
+    if not likely and len(found) > 1:
         raise ConfigError(
-            f"{printable(path)} must have one column of bytes, or call that of the pictures {COLUMNS[0]}; got "
-            f"{', '.join(map(shorten, found))}."
+            f"{shorten(os.path.basename(path))} must have one column of bytes, or call that of the pictures "
+            f"{COLUMNS[0]}; got {', '.join(map(shorten, found))}."
         )
     return None if name is None else (name, found[name])
 
@@ -282,6 +318,12 @@ def open_file(path: str) -> Any:
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device, which might never end
         raise Unreadable(f"{shorten(path)} is not a regular file.")
     return open(path, "rb")
+
+
+def read_folder(item: Item, most: int) -> bytes:
+    """Why a folder could not be looked into."""
+    os.scandir(item.path).close()
+    raise Unreadable(f"{shorten(item.name)} could not be read a moment ago. Start again.")
 
 
 def read_file(item: Item, most: int) -> bytes:
@@ -330,4 +372,6 @@ def row_group(path: str, stamp: str, number: int) -> Any:
 # End of a file's name → what lists the pictures in it.
 KINDS: dict[str, Callable[[str, str, str], Iterator[Item]]] = {".tar": in_archive, ".parquet": in_table}
 GROUPS = threading.Lock()  # one group is read at a time, and once
-READERS: dict[str, Callable[[Item, int], bytes]] = {"file": read_file, "member": read_member, "row": read_row}
+READERS: dict[str, Callable[[Item, int], bytes]] = {
+    "file": read_file, "member": read_member, "row": read_row, "folder": read_folder,
+}  # fmt: skip

@@ -13,7 +13,8 @@ from .items import Item
 from .results import Results, Row
 from .work import Task, describe
 
-FIELDS = {"name": "string", "stamp": "string", "path": "string", "kind": "string", "start": "int64", "size": "int64"}
+# Names as bytes: on the disk they may be no text.
+FIELDS = {"name": "binary", "stamp": "string", "path": "binary", "kind": "string", "start": "int64", "size": "int64"}
 
 
 class Describer:
@@ -30,7 +31,7 @@ class Describer:
         """A shard of pictures → one row that says how it went. Done again, it replaces itself."""
         pyarrow = require("describe", "pyarrow")
         number = table.column("number")[0].as_py()
-        items = [Item(*fields) for fields in zip(*(table.column(name).to_pylist() for name in FIELDS), strict=True)]
+        items = unpacked(table)
         rows = [row for some in describe(self.vlm, items, self.task) for row in some]
         self.results.write(number, rows)
         failed = [{"image": row["image"], "error": row["error"]} for row in rows if row["error"] is not None]
@@ -58,7 +59,7 @@ def spread(
                              ("number", pyarrow.int64())])  # fmt: skip
     # In Ray's own memory, which goes to the disk where it is too much: some hundred bytes a picture.
     references = [
-        ray.put(pyarrow.table([*map(list, zip(*items, strict=True)), [first + place] * len(items)], schema=schema))
+        ray.put(pyarrow.table([*packed(items), [first + place] * len(items)], schema=schema))
         for place, items in enumerate(shards)
     ]
     if not references:
@@ -73,3 +74,20 @@ def spread(
             yield int(row["done"]), json.loads(row["failed"])
     except exceptions.RayError as error:
         raise own_error(error) from None
+
+
+def packed(items: Iterable[Item]) -> list[list[Any]]:
+    """Columns of `FIELDS`."""
+    return [
+        [value.encode("utf-8", "surrogatepass") if kind == "binary" else value for value in values]
+        for kind, values in zip(FIELDS.values(), zip(*items, strict=True), strict=True)
+    ]
+
+
+def unpacked(table: Any) -> list[Item]:
+    columns = [table.column(name).to_pylist() for name in FIELDS]
+    texts = (
+        [value.decode("utf-8", "surrogatepass") if kind == "binary" else value for value in column]
+        for kind, column in zip(FIELDS.values(), columns, strict=True)
+    )
+    return [Item(*fields) for fields in zip(*texts, strict=True)]

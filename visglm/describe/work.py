@@ -40,6 +40,11 @@ def identity(name: str, sha256: str) -> str:
     return f"{name}#{sha256[:16]}"
 
 
+def sha256_of(content: bytes, most: int) -> str:
+    """Nothing of one that is too large: it was not read to its end."""
+    return hashlib.sha256(content).hexdigest() if len(content) <= most else ""
+
+
 def missing(items: Iterable[Item], done: Done, most: int) -> Iterator[Item]:
     """Those that no shard holds. One that was touched is read: with the same content it is done.
 
@@ -51,7 +56,7 @@ def missing(items: Iterable[Item], done: Done, most: int) -> Iterator[Item]:
             continue
         if done.has_name(item.name):
             try:
-                if done.has_id(identity(item.name, hashlib.sha256(read(item, most)).hexdigest())):
+                if done.has_id(identity(item.name, sha256_of(read(item, most), most))):
                     continue
             except Unreadable:
                 pass
@@ -126,10 +131,7 @@ def row_of(item: Item, content: bytes | Unreadable, reply: Any, most: int) -> Ro
     failed = isinstance(reply, ImageError | Unreadable)
     if isinstance(reply, Exception) and not failed:  # it is not about this picture
         raise reply
-    if isinstance(content, Unreadable):
-        sha256 = None
-    else:
-        sha256 = hashlib.sha256(content).hexdigest() if len(content) <= most else ""  # it was not read to its end
+    sha256 = None if isinstance(content, Unreadable) else sha256_of(content, most)
     return {
         "id": identity(item.name, sha256 or ""), "image": item.name, "sha256": sha256, "stamp": item.stamp,
         "text": None if failed else reply.text, "finish_reason": None if failed else reply.finish_reason,

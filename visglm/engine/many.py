@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import PromptError, VisGLMError
+from ..errors import VisGLMError
 from ..reply import Reply
-from ..request import Prompt
+from ..request import Prompt, check_requests, take_apart
 from ..settings import Rule, check_call
 from .answer import Answer
 from .task import POLL_SECONDS
@@ -39,9 +39,7 @@ def answer_all(
         PromptError: `requests` is no list.
     """
     check_call(RULES, batch_size=batch_size, on_error=on_error, progress=progress)
-    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
-        raise PromptError(f"requests must be a list of (images, prompt); got {type(requests).__name__}.")
-    requests = list(requests)
+    requests = check_requests(requests)
     results: dict[int, Reply | VisGLMError] = {}
     asked: dict[int, Answer] = {}
     following = 0
@@ -65,10 +63,7 @@ def answer_all(
 
 
 def ready(request: Any, prepare: Callable[[Any, Any, Any], Prompt]) -> Prompt:
-    if not isinstance(request, list | tuple) or len(request) not in (2, 3):
-        raise PromptError(f"a request is (images, prompt) or (images, prompt, history); got {request!r:.80}.")
-    images, prompt, history = (*request, None)[:3]
-    return prepare(images, prompt, history)
+    return prepare(*take_apart(request))
 
 
 def or_error(act: Callable[[], Any], on_error: str) -> Any:

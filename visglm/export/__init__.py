@@ -16,6 +16,7 @@ from ..checkpoint import AdapterSource, QuantizedSource, Source, open_source, re
 from ..checkpoint import save as save_checkpoint
 from ..config import VisGLMConfig
 from ..errors import ConfigError, require
+from ..families import check_can
 from .graphs import trace_decoder, trace_vision
 from .heat import trace_heat
 from .manifest import describe
@@ -38,10 +39,12 @@ def export(source: Source, folder: str | Path, quantize: str | None = None) -> N
         quantize: "int4" or "int8" for the text model; None as it is. Pictures are looked at in floating point.
 
     Raises:
-        ConfigError: there is no such scheme for ONNX Runtime, or the adapter is of a kind that cannot be written.
+        ConfigError: it is of a family that has no export, there is no such scheme for ONNX Runtime, or the adapter is
+            of a kind that cannot be written.
         CheckpointError: the source is broken, or the folder cannot be written.
         MissingDependencyError: the extra "export" is not installed.
     """
+    check_can(source.config, "export")
     require("export", "onnx", "onnxscript")
     if quantize is not None and quantize not in SCHEMES:
         raise ConfigError(f"quantize must be one of {', '.join(SCHEMES)}, or None; got {quantize!r}.")
@@ -51,6 +54,7 @@ def export(source: Source, folder: str | Path, quantize: str | None = None) -> N
             f"{source.path} is quantized to {packed['scheme']}, for which ONNX Runtime has no product. Export the "
             f"16-bit checkpoint with quantize={' or '.join(map(repr, SCHEMES))}."
         )
+    check_apart(source, Path(folder))
     delta = source.delta()
     if delta is not None and "prefix" not in delta.by_kind():
         with tempfile.TemporaryDirectory() as merged:
@@ -73,6 +77,13 @@ def export(source: Source, folder: str | Path, quantize: str | None = None) -> N
             quantization = written.config.quantization
             write_delta(partial, replace(delta, base=Home(HERE), quantization=quantization))
         write_graphs(written, partial)
+
+
+def check_apart(source: Source, folder: Path) -> None:
+    """Raise `ConfigError` where what is read would be replaced by what is written, perhaps in fewer bits."""
+    read = [source.path, *([source.base.path] if isinstance(source, AdapterSource) else [])]
+    if folder.expanduser().resolve() in [Path(path).resolve() for path in read if path is not None]:
+        raise ConfigError(f"{folder} is what is exported, and would be replaced. Choose another folder to write to.")
 
 
 def add_graphs(folder: str | Path) -> None:

@@ -59,11 +59,14 @@ class FamilyProcessor:
                 images.size["shortest_edge"], images.size["longest_edge"],
             )  # fmt: skip
         except ValueError as error:
-            raise ImageError(f"a picture of {width}×{height} pixels cannot be looked at: {error}.") from None
+            raise ImageError(
+                f"a picture of {width}×{height} pixels cannot be looked at: {error}. Cut it into shorter parts."
+            ) from None
         return PictureShape((1, resized[0] // side, resized[1] // side), size)
 
     def set_image_size(self, side: int, config: Any) -> None:
-        """Have no picture take more room than a square of this side, in pixels.
+        """Have no picture take more room than a square of this side, in pixels; but for long strips, which take one row
+        of visual tokens at least.
 
         Raises:
             ConfigError: not even one visual token would be left.
@@ -77,7 +80,12 @@ class FamilyProcessor:
 
     def pixels(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Of each picture `[frames, rows, columns, numbers of a patch]`: patches in the order that the network takes
-        them, block by block."""
+        them, block by block.
+
+        Raises:
+            ImageError: one is too narrow to be looked at.
+        """
+        self.shapes(images)
         found = self.image_processor(list(images), return_tensors="pt")
         grids = found["image_grid_thw"].tolist()
         parts = found["pixel_values"].split([prod(grid) for grid in grids])

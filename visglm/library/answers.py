@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import ContextLengthError, PromptError
 from ..prompt import Reference, Turn, detect_language
 from ..reply import Citation, History, Reply, Timings, Usage
-from .chunks import in_one_line, sentences
+from .chunks import LEADERS, in_one_line, sentences
 from .collection import Library
 from .pieces import Box, Line, union
 from .search import Found
@@ -31,6 +31,8 @@ ASKS_NUMBER = re.compile(
     r"|\bhow (?:many|much|long|old|far|often)\b|\bwhen\b",
     re.IGNORECASE,
 )
+ASKS = re.compile(r"[?？][\"')\]”’」』）]*\Z")
+ECHO = 0.6  # what a sentence counts that asks itself, or has no word that the question has not
 WORTH = 0.3  # of the best extract's score: what has less is left out
 
 Write = Callable[[str, tuple[Reference, ...]], Reply]
@@ -172,6 +174,8 @@ def choose(question: str, sure: Sequence[Confident], limit: int, meaning: Meanin
             foreign += 1
             if meaning is not None and foreign <= MAX_FOREIGN:
                 extracts += by_meaning(question, one, meaning)
+            # One Chinese name in it makes a part Chinese; what it says in English is found by its words all the same.
+            extracts += [extract for extract in in_text(question, one) if is_own(question, one, extract)]
         else:
             extracts += in_text(question, one)
     extracts.sort(key=lambda extract: -extract.score)
@@ -197,9 +201,8 @@ def confidence(question: str, weights: dict[str, float], hit: Found, has_image: 
         return max(said, (hit.likeness or 0.0) if has_image else 0.0)
     if hit.likeness is None:
         return said
-    foreign = is_foreign(question, hit)
-    meant = near(hit.likeness, foreign)
-    return meant if foreign else (said + meant) / 2
+    by_both = (said + near(hit.likeness, False)) / 2
+    return max(near(hit.likeness, True), by_both) if is_foreign(question, hit) else by_both
 
 
 def in_text(question: str, one: Confident) -> list[Extract]:
@@ -207,13 +210,19 @@ def in_text(question: str, one: Confident) -> list[Extract]:
     answer often stands beside what names the thing."""
     hit = one.found
     places = list(sentences(hit.text))
-    own = [coverage(one.weights, hit.text[start:end]) for start, end in places]
+    said = [hit.text[start:end] for start, end in places]
+    own = [coverage(one.weights, text) for text in said]
+    asked = words_of(question)
     wants_number = ASKS_NUMBER.search(question) is not None
     found = []
     for number, (start, end) in enumerate(places):
         beside = max((own[other] for other in (number - 1, number + 1) if 0 <= other < len(own)), default=0.0)
         score = 0.7 * own[number] + 0.15 * beside
-        score += 0.1 * (wants_number and NUMBER.search(hit.text[start:end]) is not None)
+        score += 0.1 * (wants_number and NUMBER.search(said[number]) is not None)
+        if ASKS.search(said[number]) or words_of(said[number]) <= asked:
+            score *= ECHO
+        if LEADERS.search(said[number]):  # a table of contents
+            score = 0.0
         found.append(Extract(hit, start, end, min(1.0, score * one.sure**0.5 / (1 + 0.15 * one.rank))))
     return found
 
@@ -221,6 +230,11 @@ def in_text(question: str, one: Confident) -> list[Extract]:
 def is_foreign(question: str, hit: Found) -> bool:
     """Whether a text is in the other language than the question."""
     return hit.kind == "text" and hit.language != detect_language(question)
+
+
+def is_own(question: str, one: Confident, extract: Extract) -> bool:
+    """Whether a sentence is in the question's language and has a word of it."""
+    return detect_language(extract.quote) == detect_language(question) and coverage(one.weights, extract.quote) > 0
 
 
 def by_meaning(question: str, one: Confident, meaning: Meaning) -> list[Extract]:

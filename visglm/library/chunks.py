@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
 from ..prompt import CHINESE
-from .pieces import Box, Line, Piece, union
+from .pieces import MAX_HEADING, Box, Line, Piece, union
 
 # Of a part; a Chinese character counts as two. What reads them has 512 tokens.
 MAX_WEIGHT = 1_000
@@ -23,6 +23,7 @@ SENTENCE_END = re.compile(
     r"|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•·]|\d+[.)、])[ \t]|\||```)"
     r"|(?<=```)\n"
 )
+LEADERS = re.compile(r"(?:[.·…] ?){5}")  # from a title to its page, in a table of contents
 WIDE = re.compile(CHINESE + r"|[\u3000-\u303f\uff00-\uffef\u3040-\u30ff\uac00-\ud7af]")
 JOINED = re.compile(rf"(?<={CHINESE})\s*\n\s*(?={CHINESE})|(?<=[，。、；：！？])\s*\n\s*|\s*\n\s*(?=[，。、；：！？])")
 MAX_SENTENCE = 400  # weight above which a sentence without an end is cut at a comma or a space
@@ -96,6 +97,8 @@ def chunks(pieces: Iterable[Piece]) -> Iterator[Chunk]:
     for piece in pieces:
         if piece.image is None and not piece.text.strip():
             continue
+        if len(piece.heading) > MAX_HEADING:  # it stands with each part
+            piece = replace(piece, heading=piece.heading[: MAX_HEADING - 1] + "…")
         start = place if piece.start is None else piece.start
         place = start + len(piece.text) + len(GLUE)
         if piece.image is not None:

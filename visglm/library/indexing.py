@@ -18,9 +18,11 @@ from .files import open_file
 from .ocr import Ocr, RapidOcr
 from .pieces import LibraryLimits
 from .readers import READERS, read, reader_of
-from .store import FORMAT, HEAD
-from .words import name_in_words
+from .store import HEAD
+from .words import name_in_words, running
 
+# How files are read. It goes up when the same file would be found by other words: what was read before is read again.
+READING = 2
 UNREAD = "-"  # in a recipe: nobody looked at a picture, since there was none
 Row = dict[str, Any]
 
@@ -85,13 +87,14 @@ class Indexer:
         return self.chosen_eyes
 
     def is_stale(self, head: Mapping[str, Any]) -> bool:
-        """Whether the same file would be read as something else now: with vectors, by other eyes or another reader.
+        """Whether the same file would be read as something else now: by this version, with vectors, by other eyes or
+        another reader.
 
         Args:
             head: what the library has of it.
         """
         form, vectors, looker, reader = (head["recipe"].split("\t") + [""] * 3)[:4]
-        if form != str(FORMAT) or (vectors != self.embedder.name and bool(self.embedder.name)):
+        if form != str(READING) or (vectors != self.embedder.name and bool(self.embedder.name)):
             return True
         row = READERS.get(head["kind"])  # none for what nobody reads
         if self.ocr.name and reader != self.ocr.name and row is not None and row.meets_text:
@@ -140,7 +143,7 @@ class Indexer:
         head = {
             "source": source, "part": HEAD, "kind": reader_of(source) or "", "language": "", "heading": "", "text": "",
             "words": "", "modified": modified, "stamp": stamp, "hash": digest, "problem": problem,
-            "recipe": "\t".join((str(FORMAT), self.embedder.name, looker, self.ocr.name)), "num_parts": len(parts),
+            "recipe": "\t".join((str(READING), self.embedder.name, looker, self.ocr.name)), "num_parts": len(parts),
         }  # fmt: skip
         return [head, *parts]
 
@@ -164,7 +167,7 @@ def part_of(source: str, number: int, chunk: Chunk, text: str, modified: float) 
     is_picture = chunk.image is not None
     around = [name_in_words(source), chunk.heading, chunk.text] if is_picture else [chunk.heading]
     text = text.encode("utf-8", "replace").decode()
-    words = "\n".join(filter(None, (*around, text))).encode("utf-8", "replace").decode()
+    words = "\n".join(filter(None, (*around, running(text)))).encode("utf-8", "replace").decode()
     return {
         "source": source, "part": number, "kind": "picture" if is_picture else "text",
         "language": "" if is_picture else detect_language(text), "heading": chunk.heading, "text": text,

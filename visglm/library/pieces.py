@@ -14,6 +14,8 @@ from ..pictures import DEFAULT_LIMITS, ImageLimits
 Box = tuple[float, float, float, float]
 Line = tuple[int, int, Box]  # where it begins and ends in the text, and where it stands on the page
 
+MAX_HEADING = 300  # characters; what is longer, whatever it is marked as, is a paragraph
+
 
 @dataclass(frozen=True)
 class Piece:

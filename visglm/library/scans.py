@@ -18,7 +18,7 @@ from .files import open_file
 from .pieces import LibraryLimits, Piece, check_size
 from .readers.markup import parse
 from .readers.pdf import draw_pages
-from .readers.text import read_markdown
+from .readers.text import by_headings
 
 PDF_HEAD = b"%PDF-"
 CUT = "it is not whole: the answer ended at its limit. Allow more with max_new_tokens=…, or read a part of the page."
@@ -141,8 +141,10 @@ class ModelOcr:
 def pieces_of(markdown: str, images: Any) -> Iterator[Piece]:
     """Paragraphs of Markdown; of tables, which stand in it as HTML, their rows."""
     limits = LibraryLimits(images=images)
-    for piece in read_markdown(markdown.encode("utf-8", "replace"), "", limits):
+    for piece in by_headings(markdown):
         if piece.text.lstrip().lower().startswith("<table"):
-            yield from (replace(row, heading=piece.heading) for row in parse(piece.text, limits) if row.image is None)
+            for row in parse(piece.text, limits):
+                if row.image is None:
+                    yield replace(row, heading=": ".join(filter(None, (piece.heading, row.heading))))
         else:
             yield replace(piece, start=None)

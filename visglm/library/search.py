@@ -1,5 +1,4 @@
-"""What a question or a picture finds: by words, by meaning and by looks, each ranked by itself, their ranks put
-together."""
+"""What a question or a picture finds: by words, by meaning and by looks, each ranked by itself, then put together."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from .pieces import Box, Line, union
 from .store import HEAD, Store, among, quoted
 
 DEPTH = 50  # of each ranking
-# The place below the first at which a rank counts half: large enough that two fair ranks beat a single good one.
-HALF = 20
+# What the best by words counts beside the best by meaning: see RESULTS.md.
+WORDS = 0.4
 KINDS = ("text", "picture")
 LANGUAGES = ("zh", "en")
 
@@ -33,7 +32,7 @@ class Found:
         text: as it stands there; of a picture what the model says that it shows.
         start: in the text of the document, in characters.
         end: there, too.
-        score: of the ranks; compare it within one search only.
+        score: of all rankings together; compare it within one search only.
         likeness: the cosine between question and part, or between two pictures; None where it was not among the
             nearest.
         words: the BM25 of the words; None where it was not among the best.
@@ -142,16 +141,29 @@ def by_text(
 
 
 def fuse(rankings: Sequence[list[dict[str, Any]]]) -> list[Found]:
-    """Rankings of the same things put together by rank: what several agree on comes first."""
+    """Rankings of the same things put together by how far each stands behind the best of its ranking: a second place
+    may be as good as the first, or far behind, and its rank alone does not tell."""
     scores: dict[tuple[str, int], float] = {}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for ranking in rankings:
-        for rank, row in enumerate(ranking):
+        for row, share in zip(ranking, shares(ranking), strict=True):
             key = (row["source"], row["part"])
-            scores[key] = scores.get(key, 0.0) + HALF / (HALF + rank)
+            scores[key] = scores.get(key, 0.0) + share
             rows[key] = rows.get(key, {}) | row
     best = sorted(scores, key=lambda key: (-scores[key], key))
-    return [found(rows[key], scores[key] / max(len(rankings), 1)) for key in best]
+    return [found(rows[key], scores[key]) for key in best]
+
+
+def shares(ranking: Sequence[dict[str, Any]]) -> list[float]:
+    """What each counts: by words in proportion to its BM25; by cosine, whose scale says nothing, between the last and
+    the first."""
+    if not ranking:
+        return []
+    if "_score" in ranking[0]:
+        return [WORDS * row["_score"] / max(ranking[0]["_score"], 1e-9) for row in ranking]
+    nearest, farthest = ranking[0]["_distance"], ranking[-1]["_distance"]
+    width = farthest - nearest
+    return [(1 - WORDS) * ((farthest - row["_distance"]) / width if width > 0 else 1.0) for row in ranking]
 
 
 def found(row: dict[str, Any], score: float) -> Found:

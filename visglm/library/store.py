@@ -13,8 +13,8 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,32 @@ class Store:
         self.address, self.is_local = address, "://" not in address
         if self.is_local:
             self._check_folder(Path(address), create)
-        with self.writing():
-            self._database = lancedb.connect(
+
+        def connect() -> Any:
+            return lancedb.connect(
                 address, read_consistency_interval=timedelta(0), storage_options=dict(options or {}) or None
             )
-            if TABLE not in self._database.list_tables().tables:
-                if not create:
-                    raise LibraryError(MISSING.format(shorten(address)))
-                self._make(look_size)
-            self.table = self._database.open_table(TABLE)
+
+        if not (self.is_local and self._is_whole(connect)):
+            with self.writing():
+                self._database = connect()
+                if TABLE not in self._database.list_tables().tables:
+                    if not create:
+                        raise LibraryError(MISSING.format(shorten(address)))
+                    self._make(look_size)
+                self.table = self._database.open_table(TABLE)
         self.notes = self._read_notes()
+
+    def _is_whole(self, connect: Callable[[], Any]) -> bool:
+        """Open what is there without waiting for a turn: people ask while others write, and where nobody may write. Not
+        where a writer is making it: then its table is missing, or its index."""
+        if not os.path.isdir(os.path.join(self.address, f"{TABLE}.lance")):
+            return False
+        with suppress(OSError, RuntimeError, ValueError):
+            self._database = connect()
+            self.table = self._database.open_table(TABLE)
+            return self._has_index("words")
+        return False
 
     def _check_folder(self, folder: Path, create: bool) -> None:
         if folder.exists() and not folder.is_dir():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 from ..prompt import CHINESE
+from .chunks import in_one_line
 
 # Words that any question has.
 ASKING = re.compile(
@@ -39,13 +40,22 @@ def name_in_words(source: str) -> str:
     return f"{stem} {' '.join(IN_NAMES.findall(stem))}"
 
 
+# A word that a line of print was too short for. One that has its hyphen anyway loses it here, and only here.
+PARTED = re.compile(r"(?<=[a-z])-[ \t]?\n[ \t]?(?=[a-z])")
+
+
+def running(text: str) -> str:
+    """Text as it is searched: in one line, and words that a line break parted are whole."""
+    return in_one_line(PARTED.sub("", text))
+
+
 def words_of(text: str, is_question: bool = False) -> set[str]:
     """Latin words without their endings, and pairs of neighbouring Chinese characters.
 
     Args:
         is_question: leave out what any question has.
     """
-    lowered = text.lower()
+    lowered = (text if is_question else running(text)).lower()
     found = {ENDINGS.sub("", word) for word in LATIN.findall(lowered) if not (is_question and word in STOP)}
     for run in RUN.findall(ASKING.sub(" ", lowered) if is_question else lowered):
         found |= {run[place : place + 2] for place in range(len(run) - 1)} or {run}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import EngineError
 from ..reply import History, Reply, Timings, Usage, parse, shares_of
 from ..request import Prompt, lay_out
 from ..sampling import OF_CHECKPOINT, Sampling
@@ -94,6 +95,10 @@ class Asker:
             if slot is not None:
                 logits[slot] = NEVER  # an image slot is no word
             largest = logits.max()
+            if not math.isfinite(largest):
+                raise EngineError(
+                    "the network computes no numbers: its weights are none, or too large. Export the model again."
+                )
             total = float(largest) + math.log(float(np.exp(logits - largest, dtype=np.float64).sum()))
             token = chooser.choose(logits)
             yield Token(token, float(logits[token]) - total, likeliest(logits, total, num_alternatives))

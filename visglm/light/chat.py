@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..explanation import Explanation, check_pictures, count_new
 from ..pictures import DEFAULT_LIMITS, ImageLimits, load_images
 from ..prompt import Turn
 from ..reply import History, Reply
-from ..sampling import Sampling
+from ..sampling import GREEDY, Sampling
 from ..settings import Rule, check_call
 from ..stream import ReplyStream
 from ..tokenizers import load_plain
@@ -23,6 +24,7 @@ from .answer import Answer, Asker
 from .heat import Heat
 from .manifest import Manifest
 from .network import Network
+from .words import check_words
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "visglm-tiny"
 RULES: Mapping[str, Rule] = {
@@ -50,6 +52,7 @@ class VisGLM:
         self.allow_urls = allow_urls
         self.image_limits = image_limits
         self.tokenizer = load_plain(manifest.folder / manifest.tokenizer["file"], manifest.tokenizer)
+        check_words(manifest, self.tokenizer)
         self.network = Network(manifest)
         self._asker = Asker(self.network, self.tokenizer)
         self._heat = Heat(self.network)
@@ -76,6 +79,11 @@ class VisGLM:
         path = EMBEDDED_MODEL if folder is None else Path(folder).expanduser()
         return cls(Manifest(path), allow_urls=allow_urls, image_limits=image_limits or DEFAULT_LIMITS)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or one in another process, opens the folder anew: what ONNX Runtime holds stays where it is."""
+        opened = partial(type(self).from_pretrained, allow_urls=self.allow_urls, image_limits=self.image_limits)
+        return opened, (self.manifest.folder.absolute(),)
+
     def __repr__(self) -> str:
         bits = self.manifest.scheme or "float32"
         return f"VisGLM({self.manifest.folder.name}: {bits} on ONNX Runtime)"
@@ -84,6 +92,21 @@ class VisGLM:
     def context_length(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self.manifest.text_config.max_position_embeddings
+
+    @property
+    def max_pictures(self) -> int | None:
+        """In a conversation, as the model was taught; None for any number."""
+        return self.manifest.max_pictures
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """What `chat` takes for settings that are not given: `temperature` 0, so that the likeliest token comes."""
+        return dict(GREEDY)
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What this model does here: "chat", and "explain" where it was exported with the heat map."""
+        return ("chat", "explain") if "heat" in self.manifest.graphs else ("chat",)
 
     def chat(
         self,
@@ -159,13 +182,16 @@ class VisGLM:
             requests: `(images, prompt)` or `(images, prompt, history)` each, as `chat` takes them.
             on_error: "raise" stops at the first bad request; "return" puts its error in its place.
             settings: as the keyword arguments of `chat`.
+
+        Raises:
+            PromptError: `requests` is no list, or one of them is no request.
         """
         check_call({"on_error": Rule(str, names=("raise", "return"))}, on_error=on_error)
         Sampling.of(settings)
         found: list[Reply | VisGLMError] = []
-        for images, prompt, *history in requests:
+        for asked in request.check_requests(requests):
             try:
-                found.append(self.chat(images, prompt, *history, language=language, **settings))
+                found.append(self.chat(*request.take_apart(asked), language=language, **settings))
             except VisGLMError as error:
                 if on_error == "raise":
                     raise
@@ -219,6 +245,7 @@ class VisGLM:
         if self.manifest.pictures is None:
             raise PromptError("this is a text-only model: it has no vision tower to look at a picture with.")
         pictures = load_images(images, limits=self.image_limits, allow_urls=self.allow_urls, is_read_only=True)
+        request.check_some(pictures)
         return self.network.look(self.network.pixels(pictures))
 
     def _compose(self, images: Any, prompt: Any, history: Any, language: str, sampling: Sampling) -> request.Prompt:

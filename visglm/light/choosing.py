@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..sampling import NEUTRAL, RULED_OUT, Sampling
 
 NEVER = np.float32(-np.inf)
@@ -92,7 +93,11 @@ class Chooser:
         self._dictated = list(reversed(dictated))
 
     def choose(self, logits: np.ndarray) -> int:
-        """The next token of logits `[vocabulary]`, float32; they stay as they are."""
+        """The next token of logits `[vocabulary]`, float32; they stay as they are.
+
+        Raises:
+            ConfigError: none is left to choose.
+        """
         if self._dictated:
             return self._dictated.pop()
         scores = logits.copy()
@@ -102,6 +107,8 @@ class Chooser:
             scores[~self._shape.allowed(len(scores))] = NEVER
         for id_, bias in self._biases.items():
             scores[id_] += NEVER if bias <= RULED_OUT else np.float32(bias)
+        if scores.max() == NEVER:
+            raise ConfigError("logit_bias, and a shape if there is one, rule out every token. Leave some of them.")
         for step, value in self._steps:
             scores = step(scores, self.ids, value)
         token = int(scores.argmax()) if self._random is None else self._draw(scores)

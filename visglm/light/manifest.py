@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ RULES: Mapping[str, Rule] = {
     "cache.heads": Rule(int, 1, 2**12),
     "cache.head_dim": Rule(int, 1, 2**12),
     "positions": Rule(dict),
+    "quantization": Rule(dict, optional=True),
     "positions.kind": Rule(str, names=("two planes", "count")),
     "answers": Rule(dict),
     "answers.end_ids": Rule(list),
@@ -68,6 +70,8 @@ PICTURE_RULES: Mapping[str, Rule] = {
     "mean": Rule(list),
     "std": Rule(list),
 }
+# The same of each number in "mean" and "std".
+COLOURS: Mapping[str, Rule] = {"mean": Rule(float, -1e3, 1e3), "std": Rule(float, 1e-6, 1e3)}
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,17 @@ class Manifest:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        if not folder.is_dir():
+            problem = "it is no folder" if folder.exists() else "there is no such folder"
+            raise CheckpointError(folder, [problem], "Name a folder that an exported model is in.")
         if not (folder / NAME).is_file():
+            source = shlex.quote(str(folder)) if any(folder.glob("*.json")) else "SRC"
             raise CheckpointError(
-                folder, [f"there is no {NAME} in it"], f"`visglm export {folder} OUT` writes a folder that has one."
+                folder, [f"there is no {NAME} in it"], f"`visglm export {source} DST` writes a folder that has one."
             )
         try:
             fields = read_json(folder / NAME)
-            if fields.get("format") != FORMAT:
+            if fields.get("format") is True or fields.get("format") != FORMAT:
                 raise DamagedFile(f"its format is {shown(fields.get('format'))}, and this visglm reads {FORMAT}")
             check_rules(fields, RULES)
             if fields["pictures"] is not None:
@@ -136,16 +144,20 @@ class Manifest:
         self.positions: dict[str, Any] = fields["positions"]
         self.answers: dict[str, Any] = fields["answers"]
         self.tokenizer: dict[str, Any] = fields["tokenizer"]
-        self.scheme = None if fields.get("quantization") is None else fields["quantization"].get("scheme")
+        self.scheme = None if fields["quantization"] is None else fields["quantization"].get("scheme")
         if self.scheme not in (None, *SCHEMES):
             raise DamagedFile(f"its weights are packed as {shown(self.scheme)}")
         check_ids("answers.end_ids", self.answers["end_ids"])
+        if any(id_ >= self.vocab_size for id_ in self.answers["end_ids"]):
+            raise DamagedFile(f"answers.end_ids has a token beyond the {self.vocab_size} that there are")
         check_ids("tokenizer.special_ids", self.tokenizer["special_ids"])
         check_ids("tokenizer.tokens", list(self.tokenizer["tokens"].values()))
         if self.positions["kind"] == "two planes":
             check_ids("positions.start", [self.positions.get("start")])
             blanks = self.positions.get("blanks")
-            check_ids("positions.blanks", [id_ for id_ in blanks if id_ is not None] if blanks else [None])
+            if not isinstance(blanks, list) or not blanks:
+                raise DamagedFile(f"positions.blanks is {shown(blanks)}, expected a list of tokens")
+            check_ids("positions.blanks", [id_ for id_ in blanks if id_ is not None])
         self.graphs = {name: self.folder / str(file) for name, file in fields["graphs"].items()}
         wanted = {"decoder"} | ({"vision"} if self.pictures is not None else set())
         if missing := wanted - self.graphs.keys():
@@ -233,12 +245,16 @@ def check_rules(fields: Any, rules: Mapping[str, Rule]) -> None:
             raise DamagedFile(f"it says nothing of {name}")
         try:
             rule.take(name, inside[last])
+            if rule.kind is list and not isinstance(inside[last], list):  # which elsewhere may be the path of one
+                raise DamagedFile(f"{name} is {shown(inside[last])}, expected a list")
         except ConfigError as error:
             raise DamagedFile(str(error)) from error
-    for name in ("mean", "std"):
-        if name in rules and not (
-            len(fields[name]) == 3 and all(isinstance(number, int | float) for number in fields[name])
-        ):
+    for name, rule in COLOURS.items() if "mean" in rules else ():
+        try:
+            fits = len([rule.take(name, number) for number in fields[name]]) == 3
+        except ConfigError as error:
+            raise DamagedFile(f"{name} is {shown(fields[name])}, expected three numbers ({error})") from error
+        if not fits:
             raise DamagedFile(f"{name} is {shown(fields[name])}, expected three numbers")
 
 

@@ -184,4 +184,5 @@ def pack_matrix(matrix: Tensor, scheme: str, group_size: int) -> tuple[Tensor, T
     for start in range(0, matrix.shape[0], step):
         rows = slice(start, start + step)
         weight[rows], scale[rows] = SCHEMES[scheme].pack(matrix[rows].float(), group_size)
+        forget(stretch_of(matrix[rows]))  # a head of a gigabyte would count as memory until it is packed
     return weight, scale

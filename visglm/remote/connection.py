@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ConfigError, require, shorten
+from ..errors import ConfigError, ServerError, VisGLMError, require, shorten
 from .errors import error_of, no_server, unreachable
 
 VARIABLE = "VISGLM_API_KEY"
 CONNECT_SECONDS, SILENT_SECONDS = 5.0, 120.0  # until a server is taken for gone, and for stuck
+LONGEST = 64 * 2**20  # bytes of an answer, a streamed one too: a heat map is some of them, a token some hundred bytes
+
+
+# A few bytes that are packed may be as many gigabytes.
+UNPACKED = {"Accept-Encoding": "identity"}
 
 
 class Connection:
@@ -37,7 +43,8 @@ class Connection:
         self.url = url
         try:
             self._client = httpx.Client(
-                base_url=url, headers={"Authorization": f"Bearer {key}"} if key else {}, follow_redirects=False,
+                base_url=url, headers={**UNPACKED, **({"Authorization": f"Bearer {key}"} if key else {})},
+                follow_redirects=False,
                 timeout=httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS, pool=None),
                 limits=httpx.Limits(max_connections=None),
             )  # fmt: skip
@@ -90,26 +97,75 @@ class Opened:
 def read_whole(url: str, response: Any) -> bytes:
     httpx = require("remote", "httpx")
     try:
-        return response.read()
+        return b"".join(chunks_of(url, response))
     except (httpx.HTTPError, httpx.StreamError) as error:
         raise unreachable(url, error) from None
 
 
-def read_json(url: str, data: bytes) -> Any:
-    try:
-        told = json.loads(data)
-    except ValueError:
-        raise no_server(url) from None
-    if not isinstance(told, dict):
+def chunks_of(url: str, response: Any) -> Iterator[bytes]:
+    """What comes, up to as much as an answer may be.
+
+    Raises:
+        ServerError: it is more, or packed.
+    """
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise no_server(url)
-    return told
+    size = 0
+    for chunk in response.iter_raw():
+        size += len(chunk)
+        if size > LONGEST:
+            raise ServerError(f"{url} answers with over {LONGEST:,} bytes. Is the address right?", "failed")
+        yield chunk
 
 
-def events_of(response: Any) -> Iterator[str]:
+def read_json(url: str, data: bytes) -> Any:
+    with understood(url):
+        return want(dict, json.loads(data))
+
+
+def want(kind: type, value: Any) -> Any:
+    """The value, which is of this kind.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(kind.__name__)
+    return value
+
+
+@contextmanager
+def understood(url: str) -> Iterator[None]:
+    """What is read inside the `with` was said by a server; another one than ours may say anything."""
+    try:
+        yield
+    except VisGLMError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        raise no_server(url) from None
+
+
+def events_of(url: str, response: Any) -> Iterator[str]:
     """The data of server-sent events."""
-    for line in response.iter_lines():
-        if line.startswith("data: "):
-            yield line[6:]
+    data: list[str] = []
+    for line in lines_of(chunks_of(url, response)):
+        name, _, value = line.decode("utf-8", "replace").partition(":")
+        if name == "data":
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data)
+            data.clear()
+
+
+def lines_of(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Those that have ended."""
+    begun: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        if others:
+            yield from (line.removesuffix(b"\r") for line in (b"".join(begun), *others[:-1]))
+            begun = [others[-1]]
 
 
 def to_json(body: Any) -> bytes:

@@ -36,9 +36,9 @@ def error_of(url: str, status: int, body: bytes, retry_after: str = "") -> Excep
     """What a server says went wrong, as the library's own error where it has one."""
     try:
         told = json.loads(body)["error"]
-        message, code = printable(str(told["message"])[:500]), told.get("code")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = "", None
+        message, code = printable(str(told["message"])[:500]), str(told.get("code"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        message, code = "", ""
     if code in CODES:
         return CODES[code](message)
     if code == "shutting_down":

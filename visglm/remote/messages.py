@@ -15,6 +15,7 @@ from ..errors import ImageError, PromptError, shorten
 from ..pictures import DEFAULT_LIMITS, load_image
 from ..prompt import Turn, messages_to_turns
 from ..reply import History, Reply, Timings, Usage
+from .connection import want
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +89,19 @@ def to_url(source: Any) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def usage_of(told: Any) -> Usage:
+    """How many tokens a server says there were.
+
+    Raises:
+        TypeError, LookupError, AttributeError: it says something else.
+    """
+    thought = (told.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    return Usage(want(int, told["prompt_tokens"]), want(int, told["completion_tokens"]), want(int, thought))
+
+
 def reply_of(
-    messages: Sequence[Mapping[str, Any]], text: str, reason: str, usage: Mapping[str, Any], timings: Timings,
-    thinking: str = "",
-) -> Reply:  # fmt: skip
+    messages: Sequence[Mapping[str, Any]], text: str, reason: str, usage: Usage, timings: Timings, thinking: str = ""
+) -> Reply:
     whole = (*messages, {"role": "assistant", "content": text})
     history = RemoteHistory(tuple(messages_to_turns(whole)[0]), messages=whole)
-    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
-    told = Usage(usage["prompt_tokens"], usage["completion_tokens"], thought)
-    return Reply(text, history, told, timings, reason, thinking=thinking)
+    return Reply(text, history, usage, timings, reason, thinking=thinking)

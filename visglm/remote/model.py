@@ -14,9 +14,9 @@ from ..errors import ServerError
 from ..pictures import load_image
 from ..reply import History, Reply, Timings, parse
 from ..sampling import Sampling
-from .connection import Connection
+from .connection import Connection, understood, want
 from .errors import no_server
-from .messages import parts_of, reply_of, to_messages
+from .messages import parts_of, reply_of, to_messages, usage_of
 from .streams import RemoteStream
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ class RemoteVisGLM:
             ServerError: the server cannot be asked.
         """
         told = self._connection.send("GET", "/v1/models")
-        try:
-            return [one["id"] for one in told["data"]]
-        except (KeyError, TypeError):
-            raise no_server(self.url) from None
+        with understood(self.url):
+            names = [want(str, one["id"]) for one in told["data"]]
+        if not names:
+            raise no_server(self.url)
+        return names
 
     @property
     def abilities(self) -> tuple[str, ...]:
@@ -112,15 +113,14 @@ class RemoteVisGLM:
         started = time.perf_counter()
         told = self._connection.send("POST", "/v1/chat/completions", self._body(messages, sampling))
         seconds = time.perf_counter() - started
-        try:
-            choice, usage = told["choices"][0], told["usage"]
-            text, reason = choice["message"]["content"], choice["finish_reason"]
-            thinking = choice["message"].get("reasoning_content") or ""
-            reply = reply_of(messages, text, reason, usage, Timings(0.0, seconds, seconds), thinking)
-        except (KeyError, TypeError, IndexError):
-            raise no_server(self.url) from None
-        parsed = parse(text) if sampling.json_schema else None
-        return replace(reply, parsed=parsed, scores=choice.get("scores", {}))
+        with understood(self.url):
+            choice = told["choices"][0]
+            text, reason = want(str, choice["message"]["content"]), want(str, choice["finish_reason"])
+            thinking = want(str, choice["message"].get("reasoning_content") or "")
+            scores = {name: float(score) for name, score in (choice.get("scores") or {}).items()}
+            usage = usage_of(told["usage"])
+        reply = reply_of(messages, text, reason, usage, Timings(0.0, seconds, seconds), thinking)
+        return replace(reply, parsed=parse(text) if sampling.json_schema else None, scores=scores)
 
     def stream_chat(
         self,
@@ -163,11 +163,12 @@ class RemoteVisGLM:
         told = self._connection.send(
             "POST", "/v1/chat/completions", self._body(messages, Sampling(**settings)) | {"explain": True}
         )
-        try:
+        with understood(self.url):
             choice = told["choices"][0]
-            text, heat = choice["message"]["content"], np.asarray(choice["explanation"]["heat"], np.float32)
-        except (KeyError, TypeError, IndexError, ValueError):
-            raise no_server(self.url) from None
+            text, heat = choice["message"]["content"], np.asarray(choice["explanation"]["heat"], np.float64)
+            if heat.ndim != 2 or not heat.size or not (np.abs(heat - 0.5) <= 0.501).all():  # 0 to 1, as it is rounded
+                raise ValueError("no heat map")
+            heat = heat.astype(np.float32)
         if text != answer:
             raise ServerError(
                 f"{self.url} gives another answer now, and explains its own alone. Answers with a seed or at "

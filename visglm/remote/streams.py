@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import ServerError, require
-from ..reply import Reply, Timings
+from ..reply import Reply, Timings, Usage
 from ..stream import TEXT, THINKING
-from .connection import Connection, events_of, read_json
+from .connection import Connection, events_of, read_json, understood, want
 from .errors import error_of, unreachable
-from .messages import reply_of
+from .messages import reply_of, usage_of
 
 
 class RemoteStream(Iterator[str]):
@@ -25,7 +25,7 @@ class RemoteStream(Iterator[str]):
         self._response: Any = None
         self._has_ended = self._is_closed = False
         self._text = self.thinking = ""  # the answer, and what was thought before it, so far
-        self._reason, self._usage = "cancelled", {"prompt_tokens": 0, "completion_tokens": 0}
+        self._reason, self._usage = "cancelled", Usage(0, 0)
         self._timings = Timings(0.0, 0.0, 0.0)
         self._pieces = self._read()
 
@@ -66,16 +66,17 @@ class RemoteStream(Iterator[str]):
         try:
             with self._connection.open("POST", "/v1/chat/completions", self._body) as self._response:
                 reason = "cancelled"
-                for event in events_of(self._response):
+                for event in events_of(url, self._response):
                     if event == "[DONE]":
                         break
                     told = read_json(url, event.encode())
                     if "error" in told:
                         raise error_of(url, 500, event.encode())
-                    self._usage = told.get("usage") or self._usage
-                    for choice in told["choices"]:
-                        reason = choice["finish_reason"] or reason
-                        thought, piece = (choice["delta"].get(name) or "" for name in ("reasoning_content", "content"))
+                    with understood(url):
+                        self._usage = usage_of(told["usage"]) if told.get("usage") else self._usage
+                        choices = [told_by(choice) for choice in told["choices"]]
+                    for ended, thought, piece in choices:
+                        reason = ended or reason
                         self.thinking, self._text = self.thinking + thought, self._text + piece
                         if thought or piece:
                             now = time.perf_counter() - started
@@ -88,3 +89,15 @@ class RemoteStream(Iterator[str]):
                 return
             raise (error if isinstance(error, ServerError) else unreachable(url, error)) from None
         self._has_ended, self._reason = True, reason
+
+
+def told_by(choice: Any) -> tuple[str, str, str]:
+    """Why the answer ended, what was thought, and what was said; each may be nothing.
+
+    Raises:
+        TypeError, LookupError, AttributeError: it is no piece of an answer.
+    """
+    delta = choice["delta"]
+    said = (choice.get("finish_reason"), delta.get("reasoning_content"), delta.get("content"))
+    ended, thought, piece = (want(str, each or "") for each in said)
+    return ended, thought, piece

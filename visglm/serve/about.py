@@ -44,7 +44,7 @@ async def models(request: Request) -> Response:
     return Json({"object": "list", "data": [card(service, name) for name in service.names]})
 
 
-@router.get("/v1/models/{model}", summary="One of them", tags=["OpenAI"])
+@router.get("/v1/models/{model:path}", summary="One of them", tags=["OpenAI"])
 async def model(model: str, request: Request) -> Response:
     service = service_of(request)
     service.names.adapter(model)

@@ -69,7 +69,7 @@ def create_app(service: Service) -> FastAPI:
     if service.settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=[*service.settings.origins], allow_methods=["GET", "POST"],
-            allow_headers=["*"], expose_headers=["X-Request-Id"],
+            allow_headers=["*"], expose_headers=["X-Request-Id", "Retry-After"],
         )  # fmt: skip
     app.add_middleware(Door, settings=service.settings, metrics=service.metrics, admission=service.admission)
     plain = app.openapi

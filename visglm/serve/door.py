@@ -7,6 +7,7 @@ import logging
 import traceback
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -24,6 +25,7 @@ LOG = logging.getLogger("visglm.serve")
 # Exactly these, as they came over the wire, answer without a key.
 OPEN = frozenset({b"/health", b"/ready"})
 ANTHROPIC = "/v1/messages"
+SILENT_SECONDS = 5  # without a byte of a body that is thrown away; the end of the server waits as long, at the most
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -40,13 +42,14 @@ class Visit:
     owner: str = ""  # of the key it came with
     started: float = field(default_factory=perf_counter)
     status: int = 0
+    has_come: bool = False  # all of its body
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class Door:
     """Turns away who called by another name, gives each request a number, logs it without what was said, and answers
-    for whatever failed behind it.
+    for whatever failed behind it. HEAD is GET for all behind it; the server leaves out the body.
 
     Args:
         app: behind it. settings: of the operator. metrics: that count. admission: that knows when the server ends.
@@ -62,7 +65,13 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = scope["visglm"] = Visit()
+        visit = Visit()
+        scope = {**scope, "visglm": visit, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+
+        async def received() -> dict[str, Any]:
+            message = await receive()
+            visit.has_come = message["type"] == "http.disconnect" or not message.get("more_body")
+            return message
 
         async def sent(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -76,9 +85,9 @@ class Door:
         try:
             refusal = refuse_caller(Headers(scope=scope), self.settings)
             if refusal is not None:
-                await tell(refusal, scope, receive, sent)
+                await tell(refusal, scope, received, sent)
             else:
-                await self.app(scope, receive, sent)
+                await self.app(scope, received, sent)
         except asyncio.CancelledError:
             if not self.admission.is_closing:
                 raise
@@ -86,14 +95,14 @@ class Door:
         except Exception as error:
             LOG.error("%s failed: %s", visit.id, where(error))
             if not visit.status:
-                await tell(Refusal(500, "Something failed inside the server.", "internal"), scope, receive, sent)
+                await tell(Refusal(500, "Something failed inside the server.", "internal"), scope, received, sent)
         finally:
             self.metrics.in_flight.dec()
             self.note(scope, visit)
 
     def note(self, scope: Mapping[str, Any], visit: Visit) -> None:
         """Which route it was, never which words: a path may be made of anything."""
-        route = getattr(scope.get("route"), "path", "-")
+        route = getattr(scope.get("route"), "path_format", "-")
         seconds = perf_counter() - visit.started
         self.metrics.requests.labels(route, str(visit.status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
@@ -119,7 +128,7 @@ class Lock:
             return
         try:
             self.check_key(scope)
-            if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            if scope["method"] in ("GET", "OPTIONS"):
                 await self.app(scope, receive, send)
                 return
             with self.admission.enter():
@@ -219,9 +228,29 @@ def replay(body: bytes, receive: Any) -> Any:
 
 
 async def tell(refusal: Refusal, scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """As the answer, in the shape that this path's clients read."""
+    """As the answer, in the shape that this path's clients read.
+
+    What is left of the body is thrown away before the answer ends: many clients read nothing until they have sent it
+    all, and a connection that is closed before loses them the answer.
+    """
     is_anthropic = scope["path"].startswith(ANTHROPIC)
-    await Json(refusal.body(is_anthropic), refusal.status, headers=refusal.headers)(scope, receive, send)
+
+    async def hold(message: Any) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await Json(refusal.body(is_anthropic), refusal.status, headers=refusal.headers)(scope, receive, hold)
+    if "expect" not in Headers(scope=scope):  # who waits to be asked for the body is not
+        with suppress(asyncio.TimeoutError):
+            await throw_away(scope["visglm"], receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def throw_away(visit: Visit, receive: Any) -> None:
+    """Raise `asyncio.TimeoutError` where nothing comes any more."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + BODY_SECONDS  # and no `wait_for` around the other: one would swallow the other's end
+    while not visit.has_come and clock() < until:
+        await asyncio.wait_for(receive(), SILENT_SECONDS)
 
 
 def where(error: BaseException) -> str:

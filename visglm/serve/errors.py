@@ -114,7 +114,8 @@ def refusal_of_body(problems: Sequence[Mapping[str, Any]], body: Any) -> Refusal
         return Refusal(
             400, f"{names}: not supported here, or not with this value. Leave it out.", "unsupported_field", unknown[0]
         )
-    one = max(problems, key=lambda problem: steps_in(place_of(problem, body)))  # of a union, the kind that was meant
+    # Of a union, the kind that was meant: it is the one whose type is right, if any is.
+    one = max(problems, key=lambda one: (steps_in(place_of(one, body)), not str(one["type"]).endswith("_type")))
     place = place_of(one, body)
     if not place or not isinstance(body, dict):
         return Refusal(400, "The body must be a JSON object, sent as application/json.", "invalid_json")
@@ -130,11 +131,14 @@ def steps_in(place: str) -> int:
 
 def place_of(problem: Mapping[str, Any], body: Any) -> str:
     """Such as `messages[0].content`: of where pydantic looked only what is in the body, not the kinds it tried."""
-    place, here = "", body
+    place, here, told = "", body, None
     steps = [step for step in problem["loc"] if step != "body"]
     for number, step in enumerate(steps):
-        is_missing = problem["type"] == "missing" and number == len(steps) - 1
-        if isinstance(here, dict) and isinstance(step, str) and (step in here or is_missing):
+        is_last = number == len(steps) - 1
+        is_missing = problem["type"] == "missing" and is_last
+        if isinstance(here, dict) and here is not told and not is_last and step in (here.get("type"), here.get("role")):
+            told = here  # its kind, which may be called as one of its fields is
+        elif isinstance(here, dict) and isinstance(step, str) and (step in here or is_missing):
             here = here.get(step)
             shown = printable(step if len(step) <= 60 else f"{step[:59]}…")
             place += f".{shown}" if place else shown

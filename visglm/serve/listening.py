@@ -12,9 +12,13 @@ from ..errors import ConfigError, printable
 def bind(host: str, port: int) -> socket.socket:
     """A socket of this address; nobody is answered yet.
 
+    Args:
+        host: name or address, one of IPv6 with or without brackets.
+
     Raises:
         ConfigError: it cannot be had.
     """
+    host = host.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
@@ -23,10 +27,28 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind(address)
         return sock
     except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError(
-            f"{printable(host)} port {port} cannot be listened on ({reason}). {advice_for(error)}"
-        ) from None
+        raise taken(host, port, error) from None
+
+
+def listen(sock: socket.socket, backlog: int) -> None:
+    """Take connections from now on.
+
+    Args:
+        backlog: connections that the system holds while nobody has taken them.
+
+    Raises:
+        ConfigError: another one listens there since.
+    """
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        host, port = sock.getsockname()[:2]
+        raise taken(host, port, error) from None
+
+
+def taken(host: str, port: int, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return ConfigError(f"{printable(host)} port {port} cannot be listened on ({reason}). {advice_for(error)}")
 
 
 def advice_for(error: Exception) -> str:

@@ -143,6 +143,8 @@ class Service:
         ):
             if got > most:
                 raise Refusal(400, f"{got} are too many {what}; at most {most} are allowed here.", "too_many", param)
+        if question.explains and not question.sources:
+            raise Refusal(400, "explain: there is no picture to be explained. Send one.", "invalid_value", "explain")
         self.check_length(sum(len(turn.question) + len(turn.answer or "") for turn in question.turns))
         for source in question.sources:
             check_source(source, self.settings.picture_hosts)

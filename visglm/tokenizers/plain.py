@@ -36,6 +36,10 @@ class PlainTokenizer(ABC):
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of ids, without control tokens."""
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many tokens there are, those of control among them."""
+
     def convert_tokens_to_ids(self, name: str) -> int | None:
         """The id of a control token; without one, that of what is unknown."""
         return self.tokens.get(name, self.unk_token_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ...config import check_ranges, reject_hub_code
 from ...errors import CheckpointError, ConfigError
@@ -18,7 +19,7 @@ from ...sampling import Sampling
 from ...untrusted import NEXT_STEP, read_json, told
 from ..files import TensorInfo, WeightFiles, find_weights
 from ..processing import is_picture_size, read_image_settings, read_tokenizer
-from ..settings import TOP, check_fields, check_ids, is_whole
+from ..settings import ROPE_KEYS, ROPE_NUMBERS, TOKEN_IDS, TOP, check_fields, check_ids, is_number, is_whole
 from ..source import Source
 from .native import WEIGHTS
 
@@ -29,6 +30,13 @@ VISION = {
     "temporal_patch_size": ("a number of frames", lambda value: is_whole(value, 1, 16)),
     "in_channels": ("3", lambda value: value == 3),
 }
+# Of the text model: other kinds of attention would have a cache of another shape.
+TEXT = {
+    "layer_types": ("full_attention in every layer", lambda value: value == ["full_attention"] * len(value)),
+    "sliding_window": ("none", lambda value: False),
+    "attention_chunk_size": ("none", lambda value: False),
+}
+PLANES = 3  # of positions: frames, rows and columns
 SIZES = ("hidden_size", "intermediate_size")
 REQUIRED = {
     "text_config": (*SIZES, "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"),
@@ -43,9 +51,9 @@ def read_family_config(path: Path, family: Glm4v) -> PreTrainedConfig:
     Raises:
         CheckpointError: it is damaged, lacks what the network depends on, or asks for other networks or code.
     """
-    fields = read_json(path / "config.json")
-    check_fields(path, fields, TOP)
     kind = family.config_class
+    fields = nested(kind, read_json(path / "config.json"))
+    check_fields(path, fields, TOP)
     problems = []
     for name, required in REQUIRED.items():
         part = fields.get(name)
@@ -68,16 +76,56 @@ def read_family_config(path: Path, family: Glm4v) -> PreTrainedConfig:
     if problems:
         raise CheckpointError(path, problems, NEXT_STEP)
     check_fields(path, fields["vision_config"], VISION)
+    check_fields(path, fields["text_config"], TEXT)
     with told(path, "config.json"):
         reject_hub_code(fields)
         config = kind(**{name: value for name, value in fields.items() if name not in ("model_type", "auto_map")})
         check_ranges(config.text_config)
         check_ranges(config.vision_config)
     check_ids(path, config)
+    if problems := rope_problems(config.text_config):
+        raise CheckpointError(path, problems, NEXT_STEP)
     unknown = [name for name in TOKENS if not is_whole(getattr(config, name), 0, config.text_config.vocab_size - 1)]
     if unknown:
         raise CheckpointError(path, [f"{name} is no id of the vocabulary" for name in unknown], NEXT_STEP)
     return config
+
+
+def nested(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as transformers writes it today: what is said of the text model is a table of its own.
+
+    GLM-4.1V came out with all of it at the top, beside what is said of pictures, and transformers would not heed it.
+    """
+    if "text_config" in fields or not {*REQUIRED["text_config"]} & fields.keys():
+        return fields
+    text, own = type(kind().text_config), kind.__dataclass_fields__.keys()
+    names = ((text.__dataclass_fields__.keys() - own) | ROPE_KEYS | {*TOKEN_IDS}) & fields.keys()
+    return {name: value for name, value in fields.items() if name not in names} | {
+        "text_config": {name: fields[name] for name in names}
+    }
+
+
+def rope_problems(text: PreTrainedConfig) -> list[str]:
+    """What is wrong with how a text model is told positions, one line each."""
+    rope: Any = text.rope_parameters or {}
+    planes, share = rope.get("mrope_section"), rope.get("partial_rotary_factor", 1.0)
+    problems = [
+        f"{name} is {str(rope[name])[:80]!r}, expected a number above 0"
+        for name in ROPE_NUMBERS if name in rope and not is_number(rope[name], 1e-3, 1e12)
+    ]  # fmt: skip
+    if rope.get("rope_type", "default") not in ("default", *ROPE_INIT_FUNCTIONS):
+        problems.append(f"rope_type is {str(rope['rope_type'])[:80]!r}, of which this transformers knows nothing")
+    if problems:
+        return problems
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    pairs = int(head_size * share) // 2
+    fits = isinstance(planes, list) and len(planes) == PLANES and all(is_whole(one, 1) for one in planes)
+    if not fits or sum(planes) != pairs or not 0 < share <= 1:
+        problems.append(
+            f"mrope_section is {str(planes)[:80]}, expected {PLANES} numbers that make {pairs}, half of "
+            f"partial_rotary_factor {share:g} of a head's {head_size}"
+        )
+    return problems
 
 
 def part_type(kind: Any, name: str) -> str:

@@ -14,7 +14,7 @@ from ...errors import BusyError, DocumentError, EngineError, MissingDependencyEr
 from ..ocr import Ocr, RapidOcr
 from ..pieces import LibraryLimits, Piece, within
 from .epub import read_epub
-from .mail import read_mail
+from .mail import read_mail, read_mailbox
 from .markup import read_html
 from .office import read_docx, read_pptx, read_xlsx
 from .pdf import read_pdf
@@ -49,6 +49,7 @@ READERS: dict[str, Reader] = {
     "xlsx": Reader(read_xlsx, (".xlsx",)),
     "epub": Reader(read_epub, (".epub",)),
     "mail": Reader(read_mail, (".eml",)),
+    "mailbox": Reader(read_mailbox, (".mbox",)),
     "picture": Reader(
         read_picture, (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"), meets_text=True
     ),

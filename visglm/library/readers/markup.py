@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 from ...errors import DocumentError, ImageError
 from ...pictures import load_image
-from ..pieces import LibraryLimits, Piece
-from .text import declared_encoding, decode
+from ..pieces import MAX_HEADING, LibraryLimits, Piece
+from .text import declared_encoding, decode, table
 
 BLOCKS = frozenset(
     re.findall(
@@ -22,10 +22,14 @@ BLOCKS = frozenset(
 UNSEEN = frozenset(
     ("script", "style", "noscript", "template", "iframe", "object", "embed", "applet", "svg", "math", "head")
 )
+# What may stand in a head. Anything else ends it, whether that is said or not.
+IN_HEAD = frozenset(re.findall(r"\w+", "head title meta link base basefont bgsound style script noscript template"))
+LONGEST_CELL = 400  # characters; longer ones, or a single one in a row, lay out a page
 VOID = frozenset(re.findall(r"\w+", "area base br col embed hr img input link meta source track wbr"))
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 UNFINISHED = re.compile(r"<[a-zA-Z!?/]")
+OF_TABLES = ("table", "tr", "td", "th")
 MAX_DEPTH = 1_000
 
 
@@ -42,10 +46,13 @@ class Page(HTMLParser):
         self._open: list[str] = []
         self._unseen: list[str] = []
         self._is_title = False
+        self._rows: list[list[list[str]]] | None = None  # of a table: rows of cells of paragraphs
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = dict(attributes)
         is_hidden = "hidden" in values or HIDDEN.search(values.get("style") or "") is not None
+        if self._unseen[:1] == ["head"] and tag not in IN_HEAD:
+            self._unseen.clear()
         if tag == "title":
             self._is_title = True
         if self._unseen or ((tag in UNSEEN or is_hidden) and tag not in VOID):
@@ -55,7 +62,10 @@ class Page(HTMLParser):
             return
         if tag in BLOCKS:
             self.flush(soft=tag == "br")
+        if tag in OF_TABLES:
+            self._table(tag)
         if tag in HEADINGS:
+            self.end_table()  # it lays out a page
             self._open.append(tag)
             self._check_depth(self._open)
         if tag == "img":
@@ -75,11 +85,35 @@ class Page(HTMLParser):
         if tag in HEADINGS and tag in self._open:
             self._open.clear()
             heading = self._words()
+            if len(heading) > MAX_HEADING:
+                return self.flush()
             self._text = []
             if heading:
                 self.headings = [*(self.headings + [""] * 6)[: HEADINGS[tag] - 1], heading]
         elif tag in BLOCKS:
             self.flush()
+            if tag == "table":
+                self.end_table()
+
+    def _table(self, tag: str) -> None:
+        """Begin a table, a row or a cell."""
+        if tag == "table":
+            self.end_table()
+            self._rows = []
+        elif self._rows is not None and tag == "tr":
+            self._rows.append([])
+        elif self._rows and tag != "tr":
+            self._rows[-1].append([])
+
+    def end_table(self) -> None:
+        """Its rows, one piece each; of one that lays out a page the paragraphs."""
+        rows, self._rows = self._rows or [], None
+        texts = [["\n".join(cell) for cell in row] for row in rows]
+        if max(map(len, texts), default=0) > 1 and all(len(cell) <= LONGEST_CELL for row in texts for cell in row):
+            self.pieces += table(texts, self.page, self.heading)
+        else:
+            paragraphs = (text for row in rows for cell in row for text in cell)
+            self.pieces += [Piece(text, page=self.page, heading=self.heading) for text in paragraphs]
 
     def handle_data(self, data: str) -> None:
         if self._is_title:
@@ -92,7 +126,10 @@ class Page(HTMLParser):
         if soft:
             self._text.append("\n")
         elif text := self._words():
-            self.pieces.append(Piece(text, page=self.page, heading=self.heading))
+            if self._rows and self._rows[-1]:
+                self._rows[-1][-1].append(text)
+            else:
+                self.pieces.append(Piece(text, page=self.page, heading=self.heading))
             self._text = []
         elif not soft:
             self._text = []
@@ -134,4 +171,5 @@ def parse(text: str, limits: LibraryLimits, page: int | None = None) -> list[Pie
     if not UNFINISHED.match(parser.rawdata):
         parser.close()
     parser.flush()
+    parser.end_table()
     return parser.pieces

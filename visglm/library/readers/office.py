@@ -4,34 +4,87 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import datetime, time
 from typing import Any
 
 from ...errors import ImageError, require
 from ...pictures import load_image
-from ..pieces import Box, LibraryLimits, Piece, check_size
+from ..pieces import MAX_HEADING, Box, LibraryLimits, Piece, check_size
 from .archive import open_archive
 from .text import table
 
+WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+WRAPPERS = frozenset(f"{WORD}{name}" for name in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag"))
+LEFT_OUT = frozenset(f"{WORD}{name}" for name in ("del", "moveFrom", "txbxContent", "instrText", "sdtPr", "pPr"))
+SIGNS = {f"{WORD}tab": "\t", f"{WORD}br": "\n", f"{WORD}cr": "\n", f"{WORD}noBreakHyphen": "-"}
+BESIDE = tuple(f"{name}+xml" for name in ("footnotes", "endnotes", "comments", "header", "footer"))
 MAX_COLUMNS, MAX_ROWS = 256, 200_000  # of a sheet; workbooks declare millions that are empty
 
 
 def read_docx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
-    """Paragraphs and tables in their order, under their headings; then the pictures."""
+    """Paragraphs and tables in their order, under their headings; then notes, comments, what stands above and below the
+    pages, and the pictures. Of changes that were tracked, as if they were accepted."""
     open_archive(data, limits)
-    document = require("library", "docx").Document(io.BytesIO(data))
+    package = require("library", "docx")
+    document = package.Document(io.BytesIO(data))
     headings: list[str] = []
-    for block in document.iter_inner_content():
-        if hasattr(block, "rows"):
-            yield from table(_rows(block), title=" › ".join(filter(None, headings)))
-        elif text := block.text.strip():
-            level = _level(block)
-            if level:
-                headings = [*(headings + [""] * level)[: level - 1], " ".join(text.split())]
-            else:
-                yield Piece(text, heading=" › ".join(filter(None, headings)))
-    for part in document.part.related_parts.values():
+    for element in _blocks(document.element.body):
+        if element.tag == f"{WORD}tbl":
+            yield from table(_rows(element), title=" › ".join(filter(None, headings)))
+            continue
+        text = _text(element)
+        level = _level(package.text.paragraph.Paragraph(element, document._body)) if 0 < len(text) <= MAX_HEADING else 0
+        if level:
+            headings = [*(headings + [""] * level)[: level - 1], " ".join(text.split())]
+        elif text:
+            yield Piece(text, heading=" › ".join(filter(None, headings)))
+        for box in _boxes(element):
+            yield Piece(box, heading=" › ".join(filter(None, headings)))
+    parts = list(document.part.related_parts.values())
+    seen = set()
+    for part in parts:
+        if part.content_type.endswith(BESIDE):
+            for text in map(_text, package.oxml.parse_xml(part.blob).iter(f"{WORD}p")):
+                if text and text not in seen:  # one head for each kind of page
+                    yield Piece(text)
+                seen.add(text)
+    for part in parts:
         if part.content_type.startswith("image/"):
             yield from _picture(part.blob, limits)
+
+
+def _blocks(element: Any) -> Iterator[Any]:
+    """Paragraphs and tables, those inside of fields to be filled in, too."""
+    for child in element:
+        if child.tag in (f"{WORD}p", f"{WORD}tbl"):
+            yield child
+        elif child.tag in WRAPPERS:
+            yield from _blocks(child)
+
+
+def _text(element: Any) -> str:
+    """What is shown of a paragraph, without what stands in boxes that are anchored there."""
+    said: list[str] = []
+    waiting = [element]
+    while waiting:
+        child = waiting.pop()
+        if child.tag == f"{WORD}t":
+            said.append(child.text or "")
+        elif child.tag in SIGNS:
+            said.append(SIGNS[child.tag])
+        elif child.tag not in LEFT_OUT and child.find(f"{WORD}rPr/{WORD}vanish") is None:
+            waiting += reversed(child)
+    return "".join(said).strip()
+
+
+def _boxes(paragraph: Any) -> Iterator[str]:
+    """Of the two forms in which a box stands there, for new programs and for old ones, the first."""
+    seen = set()
+    for box in paragraph.iter(f"{WORD}txbxContent"):
+        text = "\n".join(filter(None, map(_text, box.iter(f"{WORD}p"))))
+        if text and text not in seen:
+            yield text
+        seen.add(text)
 
 
 def _level(paragraph: Any) -> int:
@@ -41,14 +94,12 @@ def _level(paragraph: Any) -> int:
     return 1 if name == "Title" else int(number) if word == "Heading" and number.isdigit() else 0
 
 
-def _rows(block: Any) -> Iterator[list[str]]:
-    for row in block.rows:
-        cells, last = [], None
-        for cell in row.cells:  # one that spans columns comes once for each
-            if cell._tc is not last:
-                cells.append(cell.text)
-            last = cell._tc
-        yield cells
+def _rows(element: Any) -> Iterator[list[str]]:
+    """Its cells; one that spans rows stands in the first of them, tables inside of a cell are a part of it."""
+    for row in element.iter(f"{WORD}tr"):
+        if next(row.iterancestors(f"{WORD}tbl")) is element:
+            cells = (cell for cell in row.iter(f"{WORD}tc") if next(cell.iterancestors(f"{WORD}tr")) is row)
+            yield [" ".join(filter(None, map(_text, cell.iter(f"{WORD}p")))) for cell in cells]
 
 
 def read_pptx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
@@ -105,8 +156,18 @@ def read_xlsx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
     check_size(len(workbook.worksheets), limits.max_pages, "sheets")
     for number, sheet in enumerate(workbook.worksheets, start=1):
         sheet.reset_dimensions()
-        rows = sheet.iter_rows(values_only=True, max_row=MAX_ROWS, max_col=MAX_COLUMNS)
-        yield from table((["" if cell is None else str(cell) for cell in row] for row in rows), number, sheet.title)
+        rows = sheet.iter_rows(max_row=MAX_ROWS, max_col=MAX_COLUMNS)
+        yield from table((list(map(_cell, row)) for row in rows), number, sheet.title)
+
+
+def _cell(cell: Any) -> str:
+    """Its value, as the sheet shows it where that says something else: a day without a time, a share in percent."""
+    value = cell.value
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    if isinstance(value, int | float) and not isinstance(value, bool) and str(cell.number_format).endswith("%"):
+        return f"{100 * value:.10g}%"
+    return "" if value is None else str(value)
 
 
 def _picture(

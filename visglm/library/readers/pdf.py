@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ...errors import DocumentError, ImageError, require
 from ...pictures import load_image
+from ..chunks import LEADERS
 from ..layout import CELLS_APART, Row, paragraphs, piece_of
 from ..ocr import Ocr
 from ..pieces import Box, LibraryLimits, Line, Piece, check_size, union
@@ -22,7 +24,8 @@ DOTS_PER_INCH, MOST_PIXELS = 200, 4_000  # of a page that is read as a whole, an
 SMALLEST_PICTURE = 48  # pixels a side; below are rules and bullets
 MAX_CHARACTERS = 200_000  # of one page
 PASSWORD = 4  # of PDFium's error codes
-SOFT_HYPHEN = {"\x02", "\xad"}
+LINE_HYPHEN = 2  # what PDFium makes of a hyphen at the end of a line; it goes on with the next one
+SOFT_HYPHEN = {chr(LINE_HYPHEN), "\xad"}
 
 
 def read_pdf(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr) -> Iterator[Piece]:
@@ -147,18 +150,17 @@ def _page(pdfium: Any, page: Any, number: int, heading: str, limits: LibraryLimi
     if width <= 0 or height <= 0:
         return
 
-    def place(row: Row) -> Box:
-        corners = (
-            (row.left - left) / width, (top - row.top) / height, (row.right - left) / width, (top - row.bottom) / height
-        )  # fmt: skip
+    def place(points: Box) -> Box:
+        a, b, c, d = points
+        corners = ((a - left) / width, (top - d) / height, (c - left) / width, (top - b) / height)
         a, b, c, d = (min(max(corner, 0.0), 1.0) for corner in corners)
         return turned((a, b, c, d), page.get_rotation())
 
     # What was printed beside the page nobody sees.
     rows = [
-        replace(row, box=place(row))
+        replace(row, box=place(row.box))
         for row in _rows(pdfium, page)
-        if row.left < right and row.right > left and row.bottom < top and row.top > bottom
+        if row.box[0] < right and row.box[2] > left and row.box[1] < top and row.box[3] > bottom
     ]
     for paragraph in paragraphs(rows):
         yield piece_of(paragraph, number, heading)
@@ -174,6 +176,8 @@ def turned(box: Box, degrees: int) -> Box:
 
 
 def _rows(pdfium: Any, page: Any) -> list[Row]:
+    """Lines as they run, whichever way up; the box of each is where it stands on the page as it is in the file, in
+    points from its lower left corner."""
     textpage = page.get_textpage()
     raw = pdfium.raw
     try:
@@ -182,6 +186,7 @@ def _rows(pdfium: Any, page: Any) -> list[Row]:
         rows: list[Row] = []
         letters: list[str] = []
         boxes: list[Box] = []
+        line_turn = 0  # quarters by which the letters of this line are turned
         for index in range(count):
             code = raw.FPDFText_GetUnicode(textpage, index)
             letter = chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
@@ -189,28 +194,42 @@ def _rows(pdfium: Any, page: Any) -> list[Row]:
                 low = raw.FPDFText_GetUnicode(textpage, index + 1) if index + 1 < count else 0
                 letter = chr(0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)) if 0xDC00 <= low < 0xE000 else ""
             box = textpage.get_charbox(index, loose=True) if letter.strip() else None
+            turn = round(raw.FPDFText_GetCharAngle(textpage, index) / (math.pi / 2)) % 4 if box else line_turn
+            box = box and quarters(box, turn)
             is_below = box and boxes and (box[3] < boxes[-1][1] or box[1] > boxes[-1][3])
-            if letter in "\r\n" or is_below:
-                _end_row(rows, letters, boxes)
+            if letter in "\r\n" or is_below or turn != line_turn:
+                _end_row(rows, letters, boxes, line_turn)
+            line_turn = turn
             if letter in SOFT_HYPHEN:
                 letter = "-"
             if letter and letter not in "\r\n\0":
                 letters.append(letter)
                 if box:
                     boxes.append(box)
-        _end_row(rows, letters, boxes)
+            if code == LINE_HYPHEN:
+                _end_row(rows, letters, boxes, line_turn)
+        _end_row(rows, letters, boxes, line_turn)
         return rows
     finally:
         textpage.close()
 
 
-def _end_row(rows: list[Row], letters: list[str], boxes: list[Box]) -> None:
+def quarters(points: Box, turn: int) -> Box:
+    """Left, bottom, right, top, y upwards, after so many quarters of a turn to the right around the origin."""
+    left, bottom, right, top = points
+    for _ in range(turn % 4):
+        left, bottom, right, top = bottom, -right, top, -left
+    return (left, bottom, right, top)
+
+
+def _end_row(rows: list[Row], letters: list[str], boxes: list[Box], turn: int) -> None:
     text = "".join(letters).strip()
     around = union(boxes)
     if text and around:
         height = around[3] - around[1]
         gaps = [other[0] - one[2] for one, other in zip(boxes, boxes[1:], strict=False)]
-        rows.append(Row(text, *around, cells=1 + sum(gap > CELLS_APART * height for gap in gaps)))
+        cells = 1 + sum(gap > CELLS_APART * height for gap in gaps) + (LEADERS.search(text) is not None)
+        rows.append(Row(text, *around, box=quarters(around, -turn), cells=cells))
     letters.clear()
     boxes.clear()
 
@@ -229,7 +248,7 @@ def _pictures(pdfium: Any, page: Any, number: int, heading: str, limits: Library
             image = load_image(item.get_bitmap().to_pil(), limits=limits.images)
         except (pdfium.PdfiumError, ImageError, ValueError):  # the text counts, and other pictures
             continue
-        yield Piece("", number, heading, ((0, 0, place(Row("", left, bottom, right, top))),), image)
+        yield Piece("", number, heading, ((0, 0, place((left, bottom, right, top))),), image)
 
 
 __all__ = ["Line", "draw_pages", "read_pdf", "render_page", "turned"]
