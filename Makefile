@@ -50,7 +50,7 @@ docs: $(DOCS)  ## build the documentation site into build/site; any warning is a
 	@$(VENV_PYTHON) docs/build.py
 
 test-browser: $(DEV) $(APP)  ## run the tests of the page and of the site that drive Chromium; `make test` runs the others
-	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m browser --timeout 600 -s
+	@$(VENV_PYTHON) -m pytest tests/demos tests/docs/test_site.py tests/serve/test_browser.py -m browser --timeout 600 -n 2 --dist loadfile
 
 screenshots: $(DEV) $(APP)  ## take the pictures of the page that README shows (needs Chromium)
 	@$(VENV_PYTHON) -m tests.demos.screenshots docs/screenshots

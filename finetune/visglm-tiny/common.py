@@ -211,29 +211,31 @@ class Pictures:
         return scenes, features.float()
 
     def losses(self, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        """How far the Q-Former's visual tokens `[batch, 8, hidden_size]` are from what should be told (0 to about 1,
-        what is no better than their mean), and the cross entropy of names, groups and colours: to tell those apart is
-        learnt much faster from that.
-        """
-        scenes = scenes.in_reading_order()
-        told = self.teller(scenes)[:, :NUM_QUERIES]
-        telling = rearrange(
-            image_embeds, "batch (language object) hidden -> language (batch object) hidden", language=2
-        )
-        # Scaled so that a name told perfectly is all but certain.
-        logits = telling @ self.names.mT * 20 / self.names[0, 0].square().sum()
-        concept = scenes.concept.flatten().repeat(2)  # in English, then in Chinese
-        names = F.cross_entropy(logits.flatten(0, 1), concept, ignore_index=-1)
-        telling = telling.flatten(0, 1)
-        is_there = concept >= 0
-        groups = tell_apart(telling[is_there], self.teller.group.weight, self.teller.groups[concept[is_there]])
-        colour = scenes.colour.flatten().repeat(2)
-        is_clear = colour >= 0  # of the others nobody is asked for a colour
-        # Half the drawings are black: counted alike, the others are soon taken for it, too.
-        rare = 1 / colour[is_clear].bincount(minlength=len(COLOURS)).clamp(min=1)
-        colours = tell_apart(telling[is_clear], self.teller.colour.weight[1:], colour[is_clear], rare)
-        distance = F.mse_loss(image_embeds, told) / told.var()
-        return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": colours}
+        return telling_losses(self.teller, self.names, image_embeds, scenes)
+
+
+def telling_losses(teller: Teller, names: Tensor, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
+    """How far the Q-Former's visual tokens `[batch, 8, hidden_size]` are from what should be told (0 to about 1,
+    what is no better than their mean), and the cross entropy of names, groups and colours: to tell those apart is
+    learnt much faster from that.
+    """
+    scenes = scenes.in_reading_order()
+    told = teller(scenes)[:, :NUM_QUERIES]
+    telling = rearrange(image_embeds, "batch (language object) hidden -> language (batch object) hidden", language=2)
+    # Scaled so that a name told perfectly is all but certain.
+    logits = telling @ names.mT * 20 / names[0, 0].square().sum()
+    concept = scenes.concept.flatten().repeat(2)  # in English, then in Chinese
+    names = F.cross_entropy(logits.flatten(0, 1), concept, ignore_index=-1)
+    telling = telling.flatten(0, 1)
+    is_there = concept >= 0
+    groups = tell_apart(telling[is_there], teller.group.weight, teller.groups[concept[is_there]])
+    colour = scenes.colour.flatten().repeat(2)
+    is_clear = colour >= 0  # of the others nobody is asked for a colour
+    # Half the drawings are black: counted alike, the others are soon taken for it, too.
+    rare = 1 / colour[is_clear].bincount(minlength=len(COLOURS)).clamp(min=1)
+    colours = tell_apart(telling[is_clear], teller.colour.weight[1:], colour[is_clear], rare)
+    distance = F.mse_loss(image_embeds, told) / told.var()
+    return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": colours}
 
 
 def write_words(recogniser: Recogniser, teller: Teller) -> None:
@@ -260,10 +262,20 @@ class Recognised(NamedTuple):
 
 def recognise(recogniser: Recogniser, pixels: Tensor) -> Recognised:
     """As `Recogniser.forward`, but its network, which stays as it is, takes no memory for a way back."""
-    with torch.no_grad(), fast_products():
+    return make_of(recogniser, *network_features(recogniser, pixels))
+
+
+@torch.no_grad()
+def network_features(recogniser: Recogniser, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The last map of the recogniser's network `[num, 1280, rows, columns]`, and that pooled `[num, 1280]`."""
+    with fast_products():
         features = recogniser.network.forward_features(pixels)
         pooled = recogniser.network.forward_head(features, pre_logits=True)
-    features, pooled = features.float(), pooled.float()
+    return features.float(), pooled.float()
+
+
+def make_of(recogniser: Recogniser, features: Tensor, pooled: Tensor) -> Recognised:
+    """What follows from the features of its network."""
     impression, probability = recogniser.impression(pooled), recogniser.probabilities(pooled)
     gate = recogniser.gate(pooled).sigmoid()
     cells = recogniser.cells(rearrange(features, "image features row column -> image (row column) features"))

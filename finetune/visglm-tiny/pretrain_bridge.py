@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from classifier import Classifier, pixel_values
 from common import (
     Pictures,
+    Recognised,
     Teller,
     bridge_groups,
     build_model,
@@ -224,11 +225,17 @@ def main() -> None:
 def photograph_losses(vision: VisionEncoder, teller: Teller, scenes: Scenes, size: int) -> dict[str, Tensor]:
     """How far visual tokens are from what should be told of photographs, a lone one of which is left unnamed; and the
     cross entropy of the colours in the recogniser's impression."""
-    shown, alone = scenes.pictures, scenes.count == 1
+    shown = scenes.pictures
     with fast_products():
         features = vision.vit(pixel_values(F.adaptive_avg_pool2d(shown, size)))
     seen = recognise(vision.recogniser, pixel_values(shown))
     telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
+    return told_of_photographs(teller, scenes, telling, seen)
+
+
+def told_of_photographs(teller: Teller, scenes: Scenes, telling: Tensor, seen: Recognised) -> dict[str, Tensor]:
+    """The losses of visual tokens `telling` of photographs and of what the recogniser makes of them."""
+    alone = scenes.count == 1
     told = teller(scenes.in_reading_order())
     first = scenes.concept[alone, :1].expand(-1, 2)
     told[alone] = teller.photographs(first, torch.ones(len(first), 2), scenes.colour[alone, 0])

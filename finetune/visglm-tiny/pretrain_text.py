@@ -20,6 +20,7 @@ from common import (
     arguments_parser,
     build_model,
     build_tokenizer,
+    load_text,
     make_up_guesses,
     parameter_groups,
     steps_done,
@@ -46,6 +47,10 @@ def main() -> None:
     parser.add_argument("--talks", type=int, default=5, help="longer conversations per step")
     parser.add_argument("--echoes", type=int, default=6, help="names that nobody has, to be repeated, per step")
     parser.add_argument("--photographs", type=int, default=5, help="photographs told per step")
+    parser.add_argument(
+        "--again", action="store_true", help="go on from what OUTPUT holds; what is told stays as it is"
+    )
+    parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
     arguments = parser.parse_args()
     log = arguments.output / "pretrain_text.jsonl"
     seed = arguments.seed + steps_done(log)
@@ -53,7 +58,10 @@ def main() -> None:
     tokenizer = build_tokenizer(arguments.data)
     model = build_model(tokenizer)
     concepts = load_all_concepts()
-    teller = Teller(concepts, tokenizer, model.get_input_embeddings())
+    if arguments.again:
+        teller = load_text(model, tokenizer, arguments.output)
+    else:
+        teller = Teller(concepts, tokenizer, model.get_input_embeddings())
     world = World(arguments.data / "train.npz", seed=seed + 200, augment=False)
     asker = Asker(concepts, seed=seed + 1)
     talker = Talker(asker, name_pieces(tokenizer))
@@ -91,7 +99,7 @@ def main() -> None:
         return losses | {"talks": rows.loss(model, shown).item()}
 
     optimizer = torch.optim.AdamW(parameter_groups(learners), lr=arguments.learning_rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, log, every=(500, losses_by_kind))
+    train(optimizer, step_loss, arguments.steps, log, (500, losses_by_kind), arguments.minutes)
     text = {name: value for name, value in model.state_dict().items() if not name.startswith("model.vision.")}
     torch.save(text, arguments.output / "text.pt")
     torch.save(teller.state_dict(), arguments.output / "teller.pt")

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from tower import WHOLE_SIZE
 from world import Scenes, SceneStream
 
-from visglm import VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
+from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration, VisGLMImageProcessor, VisGLMProcessor
 from visglm.vision import VisionEncoder
 
 
@@ -78,12 +78,6 @@ def main() -> None:
     vision.vit.patch_embed.eval()  # so few pictures a step are too few for BatchNorm's averages
     # Bent things are named as seldom as those of an unseen style: what it says of doubtful ones is learnt from these.
     pictures = Pictures(arguments.data, teller, arguments.pictures, size, seed + 100, again, arguments.workers)
-    processor = VisGLMProcessor(
-        image_processor=VisGLMImageProcessor(size={"height": WHOLE_SIZE, "width": WHOLE_SIZE}),
-        tokenizer=tokenizer,
-        num_query_tokens=config.num_query_tokens,
-        prompt_style=config.prompt_style,
-    )
     concepts = load_all_concepts()
     asker = Asker(concepts, seed=seed)
     talker = Talker(asker, name_pieces(tokenizer))
@@ -120,7 +114,7 @@ def main() -> None:
         }
 
     def save_model() -> dict[str, float]:
-        save(model, processor, output / "model")
+        save(model, tokenizer, output / "model")
         return {}
 
     rate = 0.3 * arguments.learning_rate
@@ -160,8 +154,14 @@ def ask_about_photographs(
         rows.add([(question.text, question.answer, 1)], question.language, first + index)
 
 
-def save(model: VisGLMForConditionalGeneration, processor: VisGLMProcessor, output: Path) -> None:
+def save(model: VisGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, output: Path) -> None:
     """Write a folder `VisGLM.from_pretrained` loads, in float16, which halves the package and loses nothing."""
+    processor = VisGLMProcessor(
+        image_processor=VisGLMImageProcessor(size={"height": WHOLE_SIZE, "width": WHOLE_SIZE}),
+        tokenizer=tokenizer,
+        num_query_tokens=model.config.num_query_tokens,
+        prompt_style=model.config.prompt_style,
+    )
     copy.deepcopy(model).cpu().half().save_pretrained(output)
     processor.save_pretrained(output)
 

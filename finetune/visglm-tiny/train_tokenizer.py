@@ -1,4 +1,10 @@
-"""Train the tokenizer of visglm-tiny on the sentences of its world: `python train_tokenizer.py OUTPUT`."""
+"""The tokenizer of visglm-tiny, trained on the sentences of its world.
+
+    python train_tokenizer.py OUTPUT [--again]
+
+Again, it is the one in the package, with a piece for every word of a name that it would spell: what was learnt of the
+others keeps its meaning.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import random
 from pathlib import Path
 
 import sentencepiece
-from concepts import GROUPS, load_concepts
+from concepts import GROUPS, Concept, load_all_concepts, load_concepts
 from questions import (
     COLOURS_ZH,
     NO_PICTURE,
@@ -18,13 +24,16 @@ from questions import (
     Asker,
     with_article,
 )
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from world import COLOURS
 
+from visglm.checkpoint import EMBEDDED_MODEL
 from visglm.tokenizers import ChatGLMTokenizer
 
 VOCAB_SIZE = 4096  # enough for every word of a name to be one piece: a small model spells badly
 # <|image|> right after <eop>, where the tokenizer expects the id of an image slot.
 CONTROL = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|image|>")
+SCORE = -9.0  # log-probability of a piece that is added: likelier than any two in its place
 WHITESPACE = ("<n>", "<|tab|>", *(f"<|blank_{length}|>" for length in (2, 3, 4, 8)))
 
 
@@ -49,11 +58,20 @@ def sentences() -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path)
-    output = parser.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
+def add_words(tokenizer: ChatGLMTokenizer, concepts: list[Concept]) -> bytes:
+    """The vocabulary of `tokenizer` with pieces for what it has none of: words of the English names of these concepts,
+    the Chinese names, and their characters."""
+    vocabulary = ModelProto.FromString(tokenizer.sp_model.serialized_model_proto())
+    known = {piece.piece for piece in vocabulary.pieces}
+    wanted = [f"▁{word}" for concept in concepts for word in concept.english[0].split()]
+    wanted += [piece for concept in concepts for piece in (concept.chinese[0], *concept.chinese[0])]
+    for piece in dict.fromkeys(wanted):
+        if piece not in known:
+            vocabulary.pieces.add(piece=piece, score=SCORE)
+    return vocabulary.SerializeToString()
+
+
+def train_vocabulary(output: Path) -> None:
     random.seed(0)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences()),
@@ -71,6 +89,20 @@ def main() -> None:
         minloglevel=2,
     )  # fmt: skip
     (output / "ice_text.vocab").unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--again", action="store_true", help="add to the vocabulary in the package")
+    arguments = parser.parse_args()
+    output = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    if arguments.again:
+        before = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
+        (output / "ice_text.model").write_bytes(add_words(before, load_all_concepts()[len(load_concepts()) :]))
+    else:
+        train_vocabulary(output)
     tokenizer = ChatGLMTokenizer(str(output / "ice_text.model"))
     tokenizer.save_pretrained(output)
     for token in CONTROL:

@@ -17,16 +17,19 @@ FOLDER = Path(__file__).parents[2] / "finetune" / "visglm-tiny"
 sys.path.insert(0, str(FOLDER))
 
 import common  # noqa: E402 (a folder of scripts, found through the path above)
+import inherit  # noqa: E402
+import kept  # noqa: E402
 import pretrain_recogniser as stage  # noqa: E402
 import talks  # noqa: E402
-from concepts import GROUPS, load_all_concepts, load_concepts, load_photographed  # noqa: E402
+from concepts import GROUPS, Concept, load_all_concepts, load_concepts, load_photographed  # noqa: E402
 from pretrain_text import name_pieces  # noqa: E402
 from questions import Asker, Thing, single_out, things_of, with_article  # noqa: E402
 from taught_photographs import TaughtPhotographs  # noqa: E402
 from tower import known_classes, tower_config  # noqa: E402
+from train_tokenizer import add_words  # noqa: E402
 from world import MAX_OBJECTS, MAX_TOLD, World, shrunken  # noqa: E402
 
-from visglm import ChatGLMTokenizer  # noqa: E402
+from visglm import ChatGLMTokenizer, VisGLMForConditionalGeneration  # noqa: E402
 from visglm.checkpoint import EMBEDDED_MODEL  # noqa: E402
 from visglm.vision import Recogniser  # noqa: E402
 
@@ -343,3 +346,49 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_common_characters_are_chinese():
     draw = random.Random(1)
     assert all("一" <= talks.common_character(draw) <= "鿿" for _ in range(200))
+
+
+def test_new_names_become_pieces_and_all_else_is_spelled_as_before(tokenizer, tmp_path):
+    new = [Concept((), ("quux widget",), ("鑫鑫器",), "tool")]
+    (tmp_path / "ice_text.model").write_bytes(add_words(tokenizer, new))
+    longer = ChatGLMTokenizer(str(tmp_path / "ice_text.model"))
+    assert longer.get_vocab() | tokenizer.get_vocab() == longer.get_vocab()
+    assert longer.tokenize("It is a quux widget.")[-3:] == ["▁quux", "▁widget", "."]
+    assert longer.tokenize("这是鑫鑫器。")[-2:] == ["鑫鑫器", "。"] and "鑫" in longer.get_vocab()
+    for text in ("Q:Is there a cat in the picture?\nA:", "图中有3个物体：左上角是猫", "zebra 𠮷"):
+        assert longer.tokenize(text) == tokenizer.tokenize(text)
+
+
+def test_rows_of_pieces_that_were_never_said_are_all_alike():
+    torch.manual_seed(0)
+    rows = torch.randn(100, 256)
+    rows[40:] = torch.randn(256) + 0.05 * torch.randn(60, 256)
+    assert inherit.rows_said(rows).tolist() == [True] * 40 + [False] * 60
+
+
+def test_a_later_version_inherits_what_the_one_before_knows(tokenizer):
+    old = VisGLMForConditionalGeneration.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
+    model = common.build_model(tokenizer)
+    fresh = model.lm_head.weight.detach().clone()
+    said = inherit.rows_said(old.lm_head.weight)
+    assert inherit.take_over(model, tokenizer, old, tokenizer) == int(said.sum()) > 1000
+    torch.testing.assert_close(model.lm_head.weight[said], old.lm_head.weight[said])
+    torch.testing.assert_close(model.lm_head.weight[~said], fresh[~said])
+    vision = model.model.vision.state_dict()
+    assert all(torch.equal(vision[name], value) for name, value in old.model.vision.state_dict().items())
+
+
+def test_what_is_kept_is_learnt_from_part_by_part(tmp_path):
+    def part(num: int) -> dict[str, torch.Tensor]:
+        scenes = {"count": torch.ones(num), "concept": torch.full((num, 6), 7), "centre": torch.rand(num, 6, 2)}
+        return scenes | {"colour": torch.full((num, 6), -1), "features": torch.rand(num, 5, 8).half()}
+
+    torch.save({"drawn": part(6)}, tmp_path / "kept_000.pt")
+    parts = kept.Kept(tmp_path, seed=0)
+    assert parts.look() == 1
+    torch.save({"drawn": part(6)}, tmp_path / "kept_001.pt")
+    assert parts.look() == 2
+    scenes, seen = parts.next("drawn", 4)
+    assert scenes.concept.dtype == torch.long and scenes.centre.shape == (4, 6, 2) and scenes.pictures is None
+    assert seen["features"].dtype == torch.float32 and seen.keys() == {"features"}
+    assert len(seen["features"].unique(dim=0)) == 4
