@@ -63,6 +63,15 @@ def test_how_many_fit_is_what_the_engine_lets_in(capsys, monkeypatch, free, fit)
     )
 
 
+def test_the_model_in_the_package_is_counted_as_it_is(capsys):
+    assert main(["estimate", "visglm-tiny", "--device", "cpu"]) == 0
+    by_name = capsys.readouterr().out
+    assert main(["estimate", str(EMBEDDED_MODEL), "--device", "cpu"]) == 0
+    assert by_name.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
+    together = next(line.split() for line in by_name.splitlines() if line.startswith("together"))
+    assert float(together[1]) == pytest.approx((EMBEDDED_MODEL / "model.safetensors").stat().st_size / 1e9, abs=2e-3)
+
+
 def test_no_answers_at_a_time_is_refused(capsys):
     assert main(["estimate", "visglm-tiny", "--answers", "0"]) != 0
     assert "answers must be between 1 and 1024" in capsys.readouterr().err

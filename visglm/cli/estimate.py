@@ -19,12 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
+    from ..adapters import EMBEDDED
     from ..config import PRESETS
     from ..engine import slots_for
     from ..settings import Rule, check_call
 
-    if arguments.model in PRESETS:
-        source: checkpoint.Source = checkpoint.RandomSource(arguments.model, checkpoint.EMBEDDED_MODEL)
+    source: checkpoint.Source
+    if arguments.model == EMBEDDED:  # a preset, too, but this one is here
+        source = checkpoint.open_source(checkpoint.EMBEDDED_MODEL)
+    elif arguments.model in PRESETS:
+        source = checkpoint.RandomSource(arguments.model, checkpoint.EMBEDDED_MODEL)
     else:
         source = checkpoint.open_source(arguments.model, base=arguments.base)
     quantization = checkpoint.choose_quantization(source, arguments.quantize, arguments.quantize_vision)
