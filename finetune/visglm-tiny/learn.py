@@ -3,8 +3,8 @@
     python learn.py DATA OUTPUT bridge
     python learn.py DATA OUTPUT both
 
-The networks that see stay as they are; of the recogniser, what it tells the others learns along. In a second round of
-both, the bridge goes halfway back to what was inherited, and the text model alone learns what it says from there.
+The networks that see stay as they are; of the recogniser, what it tells the others learns along. In the end the bridge
+goes halfway back to what was inherited.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from common import (
     bridge_groups,
     build_model,
     build_tokenizer,
-    load_found,
     load_text,
-    log_of,
     make_of,
     parameter_groups,
     steps_done,
@@ -48,7 +46,7 @@ BRIDGE = ("qformer.", "projection.", "query_tokens")
 @torch.no_grad()
 def go_halfway_back(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None:
     """The bridge halfway to what was inherited: there it tells the scenes that the old weights knew and those that are
-    new better than at either end."""
+    new better than at either end. (A text model that goes on learning from there loses counts again.)"""
     for name, value in vision.state_dict().items():
         if name.startswith(BRIDGE):
             value.lerp_(inherited[f"model.vision.{name}"], 0.5)
@@ -57,7 +55,6 @@ def go_halfway_back(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None
 def main() -> None:
     parser = arguments_parser(__doc__, steps=20000)
     parser.add_argument("stage", choices=("bridge", "both"))
-    parser.add_argument("--round", type=int, default=1, help="of both; after the first, it goes on from OUTPUT's model")
     parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
     parser.add_argument("--pictures", type=int, default=24, help="drawn scenes per step")
     parser.add_argument("--doubtful", type=int, default=3, help="drawings per step that may be taken for photographs")
@@ -66,7 +63,7 @@ def main() -> None:
     parser.add_argument("--talks", type=int, default=6, help="longer conversations per step")
     arguments = parser.parse_args()
     output, both = arguments.output, arguments.stage == "both"
-    log = output / log_of(f"learn_{arguments.stage}", arguments.round)
+    log = output / f"learn_{arguments.stage}.jsonl"
     seed = arguments.seed + steps_done(log)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(arguments.data)
@@ -79,10 +76,6 @@ def main() -> None:
     write_words(vision.recogniser, teller)
     if both:
         vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
-    again = arguments.round > 1
-    if again:
-        model.load_state_dict(load_found(output).state_dict())
-        go_halfway_back(vision.requires_grad_(False), inherited)
     vision.vit.requires_grad_(False)
     recogniser = vision.recogniser.requires_grad_(False)
     names = teller.name(torch.arange(len(teller.groups)))
@@ -107,11 +100,11 @@ def main() -> None:
         photographed = torch.cat([telling, recognised.guesses], 1)
         return scenes, torch.cat([drawn, guesses], 1), photographs, photographed, recognised, losses
 
-    learners = nn.ModuleList([recogniser.cells, recogniser.impression]).requires_grad_(not again)
+    learners = nn.ModuleList([recogniser.cells, recogniser.impression]).requires_grad_(True)
     rate = 0.3 * arguments.learning_rate
     groups = bridge_groups(vision, rate) + parameter_groups(learners, lr=rate)
     if both:
-        groups = [] if again else bridge_groups(vision, 0.5 * rate) + parameter_groups(learners, lr=0.5 * rate)
+        groups = bridge_groups(vision, 0.5 * rate) + parameter_groups(learners, lr=0.5 * rate)
         groups += parameter_groups(nn.ModuleList([model.model.text, model.lm_head]), lr=rate)
         world = World(arguments.data / "train.npz", seed=seed + 100)
         asker = Asker(load_all_concepts(), seed=seed)
@@ -133,7 +126,7 @@ def main() -> None:
         add_questions(told_rows, told, asker, 1, num_without_picture=0)
         answers = {"answers": rows.loss(model, shown)}
         answers["answers_told"] = 0.5 * told_rows.loss(model, teller(told.in_reading_order()), num_groups=1)
-        return answers if again else answers | losses
+        return answers | losses
 
     def keep() -> dict[str, float]:
         torch.save(vision.state_dict(), output / "vision.pt")
@@ -142,6 +135,9 @@ def main() -> None:
 
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, log, (200, keep), arguments.minutes)
+    if both:
+        go_halfway_back(vision, inherited)
+        keep()
 
 
 if __name__ == "__main__":

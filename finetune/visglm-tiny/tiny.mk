@@ -1,10 +1,11 @@
-# visglm-tiny from its sources: make tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-recogniser tiny-bridge
-# tiny-train tiny-again, hours on one core; tiny-text and tiny-recogniser need neither tiny-stem nor tiny-vision and can
-# run beside them. PHOTOGRAPHS=folder with photos.tsv, from tiny-recogniser on. A stage that was cut off goes on where it
-# was when it is made again. `make eval-tiny` needs tiny-data only. Everything lands in build/tiny.
+# visglm-tiny from weights that are there already: make tiny-data tiny-next. From nothing: make tiny-data tiny-tokenizer
+# tiny-stem tiny-vision tiny-text tiny-recogniser tiny-bridge tiny-train tiny-again, hours on one core; tiny-text and
+# tiny-recogniser need neither tiny-stem nor tiny-vision and can run beside them. PHOTOGRAPHS=folder with photos.tsv, from
+# tiny-recogniser on. A stage that was cut off goes on where it was when it is made again. `make eval-tiny` needs
+# tiny-data only. Everything lands in build/tiny.
 
 .PHONY: tiny-data tiny-tokenizer tiny-stem tiny-vision tiny-text tiny-recogniser tiny-bridge tiny-train tiny-again \
-	tiny-record eval-tiny
+	tiny-next tiny-record eval-tiny
 
 TINY := build/tiny
 TINY_RUN := OMP_NUM_THREADS=1 $(VENV_PYTHON) finetune/visglm-tiny
@@ -54,6 +55,17 @@ tiny-again:  ## the last two stages twice more, on larger pictures
 		$(TINY_RUN)/pretrain_bridge.py $$folders $$again --steps $$3 --learning-rate 6e-4 || exit; \
 		$(TINY_RUN)/train.py $$folders $$again --steps $$4 || exit; \
 	done
+
+# FROM=folder: the weights it goes on from (default: those in the package). What learns beside something else runs beside
+# it: the text model while what is seen is kept.
+tiny-next: $(TINY)/data/sources.json  ## a later version of visglm-tiny from one that is there: new names, photographs, talks
+	@$(TINY_RUN)/train_tokenizer.py $(TINY)/data/tokenizer --again $(FROM)
+	@$(TINY_RUN)/pretrain_recogniser.py $(TINY)/data $(PHOTOGRAPHS) $(TINY)/run
+	@$(TINY_RUN)/inherit.py $(TINY)/data $(TINY)/run $(if $(FROM),--model $(FROM))
+	@$(TINY_RUN)/kept.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS) & \
+		$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run --again --minutes 20 --learning-rate 8e-4 && wait $$!
+	@$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run bridge --minutes 6
+	@$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run both --minutes 40
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test, curves and graphs up to date
 	@$(TINY_RUN)/light.py

@@ -1,9 +1,9 @@
 """The tokenizer of visglm-tiny, trained on the sentences of its world.
 
-    python train_tokenizer.py OUTPUT [--again]
+    python train_tokenizer.py OUTPUT [--again [MODEL]]
 
-Again, it is the one in the package, with a piece for every word of a name that it would spell: what was learnt of the
-others keeps its meaning.
+Again, it is that of the model in the package, or of another, with a piece for every word of a name that it would spell:
+what was learnt of the others keeps its meaning.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def train_vocabulary(output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--again", action="store_true", help="add to the vocabulary in the package")
+    parser.add_argument("--again", type=Path, nargs="?", const=EMBEDDED_MODEL, help="add to a folder's vocabulary")
     arguments = parser.parse_args()
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    if arguments.again:
-        before = ChatGLMTokenizer.from_pretrained(EMBEDDED_MODEL)
+    if arguments.again is not None:
+        before = ChatGLMTokenizer.from_pretrained(arguments.again)
         (output / "ice_text.model").write_bytes(add_words(before, load_all_concepts()[len(load_concepts()) :]))
     else:
         train_vocabulary(output)

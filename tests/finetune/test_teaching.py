@@ -19,6 +19,7 @@ sys.path.insert(0, str(FOLDER))
 import common  # noqa: E402 (a folder of scripts, found through the path above)
 import inherit  # noqa: E402
 import kept  # noqa: E402
+import learn  # noqa: E402
 import pretrain_recogniser as stage  # noqa: E402
 import talks  # noqa: E402
 from concepts import GROUPS, Concept, load_all_concepts, load_concepts, load_photographed  # noqa: E402
@@ -376,6 +377,17 @@ def test_a_later_version_inherits_what_the_one_before_knows(tokenizer):
     torch.testing.assert_close(model.lm_head.weight[~said], fresh[~said])
     vision = model.model.vision.state_dict()
     assert all(torch.equal(vision[name], value) for name, value in old.model.vision.state_dict().items())
+
+
+def test_the_bridge_goes_halfway_back_and_nothing_else_does(tokenizer):
+    vision = common.build_model(tokenizer).model.vision
+    inherited = {f"model.vision.{name}": value + 2 for name, value in vision.state_dict().items()}
+    before = {name: value.clone() for name, value in vision.state_dict().items()}
+    learn.go_halfway_back(vision, inherited)
+    moved = {name: value - before[name] for name, value in vision.state_dict().items()}
+    gone = {name for name, by in moved.items() if by.abs().max() > 0}
+    assert gone == {name for name in moved if name.startswith(("qformer", "projection", "query_tokens"))}
+    assert all(torch.allclose(moved[name], torch.ones(()), atol=1e-5) for name in gone)
 
 
 def test_what_is_kept_is_learnt_from_part_by_part(tmp_path):
