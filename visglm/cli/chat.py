@@ -15,6 +15,7 @@ from ..errors import VisGLMError
 from ..sampling import Sampling
 from .advice import in_flags
 from .flags import (
+    add_adapter,
     add_language,
     add_light_model,
     add_model,
@@ -57,6 +58,7 @@ def configure(parser: argparse.ArgumentParser, is_light: bool = False) -> None:
         help="answer by ONNX Runtime, without torch; --model is a folder that `visglm export` wrote",
     )
     add_model(parser)
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
 from .flags import (
+    add_adapter,
     add_language,
     add_model,
     add_ray,
@@ -84,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_language(parser)
     add_settings(parser, Sampling, "answers")
     add_model(parser)
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -245,7 +247,7 @@ def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str,
 
     usual = {"batch_size": arguments.batch_size, **settings_of(Sampling())}
     settings = {name: value for name, value in task.settings.items() if name not in usual or usual[name] != value}
-    model = whole(arguments.model) or "visglm-tiny"  # from wherever it is started
+    model = whole(options_of(arguments)["name_or_path"]) or "visglm-tiny"  # from wherever it is started
     return {"source": source, "model": model, "question": task.question, "settings": settings}
 
 
