@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import ConfigError, VisGLMError, printable
+from ..errors import ConfigError, ImageError, VisGLMError, printable
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
@@ -252,15 +252,19 @@ def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str,
 
 
 def print_all(arguments: argparse.Namespace, question: str, settings: dict[str, Any]) -> int:
+    from ..reply import why_unanswered
+
     vlm = load_model(arguments)
     num_failed = 0
     for path, reply in one_by_one(vlm, arguments.images, question, settings):
-        failed = isinstance(reply, VisGLMError)
-        num_failed += failed
+        problem = str(reply) if isinstance(reply, VisGLMError) else why_unanswered(reply)
+        num_failed += bool(problem)
         if arguments.json:
-            show(json.dumps({"image": path, "error" if failed else "text": str(reply)}, ensure_ascii=False), sys.stdout)
-        elif failed:
-            show(f"visglm: {in_flags(str(reply), arguments.flags)}", sys.stderr)
+            row = {"image": path, **({"error": problem} if problem else {"text": str(reply)})}
+            show(json.dumps(row, ensure_ascii=False), sys.stdout)
+        elif problem:
+            named = "" if isinstance(reply, ImageError) else f"{printable(path)}: "  # which name it themselves
+            show(f"visglm: {named}{in_flags(problem, arguments.flags)}", sys.stderr)
         else:
             show(f"{path}: {reply}" if len(arguments.images) > 1 else str(reply), sys.stdout)
     if num_failed:
