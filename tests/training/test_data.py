@@ -281,7 +281,8 @@ def test_a_line_far_down_is_told_without_counting_all_before_it(tmp_path):
     [
         ("rows.jsonl", b"", "no rows"),
         ("rows.json", b'[{"image": "a"}, {"image"', "cut short"),
-        ("rows.txt", b"hello", "none of these"),
+        ("rows.doc", b"hello", "none of these"),
+        ("rows.txt", b"hello", "no rows"),
         ("rows.tar", b"hello", "no tar file"),
     ],
 )
