@@ -301,6 +301,20 @@ def test_things_in_a_folder_that_are_no_files(library, tmp_path):
     assert texts(library, "moa") == ["The moa is extinct."]
 
 
+@pytest.mark.parametrize(
+    "text, question, quote",
+    [
+        ("Музей закрыт по понедельникам. Билет стоит триста рублей.", "Сколько стоит билет?", "Билет стоит"),
+        ("Το μουσείο είναι κλειστό. Το εισιτήριο κοστίζει δέκα ευρώ.", "Πόσο κοστίζει το εισιτήριο;", "Το εισιτήριο"),
+        ("Stávka trvá. Žába žije v Žilině.", "Kde žije žába?", "Žába žije"),
+        ("押金为两个月租金，合同终止后七日内退还。", "押金什么时候退还？", "押金为两个月租金"),
+    ],
+)  # fmt: skip
+def test_a_question_is_answered_in_its_own_letters(library, tmp_path, text, question, quote):
+    put(library, tmp_path, "a.txt", text.encode())
+    assert answer(question, library).citations[0].quote.startswith(quote)
+
+
 @pytest.mark.parametrize("vectors", [False, True])
 def test_a_text_of_both_languages_answers_in_each(tmp_path, vectors):
     library = Library.open(tmp_path / "notes.library", vectors=vectors)
