@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from datetime import date
 
@@ -83,10 +84,26 @@ def test_days_shares_and_levels_are_shown_as_the_chart_shows_them():
     assert texts == ["France Lyon | 1", "France Paris | 2", "Italy Rome | 3"]
 
 
+def test_a_day_that_no_calendar_has_stays_a_number():
+    days = CategoryChartData()
+    days.categories = [date(2025, 3, 1)]
+    days.add_series("Share", (7,))
+    name, files = unpacked(slides(days, title=""))
+    files[name] = re.sub(rb">\s*45717(\.0)?\s*<", b">1e99<", files[name])
+    assert found(samples.archive(files), "x.pptx")[-1][0] == "1e+99 | 7"
+
+
+def unpacked(data: bytes) -> tuple[str, dict[str, bytes]]:
+    """The name of the chart, and all files by their names."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    [name] = [name for name in files if "/charts/chart" in name and name.endswith(".xml")]
+    return name, files
+
+
 def in_a_document(slide: bytes) -> bytes:
     """A document of Word with the chart of a slide behind its second paragraph."""
-    with zipfile.ZipFile(io.BytesIO(slide)) as archive:
-        [chart] = [archive.read(name) for name in archive.namelist() if "/charts/chart" in name and name[-4:] == ".xml"]
+    name, inner = unpacked(slide)
     document = docx.Document()
     document.add_heading("Sales", 1)
     document.add_paragraph("CHART")
@@ -109,7 +126,7 @@ def in_a_document(slide: bytes) -> bytes:
     kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/chart"
     relation = f'<Relationship Id="rId99" Type="{kind}" Target="charts/chart1.xml"/>'
     put("word/_rels/document.xml.rels", "</Relationships>", relation)
-    return samples.archive({**files, "word/charts/chart1.xml": chart})
+    return samples.archive({**files, "word/charts/chart1.xml": inner[name]})
 
 
 def test_a_chart_in_a_document_stands_in_its_place():
@@ -122,9 +139,7 @@ def test_a_chart_in_a_document_stands_in_its_place():
 
 def test_a_chart_is_no_larger_than_what_stands_in_it():
     """Points say which they are, and may say any number."""
-    with zipfile.ZipFile(io.BytesIO(slides(by_quarter()))) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    [name] = [name for name in files if "/charts/chart" in name and name.endswith(".xml")]
+    name, files = unpacked(slides(by_quarter()))
     files[name] = files[name].replace(b'idx="1"', b'idx="99999999999"').replace(b'idx="0"', b'idx="x"')
     assert len(read(samples.archive(files), "x.pptx", LIMITS)) == 2
     many = CategoryChartData()

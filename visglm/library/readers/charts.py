@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from ...errors import require
@@ -82,7 +83,7 @@ def _shown(value: str, form: str) -> str:
         return value
     if form.endswith("%"):
         return f"{100 * number:.10g}%"
-    if require("library", "openpyxl").styles.numbers.is_date_format(form):
-        with_time = require("library", "openpyxl.utils.datetime").from_excel(number)
-        return str(with_time).removesuffix(" 00:00:00")
+    if require("library", "openpyxl.styles.numbers").is_date_format(form):
+        with suppress(ValueError, OverflowError):  # a day that no calendar has stays a number
+            return str(require("library", "openpyxl.utils.datetime").from_excel(number)).removesuffix(" 00:00:00")
     return f"{number:.15g}"
