@@ -271,6 +271,18 @@ class Reply:
         return f"<div>{pictures}{thought}<p>{html.escape(self.text)}</p></div>"
 
 
+STILL_THINKING = (
+    "the model was still thinking when its tokens were used up, and has not answered. Allow more with "
+    "max_new_tokens=…, or less thinking with max_thinking_tokens=…."
+)
+
+
+def why_unanswered(reply: Reply) -> str:
+    """Why there is no answer in a reply, and what to do; "" where there is one."""
+    thought = reply.thinking or reply.usage.thinking_tokens
+    return STILL_THINKING if thought and not reply.text and reply.finish_reason == "length" else ""
+
+
 BOX_COLOUR = "#e53935"
 THOUSANDTHS = 1000
 BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(\d{1,4}(?:\.\d+)?)"] * 4) + r"\s*\]")

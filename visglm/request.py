@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import PicturesWarning, PromptError
-from .pictures import ImageLimits, load_images
+from .errors import ImageError, PicturesWarning, PromptError
+from .pictures import ImageLimits, load_images, refused
 from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History, PictureShape
 
@@ -90,7 +90,7 @@ def prepare(
     if pictures:
         warn_of_pictures(sum(turn.num_images for turn in turns), config)
     language = past.language if language == "auto" else language
-    shapes = () if to_shapes is None else (*past_shapes(past), *to_shapes(pictures))
+    shapes = () if to_shapes is None else (*past_shapes(past), *shapes_of(images, pictures, to_shapes))
     rendered = lay_out(
         turns, language=language, max_new_tokens=max_new_tokens, config=config, tokenizer=tokenizer, shapes=shapes,
         thinks=thinks,
@@ -99,6 +99,23 @@ def prepare(
     pixel_values = to_pixels(pictures) if pictures else None
     seconds = time.perf_counter() - started if pictures else 0.0
     return Prompt(turns, rendered, past.image_embeds, pictures, pixel_values, language, past.source, seconds, shapes)
+
+
+def shapes_of(
+    sources: Any, pictures: Sequence[Image.Image], to_shapes: Callable[[Sequence[Image.Image]], list[PictureShape]]
+) -> list[PictureShape]:
+    """What becomes of pictures; one that cannot be looked at is told by the name of its source.
+
+    Raises:
+        ImageError: there is one.
+    """
+    found: list[PictureShape] = []
+    for source, picture in zip(sources if isinstance(sources, list | tuple) else [sources], pictures, strict=False):
+        try:
+            found += to_shapes([picture])
+        except ImageError as error:
+            raise refused(source, error) from None
+    return found
 
 
 def check_requests(requests: Any) -> list[Any]:

@@ -266,6 +266,13 @@ def scan(*names: str) -> bytes:
     return file.getvalue()
 
 
+def tiff(*names: str) -> bytes:
+    """A TIFF of as many pages, as a scanner writes it."""
+    file, (first, *others) = io.BytesIO(), [page(name) for name in names]
+    first.save(file, "TIFF", save_all=True, append_images=others, compression="tiff_lzw")
+    return file.getvalue()
+
+
 def make_reader(base: Path, folder: Path) -> Path:
     """Teach a checkpoint of GLM-OCR's class `PAGES`, in seconds."""
     rows = []

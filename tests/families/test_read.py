@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.families.made import PAGES, load, page, scan
+from tests.families.made import PAGES, load, page, scan, tiff
 from tests.library.samples import pdf
+from visglm import VisGLM
 from visglm.cli import main
 from visglm.cluster import Share
 from visglm.errors import ConfigError, DocumentError, ImageError
@@ -73,6 +74,80 @@ def test_a_file_for_each_and_nothing_is_overwritten_unasked(desk, reader, capsys
     assert Path("md/photo.md").read_text("utf-8") == f"{TEXT}\n"
 
 
+def test_pages_of_a_tiff_are_read_by_their_numbers(desk, reader, vlm, capsys):
+    Path("fax.tif").write_bytes(tiff("text", "table"))
+    Path("one.TIFF").write_bytes(tiff("text"))
+    assert read("fax.tif", "--model", reader) == 0
+    assert capsys.readouterr().out == BOTH
+    assert read(".", "--out", "md", "--model", reader, "--batch-size", 1) == 0
+    assert Path("md/fax.md").read_text("utf-8") == BOTH and Path("md/one.md").read_text("utf-8") == f"{TEXT}\n"
+    assert list(vlm.read(tiff("text", "table"), first_page=2)) == [Page(2, TABLE)]
+
+
+def test_a_tiff_that_ends_early_keeps_the_pages_before(desk, reader, capsys):
+    """The directory of the second page lies at its end."""
+    Path("fax.tif").write_bytes(tiff("text", "table")[:-40])
+    assert read("fax.tif", "--out", "md", "--model", reader) == 3
+    parts = [TEXT, "<!-- page 2 -->", "<!-- page 2 could not be read -->"]
+    assert Path("md/fax.md").read_text("utf-8") == "\n\n".join(parts) + "\n"
+    assert "fax.tif: page 2: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_was_interrupted_is_gone_on_with(desk, reader, capsys, monkeypatch, is_killed):
+    """The pages that were read are not read again, and what was told of them is told once more."""
+    Path("letter.pdf").write_bytes(broken_page(scan("text", "text", "table", "text"), 2))
+    words = ["letter.pdf", "--out", "md", "--model", reader, "--batch-size", 1]
+    whole = VisGLM.batch
+    asked: list[int] = []
+
+    def batch(self, rows, **settings):
+        asked.append(len(rows))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(self, rows, **settings)
+
+    monkeypatch.setattr(VisGLM, "batch", batch)
+    assert read(*words) == 130
+    [kept] = Path("md").iterdir()
+    assert not Path("md/letter.md").exists() and kept.name.startswith(".")
+    if is_killed:  # while it wrote a line
+        with kept.open("a") as file:
+            file.write('{"number": 3, "text": "Half of')
+    asked.append(0)  # past the interruption
+    assert read(*words) == 3
+    assert sum(asked) == 1 + 0 + 1 + 0 + 2  # one page, the broken one, the one that was interrupted, then two
+    parts = [TEXT, "<!-- page 2 -->", "<!-- page 2 could not be read -->", "<!-- page 3 -->", TABLE, "<!-- page 4 -->"]
+    assert Path("md/letter.md").read_text("utf-8") == "\n\n".join([*parts, TEXT]) + "\n"
+    assert [path.name for path in Path("md").iterdir()] == ["letter.md"]
+    told = capsys.readouterr().err
+    assert "letter.pdf: 2 pages were read before" in told and told.count("page 2: it cannot be drawn") == 2
+
+
+@pytest.mark.parametrize("changed", ["content", "settings"])
+def test_pages_of_something_else_are_not_gone_on_with(desk, reader, monkeypatch, changed):
+    def kept() -> list[Path]:
+        return list(Path("md").glob(".*"))
+
+    def stop(self, rows, **settings):
+        if kept():
+            raise KeyboardInterrupt
+        return whole(self, rows, **settings)
+
+    words, whole = ["letter.pdf", "--out", "md", "--model", reader, "--batch-size", 1], VisGLM.batch
+    with monkeypatch.context() as patch:
+        patch.setattr(VisGLM, "batch", stop)
+        assert read(*words) == 130 and len(kept()) == 1
+    if changed == "content":
+        Path("letter.pdf").write_bytes(scan("table", "text"))
+        assert read(*words) == 0
+        assert Path("md/letter.md").read_text("utf-8") == f"{TABLE}\n\n<!-- page 2 -->\n\n{TEXT}\n"
+    else:
+        assert read(*words, "--max-new-tokens", 9) == 3
+        assert TEXT not in Path("md/letter.md").read_text("utf-8")
+    assert kept() == []
+
+
 def test_a_folder_is_read_with_what_is_below(desk, reader):
     Path("box/deep").mkdir(parents=True)
     Path("box/.hidden.png").write_bytes(b"x")
@@ -85,13 +160,13 @@ def test_a_folder_is_read_with_what_is_below(desk, reader):
 
 
 def test_what_a_folder_has_besides_is_told(desk, reader, capsys):
-    """A scanner's TIFFs beside a picture would be missed in silence."""
+    """Photoshop's files beside a picture would be missed in silence."""
     Path("box").mkdir()
     Path("photo.png").rename("box/photo.png")
-    for name in ("a.tif", "b.TIF", "notes", ".hidden"):
+    for name in ("a.psd", "b.PSD", "notes", ".hidden"):
         Path("box", name).write_bytes(b"x")
     assert read("box", "--out", "md", "--model", reader) == 0
-    assert "box: 3 files are of kinds that are not read (2 .tif, 1 no ending)." in capsys.readouterr().err
+    assert "box: 3 files are of kinds that are not read (2 .psd, 1 no ending)." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -131,13 +131,14 @@ def test_thinking_that_never_ends_is_told_as_cut(vlm):
 
 
 def test_the_terminal_says_why_there_is_no_answer(vlm, capsys):
-    sampling = Sampling(max_new_tokens=6)
+    sampling, flags = Sampling(max_new_tokens=6), {"max_new_tokens": "--max-new-tokens"}
     with scripted(vlm, "<think>" + "a b " * 40):
-        Conversation(vlm, sampling, "auto", []).ask("Hi")
+        Conversation(vlm, sampling, "auto", [], flags).ask("Hi")
     said = capsys.readouterr()
     assert said.out == "\n" and "still thinking when its tokens were used up" in said.err
+    assert "Allow more with --max-new-tokens" in said.err
     with scripted(vlm, "<think>a</think>" + "a b " * 40):
-        Conversation(vlm, sampling, "auto", []).ask("Hi")
+        Conversation(vlm, sampling, "auto", [], flags).ask("Hi")
     assert not capsys.readouterr().err
 
 

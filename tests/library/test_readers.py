@@ -29,7 +29,7 @@ def test_both_languages_are_read(suffix):
 
 
 def test_every_reader_is_tried():
-    assert {reader_of(f"x{suffix}") for suffix in (*DOCUMENTS, ".xlsx", ".png")} == set(READERS)
+    assert {reader_of(f"x{suffix}") for suffix in (*DOCUMENTS, ".xlsx", ".png", ".tif")} == set(READERS)
 
 
 @pytest.mark.parametrize(

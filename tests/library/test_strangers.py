@@ -50,7 +50,22 @@ def texts(library: Library, words: str) -> list[str]:
         ("utf-16-be", samples.ENGLISH), ("utf-32-le", samples.CHINESE), ("shift_jis", JAPANESE), ("euc_jp", JAPANESE),
         ("iso2022_jp", JAPANESE), ("euc_kr", "주전자의 보증 기간은 삼십 개월입니다. 도서관은 매일 열려 있습니다."),
         ("cp1251", "Гарантия на чайник составляет тридцать месяцев. Библиотека открыта ежедневно."),
+        ("cp1251", "Гарантія на чайник становить тридцять місяців, його кришка зроблена зі скла."),
+        ("koi8_r", "Параметр LIMIT не поддерживается в этом контексте"),
         ("cp1252", "La garantie de la bouilloire est de trente mois. Le café est fermé l’été."),
+        ("cp1252", "Die Garantie für den Kessel läuft über dreißig Monate; er wiegt 2 kg und fasst ½ m³ „Öl“."),
+        ("cp1252", "¿Cuánto dura la garantía de la tetera? Treinta meses, señor; el café cierra a las 8."),
+        ("cp1252", "Er is meer dan één ketel met garantie, zei hij."),
+        ("cp1250", "Gwarancja na czajnik trwa trzydzieści miesięcy. Pokrywka jest ze szkła, a rączka żółta."),
+        ("iso8859_2", "Gwarancja na czajnik trwa trzydzieści miesięcy. Pokrywka jest ze szkła, a rączka żółta."),
+        ("cp1250", "Záruka na konvici trvá třicet měsíců. Víčko je z modrého skla a držadlo ze dřeva."),
+        ("iso8859_2", "Záruka na konvici trvá třicet měsíců. Víčko je z modrého skla a držadlo ze dřeva."),
+        ("cp1250", "A vízforraló garanciája harminc hónapig érvényes. Fedője kék üvegből, fogantyúja gyűrű alakú."),
+        ("iso8859_2", "A vízforraló garanciája harminc hónapig érvényes. Fedője kék üvegből, fogantyúja gyűrű alakú."),
+        ("cp1250", "Záruka na kanvicu trvá tridsať mesiacov. Jej vrchnák je z modrého skla, rúčka je ľahká."),
+        ("cp1254", "Su ısıtıcısının garantisi otuz ay sürer. Kapağı mavi camdan, sapı ağaçtan yapılmıştır."),
+        ("gb18030", "The manager 王小明 signed the warranty of the kettle in 上海市浦东新区."),
+        ("big5", "The manager 王小明 signed the warranty of the kettle in 臺北市中正區."),
     ],
 )  # fmt: skip
 def test_text_is_read_whatever_it_was_written_in(library, tmp_path, encoding, text):
@@ -284,6 +299,20 @@ def test_things_in_a_folder_that_are_no_files(library, tmp_path):
     changes = library.sync(folder, progress=False)
     assert len(changes.added) == 2 and len(changes.skipped) == 5
     assert texts(library, "moa") == ["The moa is extinct."]
+
+
+@pytest.mark.parametrize(
+    "text, question, quote",
+    [
+        ("Музей закрыт по понедельникам. Билет стоит триста рублей.", "Сколько стоит билет?", "Билет стоит"),
+        ("Το μουσείο είναι κλειστό. Το εισιτήριο κοστίζει δέκα ευρώ.", "Πόσο κοστίζει το εισιτήριο;", "Το εισιτήριο"),
+        ("Stávka trvá. Žába žije v Žilině.", "Kde žije žába?", "Žába žije"),
+        ("押金为两个月租金，合同终止后七日内退还。", "押金什么时候退还？", "押金为两个月租金"),
+    ],
+)  # fmt: skip
+def test_a_question_is_answered_in_its_own_letters(library, tmp_path, text, question, quote):
+    put(library, tmp_path, "a.txt", text.encode())
+    assert answer(question, library).citations[0].quote.startswith(quote)
 
 
 @pytest.mark.parametrize("vectors", [False, True])

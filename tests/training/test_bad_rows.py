@@ -362,6 +362,31 @@ def test_paths_written_on_windows_lead_to_the_same_pictures(folder, capsys, name
     assert check(capsys, folder / "common.jsonl")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["pictures/0.PNG", "Pictures/0.png", "PICTURES\\0.PNG", "./Pictures/0.Png", " pictures/0.png ", "Caf\u00e9.png"],
+)
+def test_names_in_other_letters_lead_to_the_same_pictures(folder, capsys, name):
+    """As Windows and macOS let people write them."""
+    picture(4).save(folder / "cafe\u0301.PNG")  # an accent for itself
+    table = write_lines(folder / "rows.jsonl", [json.loads(row_of(image=name))])
+    status, out = check(capsys, table)
+    assert status == 0 and "1 pictures" in out
+    assert main(["data", "convert", str(table), str(folder / "common.jsonl")]) == 0
+    written = json.loads((folder / "common.jsonl").read_text("utf-8"))["images"][0]
+    assert (folder / written).is_file()
+
+
+def test_a_name_that_could_be_two_pictures_is_none_of_them(folder, capsys):
+    for number, name in enumerate(("a.png", "A.png", "b.png")):
+        picture(number).save(folder / name)
+    rows = [json.loads(row_of(image=name)) for name in ("a.PNG", "A.png", "B.png", "../private.PNG")]
+    picture(5).save(folder.parent / "private.png")
+    status, out = check(capsys, write_lines(folder / "rows.jsonl", rows))
+    assert status == 3 and "2 rows can be used" in out
+    assert "there is no picture 'a.PNG'" in out and "rows.jsonl:4" in out
+
+
 def test_a_name_with_a_backslash_of_its_own_is_found_first(folder, capsys):
     (folder / "pictures\\0.png").write_bytes(b"garbage")
     assert check(capsys, write_lines(folder / "rows.jsonl", [json.loads(row_of(image="pictures\\0.png"))]))[0] == 3

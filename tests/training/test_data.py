@@ -21,7 +21,19 @@ from visglm.prompt import IGNORE_INDEX, Turn, render
 from visglm.training.collator import Collator
 from visglm.training.containers import LINE_BLOCK, is_stream, open_rows
 from visglm.training.data import StreamData, TrainingData
-from visglm.training.formats import CAPTION_QUESTIONS, FORMATS, format_of, read_row, to_common
+from visglm.training.formats import (
+    CALLED,
+    CAPTION_QUESTIONS,
+    COLUMNS,
+    FORMATS,
+    KNOWN_KEYS,
+    format_of,
+    read_extras,
+    read_row,
+    spelling,
+    to_common,
+    unused_keys,
+)
 from visglm.training.index import MAX_HELD_OUT, Index, build_index, check_bad_share, split_held_out
 from visglm.training.renderer import Renderer
 
@@ -61,6 +73,7 @@ ROWS = {
         "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}],
     },
     "visualglm": {"img": "a.png", "prompt": "What?", "label": "A cat."},
+    "question": {"image": "a.png", "question": "What?", "answer": "A cat."},
     "caption": {"image": "a.png", "caption": "A cat."},
 }
 
@@ -73,6 +86,66 @@ def test_every_format_is_recognised_and_becomes_the_common_row(name):
     conversation = read_row(ROWS[name], "What?")
     assert conversation.turns == (Turn("What?", "A cat.", 1),)
     assert conversation.images == ("a.png",)
+
+
+@pytest.mark.parametrize(
+    "row, name",
+    [
+        ({"图片": "a.png", "问题": "What?", "回答": "A cat."}, "question"),
+        ({"图像路径": "a.png", "提问": "What?", "答案": "A cat."}, "question"),
+        ({"圖片": "a.png", "問題": "What?", "回答": "A cat."}, "question"),
+        ({"Image": "a.png", "Question": "What?", "Answer": "A cat."}, "question"),
+        ({"image": "a.png", "prompt": "What?", "label": "A cat."}, "question"),
+        ({"IMG": "a.png", "Prompt": "What?", "Label": "A cat."}, "visualglm"),
+        ({"图片": "a.png", "描述": "A cat."}, "caption"),
+        ({"照片": "a.png", "文本": "A cat."}, "caption"),
+        ({"文件名": "a.png", "图片说明": "A cat."}, "caption"),
+        ({"Image": "a.png", "Caption": "A cat."}, "caption"),
+        ({"IMAGE": "a.png", "TEXT": "A cat."}, "caption"),
+        ({"File Name": "a.png", " Text": "A cat."}, "caption"),
+        ({"filename": "a.png", "Caption": "A cat.", "ID": 5, "Type": "cats"}, "caption"),
+        ({"Image": None, "图片": "a.png", "描述": "A cat.", "caption": None}, "caption"),
+        ({"Images": ["a.png"], "Messages": ROWS["common"]["messages"]}, "common"),
+        ({"Image": "a.png", "Conversations": ROWS["llava"]["conversations"]}, "llava"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_columns_in_chinese_or_in_capitals_are_the_same_columns(row, name):
+    assert format_of(row) == name
+    conversation = read_row(row, "What?")
+    assert conversation.turns == (Turn("What?", "A cat.", 1),)
+    assert conversation.images == ("a.png",)
+    assert list(unused_keys(row)) == []
+    assert read_extras(row) == ((), row.get("Type"))
+
+
+def test_of_columns_that_mean_the_same_the_plainest_counts_and_the_others_are_told():
+    row = {"说明": "A dog.", "图片": "b.png", "描述": "A cat.", "Image": "a.png", "备注": "old"}
+    conversation = read_row(row)
+    assert (conversation.images, conversation.turns[0].answer) == (("a.png",), "A cat.")
+    assert set(unused_keys(row)) == {"说明", "图片", "备注"}
+    row = {"Caption": "A dog.", "caption": "A cat.", "image": "a.png"}
+    assert read_row(row).turns[0].answer == "A cat."
+    assert list(unused_keys(row)) == ["Caption"]
+
+
+def test_a_question_with_its_answer_counts_before_a_caption():
+    row = {"图片": "a.png", "问题": "What?", "回答": "A cat.", "描述": "A cat in the sun."}
+    assert read_row(row).turns == (Turn("What?", "A cat.", 1),)
+    assert list(unused_keys(row)) == ["描述"]
+
+
+def test_no_name_stands_for_two_columns():
+    names = [*KNOWN_KEYS, *(name for names in CALLED.values() for name in names)]
+    assert len(names) == len(set(names)) == len(COLUMNS) and all(spelling(name) == name for name in names)
+    assert set(CALLED) <= set(KNOWN_KEYS)
+
+
+def test_names_of_columns_are_told_as_they_were_written():
+    with pytest.raises(DataError, match=r"keys 图片, 备注\. Expected"):
+        read_row({"图片": "a.png", "备注": "A cat."})
+    with pytest.raises(DataError, match="keys 问题, 回答"):  # without a picture it would teach words alone
+        read_row({"问题": "What?", "回答": "A cat."})
 
 
 @pytest.mark.parametrize(
@@ -208,7 +281,8 @@ def test_a_line_far_down_is_told_without_counting_all_before_it(tmp_path):
     [
         ("rows.jsonl", b"", "no rows"),
         ("rows.json", b'[{"image": "a"}, {"image"', "cut short"),
-        ("rows.txt", b"hello", "none of these"),
+        ("rows.doc", b"hello", "none of these"),
+        ("rows.txt", b"hello", "no rows"),
         ("rows.tar", b"hello", "no tar file"),
     ],
 )

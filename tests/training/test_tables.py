@@ -9,6 +9,7 @@ import pytest
 
 from visglm.cli import main
 from visglm.training.containers import open_rows
+from visglm.training.formats import read_row
 
 from .samples import write_pictures
 
@@ -51,11 +52,16 @@ def check(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, str]:
         ("\r\n" + table(*ROWS), 3),
         (table(*((*row, "", "") for row in ROWS), header=("image", "caption", "", "")), 2),
         (table(*((str(number), *row) for number, row in enumerate(ROWS)), header=("", "image", "caption")), 2),
+        (table(*ROWS, separator="|"), 2),
+        (table(*ROWS, separator=", "), 2),
+        (table(*ROWS, separator=", ").replace('"image", "caption"', "image, caption"), 2),
+        (table(*ROWS, separator="| "), 2),
         (table(*ROWS, ("", ""), (" ", "")), 2),
         (table(ROWS[0], ("", ""), *ROWS[1:]).replace("\r\n", "\n"), 2),
     ],
     ids=[
         *("plain", "mark", "semicolons", "mark and semicolons", "tabs", "sep", "mark and sep", "blank line first"),
+        *("bars", "commas and spaces", "names without quotes", "bars and spaces"),
         *("columns without a name", "index", "empty records behind", "empty record between"),
     ],
 )
@@ -67,6 +73,55 @@ def test_every_table_that_a_spreadsheet_saves_gives_the_same_rows(folder, capsys
     rows = open_rows(path)
     assert [(rows[number]["image"], rows[number]["caption"]) for number in range(3)] == ROWS
     assert rows.where(0) == f"{path}:{first_line}"
+
+
+def test_a_table_with_chinese_columns_is_read_as_it_is(folder, capsys):
+    path = folder / "问答.csv"
+    records = [(str(number), image, "这是什么？", caption) for number, (image, caption) in enumerate(ROWS)]
+    path.write_bytes(("\ufeff" + table(*records, header=("ID", "图片", "问题", "回答"))).encode())
+    status, out = check(capsys, path)
+    assert status == 0 and out.startswith("3 rows can be used (3 question)") and "not used" not in out
+    assert main(["data", "convert", str(path), str(folder / "common.jsonl")]) == 0
+    common = json.loads((folder / "common.jsonl").read_text("utf-8").splitlines()[0])
+    said = [message["content"] for message in common["messages"]]
+    assert (common["images"], said) == ([ROWS[0][0]], ["<image>这是什么？", ROWS[0][1]])
+
+
+def test_a_data_set_with_capitals_is_read_as_it_is(folder):
+    """As Parquet files of the hub come."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"Image": [str(folder / name) for name, _ in ROWS], "Text": [caption for _, caption in ROWS]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("Image", datasets.Image())
+    read = [read_row(open_rows(rows)[number], "What?") for number in range(3)]
+    assert [one.turns[0].answer for one in read] == [caption for _, caption in ROWS]
+
+
+def test_a_table_may_be_called_a_text(folder, capsys):
+    """As Flickr8k's captions.txt."""
+    path = folder / "captions.txt"
+    path.write_bytes(table(*ROWS).encode())
+    status, out = check(capsys, path)
+    assert status == 0 and out.startswith("3 rows can be used (3 caption)")
+
+
+def test_spaces_belong_to_fields_where_names_have_none(folder):
+    path = folder / "rows.csv"
+    path.write_text('image,caption\na.png, "hi" he said\n')
+    assert dict(open_rows(path)[0]) == {"image": "a.png", "caption": ' "hi" he said'}
+
+
+def test_a_quote_that_is_not_written_twice_says_so(folder, capsys):
+    path = folder / "rows.csv"
+    path.write_text('image,caption\npictures/0.png,"A \\"disc\\", green."\n')
+    status, out = check(capsys, path)
+    assert status == 3 and "rows.csv:2" in out and "Write it twice" in out
+
+
+def test_a_table_in_the_encoding_of_windows_says_what_to_do(folder, capsys):
+    path = folder / "rows.csv"
+    path.write_bytes(("\ufeff" + table(*ROWS, separator="\t")).encode("utf-16-le"))
+    status, out = check(capsys, path)
+    assert status == 1 and "is UTF-16. Save it as UTF-8" in out
 
 
 def test_a_table_of_one_column_is_none_of_two(folder, capsys):

@@ -579,15 +579,23 @@ class VisGLM:
         return answer_from(library, web, question, answer)
 
     def read(
-        self, source: Any, kind: str = "text", *, batch_size: int = 4, adapter: str | None = None, **settings: Any
+        self,
+        source: Any,
+        kind: str = "text",
+        *,
+        first_page: int = 1,
+        batch_size: int = 4,
+        adapter: str | None = None,
+        **settings: Any,
     ) -> Iterator[Page]:
         """Read a scan, as Markdown: `for page in vlm.read("contract.pdf"): print(page)`. Of GLM-OCR's family.
 
         Args:
-            source: the path of a PDF or its bytes, whose pages are drawn and read whatever text lies in them; or a
-                picture in any form that `chat` takes, which is one page.
+            source: the path of a PDF or TIFF or its bytes, whose pages are drawn and read whatever text lies in them;
+                or a picture in any form that `chat` takes, which is one page.
             kind: "text" for all that is there; "table" (as HTML, the way it was taught) or "formula" (as LaTeX) where
                 there is nothing else.
+            first_page: where to begin, to go on with a long document; nothing comes where there are fewer.
             batch_size: pages that are on their way at a time.
             adapter: as of `chat`.
             settings: as the keyword arguments of `chat`; without a `temperature`, the likeliest tokens are taken.
@@ -598,7 +606,7 @@ class VisGLM:
         Raises:
             ConfigError: the model does not read, or a setting is wrong.
             ImageError: the picture was refused.
-            DocumentError: the PDF was, as a whole.
+            DocumentError: the PDF or TIFF was, as a whole.
         """
         config = self.model.config
         check_can(config, "read")
@@ -606,8 +614,10 @@ class VisGLM:
         from ..library.scans import pages_of, read_pages
 
         asks = family_of(config).reads
-        rules = {"kind": Rule(str, names=tuple(asks)), "batch_size": Rule(int, 1, 65_536)}
-        check_call(rules, kind=kind, batch_size=batch_size)
+        rules = {
+            "kind": Rule(str, names=tuple(asks)), "batch_size": Rule(int, 1, 65_536), "first_page": Rule(int, 1)
+        }  # fmt: skip
+        check_call(rules, kind=kind, batch_size=batch_size, first_page=first_page)
         Sampling.of(settings)
         settings["temperature"] = settings.get("temperature") or 0.0
         limits = LibraryLimits(images=self.image_limits)
@@ -618,7 +628,7 @@ class VisGLM:
                 adapter=adapter, **settings,
             )  # fmt: skip
 
-        return read_pages(pages_of(source, limits, self.allow_urls), ask, kind, batch_size)
+        return read_pages(pages_of(source, limits, self.allow_urls, first_page), ask, kind, batch_size)
 
     def fill(self, text: str, *, max_new_tokens: int | None = None, temperature: float = 0.0) -> Reply:
         """Fill the blank in a text, `[MASK]` for a few words or `[gMASK]` for many: `fill("北京是[MASK]的首都")`.

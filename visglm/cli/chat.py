@@ -15,6 +15,7 @@ from ..errors import VisGLMError
 from ..sampling import Sampling
 from .advice import in_flags
 from .flags import (
+    add_adapter,
     add_language,
     add_light_model,
     add_model,
@@ -57,6 +58,7 @@ def configure(parser: argparse.ArgumentParser, is_light: bool = False) -> None:
         help="answer by ONNX Runtime, without torch; --model is a folder that `visglm export` wrote",
     )
     add_model(parser)
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     limits = image_limits(arguments)
     pictures = load_pictures(arguments.images, limits, arguments.allow_urls)  # before the model: what is wrong is told
     vlm = load_light(arguments) if arguments.light else load_model(arguments)
-    conversation = Conversation(vlm, sampling, arguments.language, pictures)
+    conversation = Conversation(vlm, sampling, arguments.language, pictures, arguments.flags)
     if arguments.question is None:
-        return converse(conversation, arguments.flags)
+        return converse(conversation)
     conversation.ask(arguments.question)
     return 0
 
@@ -103,11 +105,13 @@ class Conversation:
 
     Args:
         vlm: the model, with torch or without. sampling: how it answers. language: of the prompt's frame.
-        pictures: shown with the first question.
+        pictures: shown with the first question. flags: those of the command, by argument.
     """
 
-    def __init__(self, vlm: Any, sampling: Sampling, language: str, pictures: list[Picture]):
-        self.vlm = vlm
+    def __init__(
+        self, vlm: Any, sampling: Sampling, language: str, pictures: list[Picture], flags: Mapping[str, str]
+    ):  # fmt: skip
+        self.vlm, self.flags = vlm, flags
         self.settings = {**settings_of(sampling), "language": language}
         self.waiting = pictures
         self.shown: list[Picture] = []
@@ -115,6 +119,8 @@ class Conversation:
 
     def ask(self, question: str) -> None:
         """Print the answer while it is written. Interrupted, the question counts as not asked."""
+        from ..reply import why_unanswered
+
         images = [picture.image for picture in self.waiting]
         stream = self.vlm.stream_chat(images, question, self.history, **self.settings)
         try:
@@ -124,8 +130,8 @@ class Conversation:
         self.shown += self.waiting
         self.waiting = []
         self.history = stream.reply.history
-        if stream.reply.finish_reason == "length" and not stream.reply.text and stream.reply.thinking:
-            show_status(STILL_THINKING)
+        if reason := why_unanswered(stream.reply):
+            show_status(f"visglm: {in_flags(reason, self.flags)}")
 
     def image(self, *paths: str) -> str:
         if not paths:
@@ -155,10 +161,6 @@ class Conversation:
         return {"images": [picture.path for picture in self.shown], "messages": messages}
 
 
-STILL_THINKING = (
-    "visglm: the model was still thinking when its tokens were used up, and has not answered. Allow more with "
-    "--max-new-tokens, or less thinking with --max-thinking-tokens."
-)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -204,7 +206,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def converse(conversation: Conversation, flags: Mapping[str, str]) -> int:
+def converse(conversation: Conversation) -> int:
     """Read questions and commands, from a person or from a pipe, until there are no more. A person has seen what went
     wrong and put it right; of a pipe, the exit status tells."""
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -232,7 +234,7 @@ def converse(conversation: Conversation, flags: Mapping[str, str]) -> int:
             raise
         except (VisGLMError, OSError) as error:
             num_failed += 1
-            show_status(in_flags(str(error), flags))
+            show_status(in_flags(str(error), conversation.flags))
         except KeyboardInterrupt:
             show_status("\n(stopped)")
     return FAILED if num_failed and not prompt else 0

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import ConfigError, VisGLMError, printable
+from ..errors import ConfigError, ImageError, VisGLMError, printable
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
 from .flags import (
+    add_adapter,
     add_language,
     add_model,
     add_ray,
@@ -84,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_language(parser)
     add_settings(parser, Sampling, "answers")
     add_model(parser)
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -245,20 +247,24 @@ def facts_of(arguments: argparse.Namespace, source: str, task: Any) -> dict[str,
 
     usual = {"batch_size": arguments.batch_size, **settings_of(Sampling())}
     settings = {name: value for name, value in task.settings.items() if name not in usual or usual[name] != value}
-    model = whole(arguments.model) or "visglm-tiny"  # from wherever it is started
+    model = whole(options_of(arguments)["name_or_path"]) or "visglm-tiny"  # from wherever it is started
     return {"source": source, "model": model, "question": task.question, "settings": settings}
 
 
 def print_all(arguments: argparse.Namespace, question: str, settings: dict[str, Any]) -> int:
+    from ..reply import why_unanswered
+
     vlm = load_model(arguments)
     num_failed = 0
     for path, reply in one_by_one(vlm, arguments.images, question, settings):
-        failed = isinstance(reply, VisGLMError)
-        num_failed += failed
+        problem = str(reply) if isinstance(reply, VisGLMError) else why_unanswered(reply)
+        num_failed += bool(problem)
         if arguments.json:
-            show(json.dumps({"image": path, "error" if failed else "text": str(reply)}, ensure_ascii=False), sys.stdout)
-        elif failed:
-            show(f"visglm: {in_flags(str(reply), arguments.flags)}", sys.stderr)
+            row = {"image": path, **({"error": problem} if problem else {"text": str(reply)})}
+            show(json.dumps(row, ensure_ascii=False), sys.stdout)
+        elif problem:
+            named = "" if isinstance(reply, ImageError) else f"{printable(path)}: "  # which name it themselves
+            show(f"visglm: {named}{in_flags(problem, arguments.flags)}", sys.stderr)
         else:
             show(f"{path}: {reply}" if len(arguments.images) > 1 else str(reply), sys.stdout)
     if num_failed:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import writing
-from .flags import add_model, add_outside, load_model, show_status
+from .flags import add_adapter, add_model, add_outside, load_model, show_status
 
 FAILED = 3  # exit status when some questions could not be answered, as of `visglm describe`
 
@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_outside(parser)
     add_model(parser)
+    add_adapter(parser)
     parser.epilog = (
         "Prints a table: each metric in percent, over all answers, by language and by type, with half the width of its "
         f"95 % bootstrap interval. Exit status: 0 when every question was answered, {FAILED} when some were not."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import BASE_HELP, show_status
+from .flags import BASE_HELP, over, show_status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
-    from ..errors import ConfigError
     from ..export import export
 
     name, base = arguments.source, arguments.base
     if arguments.adapter is not None:
-        if base is not None:
-            raise ConfigError("--adapter lies over SRC, which is its base: leave out --base.")
-        name, base = arguments.adapter, arguments.source
+        name, base = over(arguments.adapter, arguments.source, base, "SRC")
     source = checkpoint.open_source(name, arguments.tokenizer, base)
     checkpoint.refuse_source(arguments.folder, source.path, source.weights_path)
     export(source, arguments.folder, arguments.quantize)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings")
 
 # Argument → its default, of those that only torch heeds.
-OF_TORCH = {"tokenizer": None, "base": None, "device": "auto", "dtype": "auto"}
+OF_TORCH = {"tokenizer": None, "adapter": None, "base": None, "device": "auto", "dtype": "auto"}
 BASE_HELP = "folder or hub id of an adapter's base, where the one that it names is not on this machine"
 ADAPTER_FILES = ("visglm_adapter.json", "adapter_config.json")  # of `adapters`, for which nobody should wait
 # Type of a field, as it is written → what makes it of the text typed. Flags without value take no text.
@@ -91,6 +91,16 @@ def add_model(parser: argparse.ArgumentParser, *, fetches: bool = True) -> None:
     else:
         parser.set_defaults(allow_urls=False)
     add_max_pixels(group)
+    parser.set_defaults(adapter=None)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """What fine-tuning made, over the model that `add_model` declares."""
+    parser.add_argument(
+        "--adapter",
+        metavar="FOLDER",
+        help="answer with what fine-tuning made, over --model (default: over the model that it was trained on)",
+    )
 
 
 def add_light_model(parser: argparse.ArgumentParser) -> None:
@@ -152,24 +162,51 @@ def add_ray(group: Any) -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `add_model` declared, as `VisGLM.from_pretrained` takes it."""
+    """What `add_model` and `add_adapter` declared, as `VisGLM.from_pretrained` takes it.
+
+    Raises:
+        ConfigError: there is no adapter, or it would lie over two bases.
+    """
+    name, base = arguments.model, arguments.base
+    if arguments.adapter is not None:
+        name, base = over(arguments.adapter, arguments.model, arguments.base, "--model")
     return {
-        "name_or_path": arguments.model, "device": arguments.device, "dtype": arguments.dtype,
-        "tokenizer": arguments.tokenizer, "base": arguments.base, "allow_urls": arguments.allow_urls,
+        "name_or_path": name, "device": arguments.device, "dtype": arguments.dtype,
+        "tokenizer": arguments.tokenizer, "base": base, "allow_urls": arguments.allow_urls,
         "image_limits": image_limits(arguments),
     }  # fmt: skip
 
 
+def over(adapter: str, model: str | None, base: str | None, called: str) -> tuple[str, str | None]:
+    """What is loaded, and its base, where a command was given an adapter beside a model.
+
+    Args:
+        called: the model, on this command line.
+
+    Raises:
+        ConfigError: a base was given, too, or the folder holds no adapter.
+    """
+    if base is not None:
+        raise ConfigError(f"--adapter lies over {called}, which is its base: leave out --base.")
+    if Path(adapter).expanduser().is_dir() and not holds_adapter(adapter):
+        raise ConfigError(
+            f"{printable(adapter)} holds no adapter. If it is a whole model, give it as {called}; an adapter is the "
+            "folder that `visglm finetune` wrote."
+        )
+    return adapter, model
+
+
 def load_model(arguments: argparse.Namespace) -> VisGLM:
     """The model that the arguments of `add_model` name; tells on stderr what takes time."""
-    name = arguments.model or "visglm-tiny"
-    show_status(f"Loading {name} …")
+    options = options_of(arguments)
+    name = options["name_or_path"] or "visglm-tiny"
+    show_status(f"Loading {name}{f' over {arguments.model}' if arguments.adapter and arguments.model else ''} …")
     started = time.perf_counter()
     with collector_paused():
         from ..chat import VisGLM
         from ..quant import Quantization, count_weights
 
-    vlm = VisGLM.from_pretrained(**options_of(arguments))
+    vlm = VisGLM.from_pretrained(**options)
     seconds = time.perf_counter() - started
     forms = [str(vlm.model.dtype).removeprefix("torch.")]
     if quantization := Quantization.of(vlm.model.config):
@@ -203,6 +240,10 @@ def load_light(arguments: argparse.Namespace) -> Any:
     return vlm
 
 
+def holds_adapter(folder: str) -> bool:
+    return any((Path(folder).expanduser() / name).is_file() for name in ADAPTER_FILES)
+
+
 def refuse_adapter(source: str, then: str) -> None:
     """Tell about the folder of an adapter before anything heavy is loaded.
 
@@ -212,10 +253,9 @@ def refuse_adapter(source: str, then: str) -> None:
     Raises:
         ConfigError: it is the folder of an adapter.
     """
-    folder = Path(source).expanduser()
-    if not any((folder / name).is_file() for name in ADAPTER_FILES):
+    if not holds_adapter(source):
         return
-    notes, method = folder / ADAPTER_FILES[0], None
+    notes, method = Path(source).expanduser() / ADAPTER_FILES[0], None
     if notes.is_file():  # else PEFT's own; and a pipe would be waited for
         # Damaged ones: about those merging says more.
         with suppress(DamagedFile):

@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from ..errors import ConfigError, DocumentError, ImageError, printable, writing
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
 from .flags import add_model, add_settings, load_model, read_settings, settings_of, show_status
+from .kept import Kept
 
 if TYPE_CHECKING:
+    from ..chat import VisGLM
     from ..library import Page
 
 FAILED = 3  # exit status when something could not be read, as of `visglm describe`
@@ -29,11 +31,12 @@ RULES = {"batch_size": Rule(int, 1, 65_536)}
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scans", nargs="+", metavar="SCAN",
-        help="pictures and PDFs, or folders of them. Pages of a PDF are drawn and read, whatever text lies in them",
+        help="pictures, PDFs and TIFFs, or folders of them. Pages of a PDF are drawn and read, whatever text lies in "
+        "them",
     )  # fmt: skip
     parser.add_argument(
         "--out", metavar="FOLDER", help="write NAME.md there for each; what is there already stays as it is, and its "
-        "scan is not read (default: print all)",
+        "scan is not read; where reading was interrupted, it goes on (default: print all)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="read it again, and replace what is there")
     parser.add_argument(
@@ -79,12 +82,23 @@ def run(arguments: argparse.Namespace) -> int:
     vlm, failed = load_model(arguments), 0
     for job in jobs:
         reading = Reading(job, arguments.flags, len(jobs) > 1, job is jobs[0])
+        kept = kept_of(job, vlm, {"kind": arguments.kind, **settings})
+        before = kept.pages() if kept else []
+        if before:
+            show_status(f"{printable(job.path)}: {len(before)} pages were read before; going on with the next.")
+        for page in before:
+            reading.take(page)
         try:
-            for page in shown(vlm.read(job.path, arguments.kind, **settings), job.path):
+            pages = vlm.read(job.path, arguments.kind, first_page=len(before) + 1, **settings)
+            for page in shown(pages, job.path, len(before)):
+                if kept:
+                    kept.add(page)
                 reading.take(page)
         except (ImageError, DocumentError) as error:  # of the file as a whole
             reading.tell(str(error))
         reading.end()
+        if kept:
+            kept.remove()
         failed += reading.has_failed
     if failed:
         show_status(f"visglm: {failed} of {len(jobs)} files could not be read, or not as a whole.")
@@ -146,11 +160,11 @@ def jobs_of(paths: Sequence[str], out: str | None) -> list[Job]:
 
 
 def scans_in(folder: str) -> Iterator[tuple[str, str]]:
-    """Pictures and PDFs in a folder and below, and their names from there on; hidden ones are left out, and how many
-    are of other kinds is told."""
+    """Pictures, PDFs and TIFFs in a folder and below, and their names from there on; hidden ones are left out, and how
+    many are of other kinds is told."""
     from ..library import READERS
 
-    suffixes = READERS["pdf"].suffixes + READERS["picture"].suffixes
+    suffixes = tuple(suffix for kind in ("pdf", "tiff", "picture") for suffix in READERS[kind].suffixes)
     found, others = False, Counter[str]()
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -176,11 +190,22 @@ def is_done(job: Job) -> bool:
     return True
 
 
-def shown(pages: Iterator[Page], path: str) -> Iterator[Page]:
+def kept_of(job: Job, vlm: VisGLM, how: dict[str, Any]) -> Kept | None:
+    """Where the pages of a file are kept until all are read; None for one that is printed, or is one picture."""
+    from ..library import READERS
+    from ..library.scans import PAGED, ModelOcr
+
+    if job.target is None or not job.path.lower().endswith(tuple(s for kind in PAGED for s in READERS[kind].suffixes)):
+        return None
+    return Kept(job.target, job.path, {"model": ModelOcr(vlm).name, **how})
+
+
+def shown(pages: Iterator[Page], path: str, num_before: int) -> Iterator[Page]:
     """The pages, with how many there are on stderr."""
     from tqdm import tqdm
 
-    yield from tqdm(pages, desc=printable(os.path.basename(path))[-40:], unit="page", file=sys.stderr)
+    name = printable(os.path.basename(path))[-40:]
+    yield from tqdm(pages, desc=name, unit="page", initial=num_before, file=sys.stderr)
 
 
 class Reading:

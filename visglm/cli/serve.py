@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser, fetches=False)
     parser.add_argument("--name", help="what requests call the model (default: the name of its folder)")
     parser.add_argument(
-        "--adapter", action="append", default=[], metavar="NAME=PATH",
+        "--adapter", action="append", default=[], metavar="NAME=PATH", dest="adapters",
         help="an adapter beside it, which requests call NAME; given again, there are several",
     )  # fmt: skip
     parser.add_argument(
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         {name: os.path.abspath(path) for name, path in (split_named("--library", text) for text in arguments.library)},
     )  # fmt: skip
     Libraries(settings.libraries)  # before the model: what is wrong is told
-    adapters = dict(split_named("--adapter", text) for text in arguments.adapter)
+    adapters = dict(split_named("--adapter", text) for text in arguments.adapters)
     replicas = read_settings(arguments, Replicas)
     if arguments.ray is not None or replicas.most > 1:
         return run_replicas(arguments, settings, adapters, replicas)

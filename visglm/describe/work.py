@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
+from ..reply import why_unanswered
 from .items import Item, Unreadable, read
 from .results import Done, Row
 
@@ -131,9 +132,10 @@ def row_of(item: Item, content: bytes | Unreadable, reply: Any, most: int) -> Ro
     failed = isinstance(reply, ImageError | Unreadable)
     if isinstance(reply, Exception) and not failed:  # it is not about this picture
         raise reply
+    error = str(reply) if failed else why_unanswered(reply) or None
     sha256 = None if isinstance(content, Unreadable) else sha256_of(content, most)
     return {
         "id": identity(item.name, sha256 or ""), "image": item.name, "sha256": sha256, "stamp": item.stamp,
-        "text": None if failed else reply.text, "finish_reason": None if failed else reply.finish_reason,
-        "error": str(reply) if failed else None,
+        "text": None if error else reply.text, "finish_reason": None if failed else reply.finish_reason,
+        "error": error,
     }  # fmt: skip

@@ -16,10 +16,11 @@ MAX_WEIGHT = 1_000
 WIDEST_GLUE = 8  # characters between two paragraphs that are joined
 GLUE = "\n\n"  # between paragraphs; a single line break is the document's own, and ends no sentence
 ABBREVIATIONS = r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|vs|No|cf|al))(?<!\b(?:Mrs|etc|Fig|e\.g|i\.e|Inc|Ltd))"
+CAPITALS = "A-Z" + "".join(chr(code) for code in range(0xC0, 0x530) if chr(code).isupper())
 # Runs are bounded, or a line of dots would be gone through once for each dot; of a longer one the rest ends it as well.
 SENTENCE_END = re.compile(
     rf"[。！？…]+[”’」』）\"]*|[!?]{{1,9}}[\"')\]”’]*(?=\s|{CHINESE}|\Z)|;(?=\n)|；(?=\n)"
-    rf"|{ABBREVIATIONS}\.{{1,9}}[\"')\]”’]*(?=\s+[\"'(\[“A-Z0-9]|\s*{CHINESE}|\s*\Z)"
+    rf"|{ABBREVIATIONS}\.{{1,9}}[\"')\]”’]*(?=\s+[\"'(\[“{CAPITALS}0-9]|\s*{CHINESE}|\s*\Z)"
     r"|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•·]|\d+[.)、])[ \t]|\||```)"
     r"|(?<=```)\n"
 )

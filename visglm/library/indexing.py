@@ -22,7 +22,7 @@ from .store import HEAD
 from .words import name_in_words, running
 
 # How files are read. It goes up when the same file would be found by other words: what was read before is read again.
-READING = 2
+READING = 3
 UNREAD = "-"  # in a recipe: nobody looked at a picture, since there was none
 Row = dict[str, Any]
 
@@ -159,7 +159,7 @@ def stays(source: str, kind: str | None) -> bool:
     Args:
         kind: of reader, there; None where the content is new.
     """
-    return kind is not None and reader_of(source) == kind != "picture"
+    return kind is not None and reader_of(source) == kind and kind not in ("picture", "tiff")
 
 
 def part_of(source: str, number: int, chunk: Chunk, text: str, modified: float) -> dict[str, Any]:

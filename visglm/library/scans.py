@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -16,15 +16,30 @@ from ..errors import ConfigError, ContextLengthError, DocumentError, ImageError,
 from ..pictures import load_image
 from .files import open_file
 from .pieces import LibraryLimits, Piece, check_size
+from .readers import READERS
 from .readers.markup import parse
 from .readers.pdf import draw_pages
 from .readers.text import by_headings
+from .readers.tiff import draw_tiff, is_tiff
 
-PDF_HEAD = b"%PDF-"
 CUT = "it is not whole: the answer ended at its limit. Allow more with max_new_tokens=…, or read a part of the page."
 
 Pages = Iterator[tuple[int, Image.Image | VisGLMError]]
 Ask = Callable[[Sequence[Image.Image]], list[Any]]
+
+
+class Paged(NamedTuple):
+    """A kind of file with several pages: what its bytes look like, and what draws them from a page on."""
+
+    accepts: Callable[[bytes], bool]
+    draw: Callable[[bytes, LibraryLimits, int], Pages]
+
+
+# By their row of `READERS`.
+PAGED: Mapping[str, Paged] = {
+    "pdf": Paged(lambda data: b"%PDF-" in data[:1024], draw_pages),
+    "tiff": Paged(is_tiff, draw_tiff),
+}
 
 
 @dataclass(frozen=True)
@@ -59,33 +74,36 @@ def as_formula(text: str) -> str:
 MARKDOWN: Mapping[str, Callable[[str], str]] = {"text": as_plain, "table": as_plain, "formula": as_formula}
 
 
-def pages_of(source: Any, limits: LibraryLimits, allow_urls: bool = False) -> Pages:
-    """The pages of a PDF, or a picture as the only one.
+def pages_of(source: Any, limits: LibraryLimits, allow_urls: bool = False, first: int = 1) -> Pages:
+    """The pages of a PDF or TIFF, or a picture as the only one; from page `first` on, if there are so many.
 
     Raises:
         ImageError, DocumentError: the source was refused.
     """
-    data = pdf_bytes(source, limits)
+    kind, data = paged(source, limits)
     if data is None:
-        return iter([(1, load_image(source, limits=limits.images, allow_urls=allow_urls))])
-    pages = draw_pages(data, limits)
-    first = list(islice(pages, 1))  # what is wrong with the document is told here
-    if not first:
+        return iter([(1, load_image(source, limits=limits.images, allow_urls=allow_urls))][first - 1 :])
+    pages = PAGED[kind].draw(data, limits, first)
+    some = list(islice(pages, 1))  # what is wrong with the document is told here
+    if not some and first == 1:
         raise DocumentError("it has no pages.")
-    return (page for some in (first, pages) for page in some)
+    return (page for each in (some, pages) for page in each)
 
 
-def pdf_bytes(source: Any, limits: LibraryLimits) -> bytes | None:
-    """The content of a PDF; None for what is something else."""
+def paged(source: Any, limits: LibraryLimits) -> tuple[str, bytes | None]:
+    """What has pages: its kind, a key of `PAGED`, and its content; None for what is something else."""
     if isinstance(source, bytes | bytearray | memoryview):
         head = bytes(source[:1024])
         check_size(len(source), limits.max_bytes, "bytes")
-        return bytes(source) if PDF_HEAD in head else None
-    if not isinstance(source, str | os.PathLike) or not os.fsdecode(source).lower().endswith(".pdf"):
-        return None
+        kind = next((kind for kind, row in PAGED.items() if row.accepts(head)), "")
+        return kind, bytes(source) if kind else None
+    name = os.fsdecode(source).lower() if isinstance(source, str | os.PathLike) else ""
+    kind = next((kind for kind in PAGED if name.endswith(READERS[kind].suffixes)), "")
+    if not kind:
+        return "", None
     path = Path(os.fsdecode(source)).expanduser()
     try:
-        return open_file(path, limits).data
+        return kind, open_file(path, limits).data
     except DocumentError as error:
         raise DocumentError(f"{shorten(str(path))}: {error}") from None
 

@@ -17,6 +17,7 @@ from .chunks import GLUE, chunks
 from .pieces import Box, LibraryLimits
 from .readers import read, reader_of
 from .readers.pdf import render_page
+from .readers.tiff import draw_tiff
 from .search import Found
 from .store import Store, among
 
@@ -33,7 +34,7 @@ class View:
         quote: as the citation has it; of a picture what the model says that it shows.
         before: what stands before it, in its own part of the document and the one before.
         after: what stands behind it.
-        image: the page of a PDF or the picture, RGB; None for a document that has no pages.
+        image: the page of a PDF or TIFF or the picture, RGB; None for a document that has no pages.
         box: of the quote on the image, in shares from the upper left corner; None for all of it.
         problem: why there is no image, where there would be one.
     """
@@ -117,6 +118,14 @@ def draw_page(data: bytes, citation: Citation | Found, limits: LibraryLimits, pa
     return render_page(data, citation.page or 1, MAX_SIDE)
 
 
+def draw_sheet(data: bytes, citation: Citation | Found, limits: LibraryLimits, part: int) -> Image.Image:
+    """A page of a TIFF."""
+    _, image = next(draw_tiff(data, limits, citation.page or 1, MAX_SIDE), (0, DocumentError("the page is gone.")))
+    if isinstance(image, DocumentError):
+        raise image
+    return image
+
+
 def draw_picture(data: bytes, citation: Citation | Found, limits: LibraryLimits, part: int) -> Image.Image:
     return load_image(data, limits=limits.images)
 
@@ -132,5 +141,5 @@ def draw_inner(data: bytes, citation: Citation | Found, limits: LibraryLimits, p
 
 # Reader → what draws the image of one of its documents.
 DRAWN: dict[str, Callable[[bytes, Citation | Found, LibraryLimits, int], Image.Image]] = {
-    "pdf": draw_page, "picture": draw_picture,
+    "pdf": draw_page, "tiff": draw_sheet, "picture": draw_picture,
 }  # fmt: skip

@@ -23,7 +23,8 @@ from ..pictures.fetch import USER_AGENT, Fetched, get
 from .collection import Library
 from .pieces import LibraryLimits, Piece, within
 from .readers import read
-from .readers.text import declared_encoding, decode, read_text
+from .readers.encodings import declared_encoding, decode
+from .readers.text import read_text
 from .searchers import search
 
 HTML = ("text/html", "application/xhtml+xml")

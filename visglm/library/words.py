@@ -12,7 +12,7 @@ from .chunks import in_one_line
 
 # Words that any question has.
 ASKING = re.compile(
-    "图片里|照片里|图里|多[久大重长高远深快宽厚]|什么样|什么|为什么|为何|怎么样|怎么|怎样|如何|哪一|哪些|哪个|哪里|哪儿|哪|是否|多少|几|谁|请问|告诉我|可以|能够|能否|"
+    "图片里|照片里|图里|多[久大重长高远深快宽厚]|什么样|什么|为什么|为何|怎么样|怎么|怎样|如何|时候|哪一|哪些|哪个|哪里|哪儿|哪|是否|多少|几|谁|请问|告诉我|可以|能够|能否|"
     "应该|我们|我|你|您|吗|呢|吧|啊|的|了|着|得|地|是|在|和|与|及|或|并|而|也|都|就|还|被|把|让|使|对于|关于|对|于|"
     "从|到|向|以|为|之|其|这|那|个|有|没有|会|要|想|图片|照片|图中|张|显示"
 )
@@ -25,7 +25,9 @@ STOP = frozenset(
         many much long old far often pictures photo image show shows shown""",
     )
 )
-LATIN = re.compile(r"[a-z0-9]+(?:[-_.'’][a-z0-9]+)*")
+# Of alphabets: Latin with its accents, Greek, Cyrillic.
+LETTER = r"[a-z0-9\u00df-\u00f6\u00f8-\u024f\u0370-\u052f\u1e00-\u1fff]"
+WORD = re.compile(rf"{LETTER}+(?:[-_.'’]{LETTER}+)*")
 RUN = re.compile(rf"{CHINESE}+")
 ENDINGS = re.compile(r"(?<=..[a-z])(?:ies|ing|ed|es|s|e|y)$")
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -50,13 +52,13 @@ def running(text: str) -> str:
 
 
 def words_of(text: str, is_question: bool = False) -> set[str]:
-    """Latin words without their endings, and pairs of neighbouring Chinese characters.
+    """Words of alphabets, English ones without their endings, and pairs of neighbouring Chinese characters.
 
     Args:
         is_question: leave out what any question has.
     """
     lowered = (text if is_question else running(text)).lower()
-    found = {ENDINGS.sub("", word) for word in LATIN.findall(lowered) if not (is_question and word in STOP)}
+    found = {ENDINGS.sub("", word) for word in WORD.findall(lowered) if not (is_question and word in STOP)}
     for run in RUN.findall(ASKING.sub(" ", lowered) if is_question else lowered):
         found |= {run[place : place + 2] for place in range(len(run) - 1)} or {run}
     return found

@@ -100,6 +100,13 @@ def load_images(
     return tuple(image.copy() if image is source else image for source, image in zip(several, images, strict=True))
 
 
+def refused(source: Any, reason: object) -> ImageError:
+    """The error that tells by the name of its source why a picture cannot be used."""
+    kind = next((kind for kind in SOURCES.values() if kind.accepts(source)), None)
+    name = f"a {type(source).__name__}" if kind is None else kind.describe(source)
+    return ImageError(f"Cannot use {name} as an image: {reason}")
+
+
 def _load(source: Any, options: Options) -> Image.Image:
     """As `load_image`, but a PIL image that is as it should be comes back itself."""
     kind = next((kind for kind in SOURCES.values() if kind.accepts(source)), None)
@@ -109,7 +116,7 @@ def _load(source: Any, options: Options) -> Image.Image:
         return to_rgb(kind.load(source, options), options.limits)
     except ImageError as error:
         # `from None`, here and below: the texts underneath hold memory addresses, of use to an attacker.
-        raise ImageError(f"Cannot use {kind.describe(source)} as an image: {error}") from None
+        raise refused(source, error) from None
 
 
 def _from_path(source: str | os.PathLike[str], options: Options) -> Image.Image:

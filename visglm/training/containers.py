@@ -36,11 +36,11 @@ def open_rows(source: Any, allow_outside: bool = False) -> Rows:
     """
     name = shorten(f"{source!s:.5000}") if isinstance(source, str | Path) else f"a {type(source).__name__}"
     try:
+        if _head(source).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{name} is UTF-16. Save it as UTF-8.")
         kind = next((kind for kind in CONTAINERS.values() if kind.accepts(source)), None)
         if kind is None:
             exists = not isinstance(source, str | Path) or os.path.exists(source)
-            if exists and _head(source).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{name} is UTF-16. Save it as UTF-8.")
             problem = "is none of these" if exists else "does not exist"
             raise DataError(f"{name} {problem}. Expected {'; '.join(CONTAINERS)}.")
         rows = kind.open(source, allow_outside)
@@ -109,7 +109,7 @@ CONTAINERS: Mapping[str, Container] = {
         lambda source: _has_suffix(source, ".jsonl", ".ndjson") or _starts_with(source, b"{"), _in_file(open_json_lines)
     ),
     "a JSON file holding a list": Container(lambda source: _starts_with(source, b"["), _in_file(open_json_list)),
-    "a CSV or TSV file": Container(lambda source: _has_suffix(source, ".csv", ".tsv"), _in_file(open_table)),
+    "a CSV or TSV file": Container(lambda source: _has_suffix(source, ".csv", ".tsv", ".txt"), _in_file(open_table)),
     "a list of rows or a datasets.Dataset": Container(
         lambda source: (
             not isinstance(source, str | Path | bytes | bytearray | Mapping)

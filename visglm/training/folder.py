@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
@@ -39,8 +41,8 @@ class Folder:
     def locate(self, image: Any) -> Any:
         """A picture of a row as `load_image` takes it, paths made whole.
 
-        A path that leads to no file may have been written on Windows, or, as those of VisualGLM's fewshot-data, begin
-        with the name of the folder itself.
+        A path that leads to no file may have been written on Windows or a Mac, in other letters than the file has, or,
+        as those of VisualGLM's fewshot-data, begin with the name of the folder itself.
 
         Raises:
             ImageError: the path leads out of the folder.
@@ -59,13 +61,11 @@ class Folder:
 
     def readings(self, image: str) -> Iterator[Path]:
         """What a path may mean, what is written first; each is still to be held against the folder's bounds."""
-        yield self.path / image
         name = image.replace("\\", "/")
-        if name != image:
-            yield self.path / name
         first, _, rest = name.removeprefix("./").partition("/")
-        if rest and first == self.path.absolute().name:
-            yield self.path / rest
+        names = [image, name, name.strip(), *([rest] if first == self.path.absolute().name and rest else ())]
+        yield from (self.path / each for each in dict.fromkeys(names))
+        yield from filter(None, (in_other_letters(self.path, each) for each in dict.fromkeys(names[1:])))
 
     def check(self, image: Any) -> None:
         """Raise ImageError for a picture that is not there, or not to be read."""
@@ -101,6 +101,43 @@ class WorkingDirectory(Folder):
 
 
 HERE = WorkingDirectory(Path(), is_bound=False)
+
+
+def in_other_letters(folder: Path, name: str) -> Path | None:
+    """What is called so below a folder but for capitals, which Windows and macOS do not tell apart, and for how accents
+    are put together, where macOS has ways of its own; None where there is no such file, or more than one."""
+    path, parts = folder, PurePath(name).parts
+    if PurePath(name).is_absolute() or ".." in parts:
+        return None
+    for part in parts:
+        there: Path | None = path / part
+        if not os.path.lexists(path / part):
+            try:
+                found = names_in(str(path), os.stat(path).st_mtime_ns).get(plain(part))
+            except OSError:
+                return None
+            there = None if found is None else path / found
+        if there is None:
+            return None
+        path = there
+    return path
+
+
+@lru_cache(maxsize=64)
+def names_in(folder: str, version: int) -> Mapping[str, str | None]:
+    """What is in a folder, by `plain` names; None where several are the same then.
+
+    Args:
+        version: when the folder was changed last.
+    """
+    names: dict[str, str | None] = {}
+    for name in os.listdir(folder):
+        names[plain(name)] = None if plain(name) in names else name
+    return names
+
+
+def plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def resolve(path: Path) -> str | None:

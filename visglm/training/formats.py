@@ -6,7 +6,8 @@ with one `<image>` where each picture belongs; without any, all pictures stand b
 turns, several pictures and none are all fine. Only user messages of formats that have the marker can place a picture
 by it: in answers, captions and message parts it is text.
 
-A key that holds None is an absent key, at every depth: `datasets` fills rows of several kinds up so.
+A key that holds None is an absent key, at every depth: `datasets` fills rows of several kinds up so. How a key is
+spelled (Image, FILE NAME) does not matter, and `CALLED` has what people call columns otherwise, in Chinese above all.
 
 A newcomer is one function and one row of `FORMATS`.
 """
@@ -45,12 +46,29 @@ CAPTION_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "你看到了什么？",
     ),
 }
-IMAGE_KEYS = ("image", "file_name", "image_path", "jpg", "jpeg", "png", "webp", "bmp", "gif")
+IMAGE_KEYS = ("image", "img", "file_name", "image_path", "jpg", "jpeg", "png", "webp", "bmp", "gif")
 CAPTION_KEYS = ("caption", "text", "txt")
+QUESTION_KEYS = ("question", "prompt")
+ANSWER_KEYS = ("answer", "label")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 # Beside what a format reads: what evaluation reads, and what says nothing that could be learnt.
 EVALUATION_KEYS = ("references", "type")
 OTHER_KEYS = (*EVALUATION_KEYS, "id")
+CONVERSATION_KEYS = ("messages", "images", "conversations", "system")
+KNOWN_KEYS = (*IMAGE_KEYS, *CAPTION_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, *CONVERSATION_KEYS, *OTHER_KEYS)
+# A key of `KNOWN_KEYS` → what else its column is called; of several in one row the first counts.
+CALLED: Mapping[str, tuple[str, ...]] = {
+    "image": ("图片", "图像", "照片", "图片路径", "图像路径", "圖片", "圖像", "圖片路徑"),
+    "file_name": ("filename", "文件名", "图片文件名", "檔名"),
+    "caption": ("描述", "图片描述", "说明", "图片说明", "圖片描述", "說明", "圖片說明"),
+    "text": ("文本", "文字"),
+    "question": ("问题", "提问", "問題", "提問"),
+    "answer": ("回答", "答案"),
+}
+# Any of these names as `spelling` has it → the key, and its place among them.
+COLUMNS: Mapping[str, tuple[str, int]] = {
+    name: (key, place) for key in KNOWN_KEYS for place, name in enumerate((key, *CALLED.get(key, ())))
+}
 
 CommonRow = dict[str, Any]
 Ask = Callable[[str], str]  # a caption → the question that it answers
@@ -99,7 +117,8 @@ def format_of(row: Mapping[str, Any]) -> str:
         DataError: like none of them.
     """
     given = without_none(row)
-    name = next((name for name, kind in FORMATS.items() if kind.accepts(given)), None)
+    known = as_known(given)
+    name = next((name for name, kind in FORMATS.items() if kind.accepts(known)), None)
     if name is None:
         expected = "".join(f"\n    {kind.example}" for kind in FORMATS.values())
         keys = shorten(", ".join(map(str, given)) or "(none)")
@@ -122,7 +141,8 @@ def read_row(row: Any, question: str | None = None, number: int = 0) -> Conversa
     """
     if not isinstance(row, Mapping):
         raise DataError(f"a row is {type(row).__name__}. Expected an object with keys.")
-    said = FORMATS[format_of(row)].read(without_none(row), partial(question_of, question=question, number=number))
+    given = as_known(without_none(row))
+    said = FORMATS[format_of(row)].read(given, partial(question_of, question=question, number=number))
     try:
         turns, sources = messages_to_turns(said.messages, image_marker=said.image_marker)
     except PromptError as error:
@@ -151,6 +171,28 @@ def without_none(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         return [without_none(item, depth + 1) for item in value]
     return value
+
+
+def as_known(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row by the keys of `KNOWN_KEYS`, whatever its columns are called."""
+    names = known_names(row)
+    return {names.get(key, key): value for key, value in row.items()} if names else row
+
+
+def known_names(row: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a row that stand for one of `KNOWN_KEYS`, and for which. One that is there by its own name stays, and so
+    does what stands for nothing here."""
+    found: dict[str, tuple[int, str]] = {}
+    for key in row:
+        known, place = COLUMNS.get(spelling(key), ("", 0)) if isinstance(key, str) else ("", 0)
+        if known and known not in row and (known not in found or place < found[known][0]):
+            found[known] = (place, key)
+    return {key: known for known, (_, key) in found.items()}
+
+
+def spelling(key: str) -> str:
+    """The key as it is compared: in small letters, with "_" for what parts its words."""
+    return "_".join(key.casefold().replace("-", " ").replace("_", " ").split())
 
 
 def place_images(turns: list[Turn], sources: list[Any], said: Said) -> tuple[list[Turn], list[Any]]:
@@ -233,7 +275,8 @@ def read_extras(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
     Raises:
         DataError: they are none.
     """
-    references, kind = row.get("references") or (), row.get("type")
+    known = as_known(row)
+    references, kind = known.get("references") or (), known.get("type")
     is_list = isinstance(references, list | tuple)
     if not is_list or not all(isinstance(text, str) and text.strip() for text in references):
         raise DataError(f'"references" is {shown(references)}. Expected a list of right answers, each a string.')
@@ -260,10 +303,11 @@ def write_row(conversation: Conversation) -> CommonRow:
 
 def unused_keys(row: Mapping[str, Any]) -> Iterator[str]:
     """Keys of a readable row that say nothing to anybody here; those of messages as "messages.key"."""
-    row = without_none(row)
-    kind = FORMATS[format_of(row)]
+    given = without_none(row)
+    names, row = known_names(given), as_known(given)
+    kind = FORMATS[format_of(given)]
     used = (*kind.keys(row), *OTHER_KEYS)
-    yield from (shorten(str(key)) for key in row if key not in used)
+    yield from (shorten(str(key)) for key in given if names.get(key, key) not in used)
     for name, known in MESSAGE_KEYS.items():
         if name in used and isinstance(row.get(name), list):
             others = {key for message in row[name] if isinstance(message, Mapping) for key in message}
@@ -320,6 +364,10 @@ def _llava(row: Mapping[str, Any], ask: Ask) -> Said:
 
 def _visualglm(row: Mapping[str, Any], ask: Ask) -> Said:
     return _one_turn(row["img"], row["prompt"], row["label"])
+
+
+def _question(row: Mapping[str, Any], ask: Ask) -> Said:
+    return _one_turn(*(row[_first(row, keys)] for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)))
 
 
 def _caption(row: Mapping[str, Any], ask: Ask) -> Said:
@@ -379,6 +427,12 @@ FORMATS: dict[str, Format] = {
         _visualglm,
         lambda row: ("img", "prompt", "label"),
         '{"img": "a.jpg", "prompt": "…", "label": "…"}',
+    ),
+    "question": Format(
+        lambda row: all(_first(row, keys) for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)),
+        _question,
+        lambda row: [_first(row, keys) for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)],
+        '{"image": "a.jpg", "question": "…", "answer": "…"}',
     ),
     "caption": Format(
         lambda row: bool(_first(row, IMAGE_KEYS) and _first(row, CAPTION_KEYS)),

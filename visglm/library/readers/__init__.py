@@ -20,6 +20,7 @@ from .office import read_docx, read_pptx, read_xlsx
 from .pdf import read_pdf
 from .picture import read_picture
 from .text import read_csv, read_markdown, read_text
+from .tiff import read_tiff
 
 __all__ = ["READERS", "Reader", "read", "reader_of"]
 
@@ -50,6 +51,7 @@ READERS: dict[str, Reader] = {
     "epub": Reader(read_epub, (".epub",)),
     "mail": Reader(read_mail, (".eml",)),
     "mailbox": Reader(read_mailbox, (".mbox",)),
+    "tiff": Reader(read_tiff, (".tif", ".tiff"), meets_text=True),
     "picture": Reader(
         read_picture, (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"), meets_text=True
     ),

@@ -12,8 +12,8 @@ from ...errors import DocumentError, ImageError
 from ...pictures import load_image
 from ..pieces import LibraryLimits, Piece, check_size
 from .archive import open_archive
+from .encodings import declared_encoding, decode
 from .markup import parse
-from .text import declared_encoding, decode
 
 CHAPTERS = ("application/xhtml+xml", "text/html")
 

@@ -15,8 +15,9 @@ from email.message import Message
 
 from ...errors import DocumentError
 from ..pieces import LibraryLimits, Piece, check_size
+from .encodings import decode
 from .markup import parse
-from .text import PARAGRAPH, decode
+from .text import PARAGRAPH
 
 HEADERS = ("From", "To", "Cc", "Date", "Subject")
 # Characters of a header that says how its part is to be read: what Python makes of it takes the square of its length.

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 from ...errors import DocumentError, ImageError
 from ...pictures import load_image
 from ..pieces import MAX_HEADING, LibraryLimits, Piece
-from .text import declared_encoding, decode, table
+from .encodings import declared_encoding, decode
+from .text import table
 
 BLOCKS = frozenset(
     re.findall(

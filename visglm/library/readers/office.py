@@ -11,6 +11,7 @@ from ...errors import ImageError, require
 from ...pictures import load_image
 from ..pieces import MAX_HEADING, Box, LibraryLimits, Piece, check_size
 from .archive import open_archive
+from .charts import CHART, RELATION, read_chart
 from .text import table
 
 WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -22,8 +23,8 @@ MAX_COLUMNS, MAX_ROWS = 256, 200_000  # of a sheet; workbooks declare millions t
 
 
 def read_docx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
-    """Paragraphs and tables in their order, under their headings; then notes, comments, what stands above and below the
-    pages, and the pictures. Of changes that were tracked, as if they were accepted."""
+    """Paragraphs, tables and charts in their order, under their headings; then notes, comments, what stands above and
+    below the pages, and the pictures. Of changes that were tracked, as if they were accepted."""
     open_archive(data, limits)
     package = require("library", "docx")
     document = package.Document(io.BytesIO(data))
@@ -40,6 +41,11 @@ def read_docx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
             yield Piece(text, heading=" › ".join(filter(None, headings)))
         for box in _boxes(element):
             yield Piece(box, heading=" › ".join(filter(None, headings)))
+        for place in element.iter(f"{CHART}chart"):
+            part = document.part.related_parts.get(place.get(RELATION))
+            if part is not None:
+                chart = package.oxml.parse_xml(part.blob)
+                yield from read_chart(chart, limits, heading=" › ".join(filter(None, headings)))
     parts = list(document.part.related_parts.values())
     seen = set()
     for part in parts:
@@ -116,6 +122,8 @@ def read_pptx(data: bytes, name: str, limits: LibraryLimits) -> Iterator[Piece]:
             if getattr(shape, "has_table", False):
                 rows = ([cell.text for cell in row.cells] for row in shape.table.rows)
                 yield from table(rows, number, heading)
+            elif getattr(shape, "has_chart", False):
+                yield from read_chart(shape.chart._chartSpace, limits, number, heading)
             elif shape.has_text_frame and shape.text_frame.text.strip():
                 text = shape.text_frame.text.strip().replace("\v", "\n")
                 yield Piece(text, number, heading, ((0, len(text), box),) if box else ())

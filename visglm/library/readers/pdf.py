@@ -54,19 +54,20 @@ def read_pdf(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr) -> Iterato
             )
 
 
-def placed(piece: Piece, number: int, heading: str) -> Piece:
+def placed(piece: Piece, number: int | None, heading: str) -> Piece:
     """A piece of a page, under the headings of its document and its own."""
     return replace(piece, page=number, heading=" › ".join(filter(None, (heading, piece.heading))))
 
 
-def draw_pages(data: bytes, limits: LibraryLimits) -> Iterator[tuple[int, Image.Image | DocumentError]]:
-    """The pages as their viewers show them, RGB, by their numbers; in the place of a broken one, what is wrong.
+def draw_pages(data: bytes, limits: LibraryLimits, first: int = 1) -> Iterator[tuple[int, Image.Image | DocumentError]]:
+    """The pages from one on as their viewers show them, RGB, by their numbers; in the place of a broken one, what is
+    wrong.
 
     Raises:
         DocumentError: it is no PDF, encrypted, or has more pages than allowed.
     """
     with opened(data, limits) as document:
-        for number in range(1, len(document) + 1):
+        for number in range(first, len(document) + 1):
             drawn: Image.Image | DocumentError
             try:
                 with PDFIUM:
