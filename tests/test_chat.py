@@ -358,7 +358,7 @@ def test_a_history_of_messages_is_read_as_such(vlm):
                 {"role": "user", "content": [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "What?"}]},
                 {"role": "assistant", "content": "A cat."},
             ],
-            "1 pictures",
+            "1 picture, which",
         ),
     ],
 )

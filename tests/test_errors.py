@@ -51,6 +51,16 @@ def test_checkpoint_error_survives_a_process_boundary():
     assert copy.problems == ["missing: a.weight"]
 
 
+def test_one_of_a_thing_is_not_called_many():
+    assert [errors.counted(number, "file") for number in (0, 1, 2, 1000)] == [
+        "0 files",
+        "1 file",
+        "2 files",
+        "1,000 files",
+    ]
+    assert [errors.counted(number, "file is", "files are") for number in (1, 3)] == ["1 file is", "3 files are"]
+
+
 def test_require_returns_one_module_or_several():
     assert require("serve", "json") is json
     assert require("serve", "json", "pickle") == (json, pickle)

@@ -115,8 +115,7 @@ class CheckpointError(VisGLMError, ValueError):
         super().__init__(self.where, self.problems, self.next_step)
 
     def __str__(self) -> str:
-        noun = "problem" if len(self.problems) == 1 else "problems"
-        head = f"{printable(self.where)} cannot be used, {len(self.problems)} {noun}:"
+        head = f"{printable(self.where)} cannot be used, {counted(len(self.problems), 'problem')}:"
         return "\n".join([head, *(f"  - {problem}" for problem in self.problems), self.next_step])
 
 
@@ -184,6 +183,11 @@ def shorten(text: str) -> str:
     """Foreign text as `printable`, its middle left out where it is long: the end of a path says most."""
     short = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}…{text[-MAX_SHOWN // 2 :]}"
     return printable(short)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """How many there are of a thing, such as "1 file" and "2 files"; `many` where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def shown(value: object) -> str:

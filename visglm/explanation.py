@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .errors import PromptError
+from .errors import PromptError, counted
 from .prompt import Turn
 from .reply import thumbnail_url
 
@@ -66,8 +66,8 @@ def check_pictures(turns: Sequence[Turn], images: Sequence[Image.Image], picture
     num_images = sum(turn.num_images for turn in turns)
     if len(images) != num_images or not -num_images <= picture < num_images:
         raise PromptError(
-            f"the conversation has {num_images} pictures; got {len(images)}, and number {picture} to explain. "
-            "Pass all of them in order, those of the history first."
+            f"the conversation has {counted(num_images, 'picture')}; got {len(images)}, and number {picture} to "
+            "explain. Pass all of them in order, those of the history first."
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
-from .errors import PromptError, shown
+from .errors import PromptError, counted, shown
 from .prompt import Turn, messages_to_turns
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def turns_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]
     turns, sources = messages_to_turns(messages)
     if sources:
         raise PromptError(
-            f"the messages of the history hold {len(sources)} pictures, which it would have to look at again. Go on "
-            "from the history of a reply, which keeps them, or show them with the question."
+            f"the messages of the history hold {counted(len(sources), 'picture')}, which it would have to look at "
+            "again. Go on from the history of a reply, which keeps them, or show them with the question."
         )
     if turns[-1].answer is None:
         raise PromptError("the history ends with a message that nobody has answered. Pass it as the question.")

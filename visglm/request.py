@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import ImageError, PicturesWarning, PromptError
+from .errors import ImageError, PicturesWarning, PromptError, counted
 from .pictures import ImageLimits, load_images, refused
 from .prompt import Reference, Rendered, Turn, fit, render, render_blank
 from .reply import History, PictureShape
@@ -150,7 +150,7 @@ def check_eyes(num_pictures: int, config: Any) -> None:
     """Raise `PromptError` for pictures where the model has no eyes."""
     if num_pictures and config.vision_config is None:
         raise PromptError(
-            f"{num_pictures} pictures came with the question, but this is a text-only model. Leave them out."
+            f"{counted(num_pictures, 'picture')} came with the question, but this is a text-only model. Leave them out."
         )
 
 
@@ -206,13 +206,13 @@ def check_source(history: History, config: Any, fingerprint: Callable[[], str] |
     if embeds is None and not history.num_images:
         return
     if config.vision_config is None:
-        raise PromptError(f"the history holds {history.num_images} pictures, but this is a text-only model.")
+        raise PromptError(f"the history holds {counted(history.num_images, 'picture')}, but this is a text-only model.")
     shapes: list[list[int]] = [list(getattr(one, "shape", ())) for one in (() if embeds is None else embeds)]
     per_picture = config.num_query_tokens
     if len(shapes) != history.num_images or any(len(shape) != 2 for shape in shapes):
         raise PromptError(
-            f"the history has {history.num_images} pictures, and its image_embeds are {shapes or 'none'}. Expected "
-            f"[{per_picture or 'tokens'}, {hidden_size}] of each, as `VisGLM.encode` makes them."
+            f"the history has {counted(history.num_images, 'picture')}, and its image_embeds are {shapes or 'none'}. "
+            f"Expected [{per_picture or 'tokens'}, {hidden_size}] of each, as `VisGLM.encode` makes them."
         )
     if per_picture is None and [one.num_tokens for one in history.shapes] != [tokens for tokens, _ in shapes]:
         raise PromptError(

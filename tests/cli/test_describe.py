@@ -67,6 +67,9 @@ def test_without_json_what_failed_is_on_stderr(loaded, pictures, capsys):
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
     assert "visglm: Cannot use the path 'nowhere.png'" in captured.err
+    assert "visglm: 1 of 2 pictures could not be described." in captured.err
+    assert main(["describe", "nowhere.png", *SHORT]) == FAILED
+    assert "visglm: 1 of 1 picture could not be described." in capsys.readouterr().err
 
 
 def test_what_is_done_is_shown_before_the_rest(loaded, pictures, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def test_a_failed_check_shows_and_is_the_status(monkeypatch, capsys):
     assert main(["doctor"]) == FAILED
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0].split(maxsplit=2) == ["FAIL", "logits", "far away"]
-    assert "1 checks failed: logits" in captured.err
+    assert "1 check failed: logits" in captured.err
 
 
 def test_the_embedded_model_is_tested_in_float32(vlm, monkeypatch):

@@ -54,6 +54,22 @@ def test_what_is_removed_and_what_is_skipped(folder, capsys):
     assert "Nothing was found." in capsys.readouterr().err
 
 
+def test_one_of_a_thing_is_not_called_many(folder, capsys):
+    (folder / "page.pdf").write_bytes(samples.pdf([], picture=samples.CAT))
+    assert main(["library", "add", "scans", "docs/page.pdf", "--no-vectors"]) == 3
+    assert 'page.pdf: its 1 page is a picture of text. To have it read: pip install "vis' in capsys.readouterr().err
+    (folder / "page.pdf").unlink()
+    (folder / "cat.png").rename(folder / "cat.psd")
+    assert main(["library", "sync", "notes", "docs", "--no-vectors"]) == 0
+    assert "1 file is of a kind that is not read." in capsys.readouterr().err
+    assert main(["library", "list", "notes"]) == 0
+    told = capsys.readouterr()
+    assert told.out.endswith("kettle.txt: 1 part\n") and told.err.startswith("1 document, 1 part, 0 pictures, ")
+    (folder / "dog.psd").write_bytes(b"x")
+    assert main(["library", "sync", "notes", "docs"]) == 0
+    assert "2 files are of kinds that are not read." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

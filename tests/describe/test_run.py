@@ -203,6 +203,7 @@ def test_a_broken_picture_is_a_row_and_what_could_not_be_read_is_tried_again(loa
     again = rows_of(out)
     assert len(again) == len({row["id"] for row in again}) == 4
     assert {row["image"]: row for row in again}["gone.png"]["text"]
+    assert "1 picture was described now, into" in capsys.readouterr().err
 
 
 def test_a_folder_that_may_not_be_read_and_a_table_that_is_unclear_cost_the_others_nothing(

@@ -167,6 +167,10 @@ def test_what_a_folder_has_besides_is_told(desk, reader, capsys):
         Path("box", name).write_bytes(b"x")
     assert read("box", "--out", "md", "--model", reader) == 0
     assert "box: 3 files are of kinds that are not read (2 .psd, 1 no ending)." in capsys.readouterr().err
+    Path("box/a.psd").unlink()
+    Path("box/notes").unlink()
+    assert read("box", "--out", "md", "--model", reader) == 0
+    assert "box: 1 file is of a kind that is not read (1 .psd)." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

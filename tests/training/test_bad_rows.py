@@ -277,7 +277,7 @@ def test_a_tar_in_a_folder_with_a_bracket_in_its_name(folder, capsys):
 def test_what_macs_add_to_tars_is_no_row(folder, capsys):
     members = [("._a.png", b"\0\5\x16\7"), *pair("a")[:1], ("._a.txt", b"\0\5"), *pair("a")[1:], (".DS_Store", b"x")]
     status, out = check(capsys, write_tar(folder / "rows.tar", members))
-    assert status == 0 and "1 rows can be used" in out and "not used" not in out
+    assert status == 0 and "1 row can be used" in out and "not used" not in out
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "WEBP", "JPEG"])
@@ -356,7 +356,7 @@ def test_paths_written_on_windows_lead_to_the_same_pictures(folder, capsys, name
     table = folder / "rows.csv"
     table.write_bytes(f"\ufeffimage,caption\r\n{name},一个圆\r\n".encode())
     status, out = check(capsys, table)
-    assert status == 0 and "1 pictures" in out
+    assert status == 0 and "1 picture." in out
     assert main(["data", "convert", str(table), str(folder / "common.jsonl")]) == 0
     assert "\\\\" not in (folder / "common.jsonl").read_text("utf-8")
     assert check(capsys, folder / "common.jsonl")[0] == 0
@@ -569,7 +569,7 @@ def test_image_parts_without_source_take_the_rows_pictures_in_order():
     said = [{"role": "user", "content": parts}, {"role": "assistant", "content": "B."}]
     row = {"images": ["a.png", "c.png"], "messages": said}
     assert read_row(row).images == ("a.png", "b.png", "c.png")
-    with pytest.raises(DataError, match="1 images, but 2 image parts"):
+    with pytest.raises(DataError, match="1 image, but 2 image parts"):
         read_row(row | {"images": ["a.png"]})
 
 
@@ -582,7 +582,7 @@ def test_keys_that_are_not_used_are_told_once_with_their_counts(folder, capsys, 
     status, out = check(capsys, path)
     assert status == 0
     told = [line for line in out.splitlines() if "not used" in line]
-    assert len(told) == 1 and "weight (9 rows)" in told[0] and "messages.tool_calls (1 rows)" in told[0]
+    assert len(told) == 1 and "weight (9 rows)" in told[0] and "messages.tool_calls (1 row)" in told[0]
     assert "id" not in told[0].replace("read", "").split() and "references" not in told[0]
     VisGLM.from_pretrained().finetune(path, output_dir=folder / "out", **FAST)
     assert sum("weight (9 rows)" in record.getMessage() for record in caplog.records) == 1
@@ -674,7 +674,7 @@ def test_a_stream_tells_of_a_key_that_is_not_used_when_it_comes_up(folder, caplo
     rows = [{"image": picture(number), "caption": f"A {number}.", "weight": 1} for number in range(6)]
     stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
     VisGLM.from_pretrained().finetune(stream, output_dir=folder / "out", **FAST | {"held_out": 0.0, "max_steps": 2})
-    assert sum("weight (1 rows)" in record.getMessage() for record in caplog.records) == 1
+    assert sum("weight (1 row)" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_broken_picture_does_not_end_the_answers_that_replay_asks_for(folder):

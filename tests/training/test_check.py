@@ -51,7 +51,7 @@ def test_every_kind_of_problem_is_found_with_its_line(bad_file, capsys):
     ]:
         assert kind in out
         assert any(f"bad.jsonl:{line}:" in row and text in row for row in out.splitlines()), (kind, out)
-    assert "1 answers are longer than 200 tokens" in out
+    assert "1 answer is longer than 200 tokens" in out
     assert "█" in out
 
 

@@ -134,7 +134,7 @@ def test_broken_rows_and_pictures_are_counted_and_told(tmp_path: Path, picture: 
 
 
 def test_when_nothing_can_be_answered_that_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Not one of 1 questions could be answered(.|\n)*nowhere.png"):
+    with pytest.raises(DataError, match="Not one of 1 question could be answered(.|\n)*nowhere.png"):
         run([row("A?", "a", images=(str(tmp_path / "nowhere.png"),))], Parrot())
 
 

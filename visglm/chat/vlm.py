@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import checkpoint, request
 from ..adapters import Adapters
 from ..engine import Answer, Asker, Engine, Turns, answer_all, engine_of
-from ..errors import PromptError, VisGLMError
+from ..errors import PromptError, VisGLMError, counted
 from ..families import FamilyProcessor, check_can, family_of, manner_of
 from ..pictures import ImageLimits
 from ..processor import VisGLMProcessor
@@ -672,7 +672,9 @@ class VisGLM:
         pictures = self._composer.pictures(images, is_read_only=True)
         past = History(tuple(turns))
         if len(pictures) != past.num_images:
-            raise PromptError(f"the turns show {past.num_images} pictures, and {len(pictures)} came with them.")
+            raise PromptError(
+                f"the turns show {counted(past.num_images, 'picture')}, and {len(pictures)} came with them."
+            )
         if not pictures:
             return past
         embeds = self._asker.look(self.processor.pixels(pictures))

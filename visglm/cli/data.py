@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import printable
+from ..errors import counted, printable
 from .flags import add_max_pixels, add_outside, image_limits
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def describe(report: DataReport, max_shown: int | None) -> list[str]:
     """The report as people read it, line by line."""
     formats = ", ".join(f"{count} {name}" for name, count in report.formats.most_common())
     lines = [
-        f"{report.num_rows} rows can be used ({formats or 'none'}): "
-        f"{report.num_answers} answers, {report.num_images} pictures."
+        f"{counted(report.num_rows, 'row')} can be used ({formats or 'none'}): "
+        f"{counted(report.num_answers, 'answer')}, {counted(report.num_images, 'picture')}."
     ]
     by_kind: dict[str, list[str]] = {}
     for kind, where, what in report.problems:
@@ -80,7 +80,8 @@ def describe(report: DataReport, max_shown: int | None) -> list[str]:
             lines += [f"  … and {count - max_shown} more"] if max_shown and count > max_shown else []
     if report.unused:
         lines.append(str(report.unused))
-    lines.append(f"{report.num_cut} answers are longer than {report.max_length} tokens and would be cut.")
+    are_cut = counted(report.num_cut, "answer is", "answers are")
+    lines.append(f"{are_cut} longer than {report.max_length} tokens and would be cut.")
     if bins := report.histogram():
         lines.append("tokens per example, image slots included:")
         highest = max(count for _, _, count in bins)
@@ -100,9 +101,9 @@ def convert(arguments: argparse.Namespace) -> int:
         allow_outside=arguments.allow_outside,
         allow_urls=arguments.allow_urls,
     )
-    show(f"{num_written} rows written to {arguments.target}.")
+    show(f"{counted(num_written, 'row')} written to {arguments.target}.")
     if problems:
-        show("\n".join([f"{len(problems)} rows left out:", *(f"  {problem}" for problem in problems)]))
+        show("\n".join([f"{counted(len(problems), 'row')} left out:", *(f"  {problem}" for problem in problems)]))
     return 3 if problems else 0
 
 

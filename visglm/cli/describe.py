@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import ConfigError, ImageError, VisGLMError, printable
+from ..errors import ConfigError, ImageError, VisGLMError, counted, printable
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
@@ -177,7 +177,7 @@ def write_all(arguments: argparse.Namespace, source: str, target: str, question:
         results.begin(facts_of(arguments, where, task))
         done = results.done()
         if done.count:
-            show_status(f"{done.count:,} pictures are done already.")
+            show_status(f"{counted(done.count, 'picture is', 'pictures are')} done already.")
         wanted = missing(find(where, target), done, image_limits(arguments).max_bytes)
         number, tally = results.num_shards(), Tally(arguments.flags)
         vlm = None
@@ -232,7 +232,8 @@ class Tally:
 
     def tell(self, target: str) -> int:
         """Sum up; the exit status."""
-        show_status(f"{self.num_rows:,} pictures were described now, into {printable(target)}.")
+        were = counted(self.num_rows, "picture was", "pictures were")
+        show_status(f"{were} described now, into {printable(target)}.")
         if self.num_failed:
             show_status(
                 f"visglm: {self.num_failed:,} of them could not be; their rows there say why. What could not be read "
@@ -268,7 +269,7 @@ def print_all(arguments: argparse.Namespace, question: str, settings: dict[str, 
         else:
             show(f"{path}: {reply}" if len(arguments.images) > 1 else str(reply), sys.stdout)
     if num_failed:
-        show_status(f"visglm: {num_failed} of {len(arguments.images)} pictures could not be described.")
+        show_status(f"visglm: {num_failed} of {counted(len(arguments.images), 'picture')} could not be described.")
     return FAILED if num_failed else 0
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
-from ..errors import printable
+from ..errors import counted, printable
 from ..selftest import Finding, self_test
 from .flags import BASE_HELP, show_status
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{'ok  ' if finding.good else 'FAIL'} {subject:20} {found}", flush=True)
             failed += [] if finding.good else [finding.subject]
     if failed:
-        show_status(f"visglm: {len(failed)} checks failed: {', '.join(failed)}.")
+        show_status(f"visglm: {counted(len(failed), 'check')} failed: {', '.join(failed)}.")
     return FAILED if failed else 0
 
 

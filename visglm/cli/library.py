@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, LibraryError, printable
+from ..errors import ConfigError, LibraryError, counted, printable
 from ..settings import Rule, check_call
 from .flags import add_ray, show_status
 
@@ -132,7 +132,8 @@ def report(library: Library, changes: Changes) -> int:
     if len(skipped) > MAX_SHOWN:
         show_status(f"… and {len(skipped) - MAX_SHOWN} more: visglm library list has them all.")
     if changes.ignored:
-        show_status(f"{changes.ignored} files are of kinds that are not read.")
+        kinds = counted(changes.ignored, "file is of a kind that is", "files are of kinds that are")
+        show_status(f"{kinds} not read.")
     return FAILED if skipped else 0
 
 
@@ -175,10 +176,12 @@ def show_list(arguments: argparse.Namespace) -> int:
         if arguments.json:
             show(json.dumps(asdict(entry), ensure_ascii=False))
         else:
-            show(f"{entry.source}: " + (f"not read, {entry.problem}" if entry.problem else f"{entry.num_parts} parts"))
+            found = f"not read, {entry.problem}" if entry.problem else counted(entry.num_parts, "part")
+            show(f"{entry.source}: {found}")
     stats = library.stats()
     size = "" if stats.num_bytes is None else f", {stats.num_bytes / 1e6:,.1f} MB"
-    show_status(f"{stats.documents} documents, {stats.parts} parts, {stats.pictures} pictures{size}.")
+    counts = {"document": stats.documents, "part": stats.parts, "picture": stats.pictures}
+    show_status(", ".join(counted(number, name) for name, number in counts.items()) + f"{size}.")
     return 0
 
 

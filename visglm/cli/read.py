@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from ..errors import ConfigError, DocumentError, ImageError, printable, writing
+from ..errors import ConfigError, DocumentError, ImageError, counted, printable, writing
 from ..sampling import Sampling
 from ..settings import Rule, check_call
 from .advice import in_flags
@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         kept = kept_of(job, vlm, {"kind": arguments.kind, **settings})
         before = kept.pages() if kept else []
         if before:
-            show_status(f"{printable(job.path)}: {len(before)} pages were read before; going on with the next.")
+            were_read = counted(len(before), "page was read", "pages were read")
+            show_status(f"{printable(job.path)}: {were_read} before; going on with the next.")
         for page in before:
             reading.take(page)
         try:
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             kept.remove()
         failed += reading.has_failed
     if failed:
-        show_status(f"visglm: {failed} of {len(jobs)} files could not be read, or not as a whole.")
+        show_status(f"visglm: {failed} of {counted(len(jobs), 'file')} could not be read, or not as a whole.")
     return FAILED if failed else 0
 
 
@@ -178,7 +179,8 @@ def scans_in(folder: str) -> Iterator[tuple[str, str]]:
                 others[os.path.splitext(name)[1].lower() or "no ending"] += 1
     if found and others:
         kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
-        show_status(printable(f"{folder}: {others.total()} files are of kinds that are not read ({kinds})."))
+        files = counted(others.total(), "file is of a kind that is", "files are of kinds that are")
+        show_status(printable(f"{folder}: {files} not read ({kinds})."))
     if not found:
         raise ConfigError(f"there is nothing to read in {printable(folder)}: no file ends in {', '.join(suffixes)}.")
 

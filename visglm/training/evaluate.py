@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, VisGLMError, require, shorten, writing
+from ..errors import DataError, VisGLMError, counted, require, shorten, writing
 from ..prompt import detect_language
 from ..reply import History, Reply, thumbnail_url
 from .containers import as_row, is_stream, open_rows, undecoded
@@ -171,7 +171,7 @@ class Evaluation:
     def summary(self) -> str:
         """How many questions were answered, in a sentence."""
         counts = self.metrics
-        text = f"{counts['num_answers']} questions of {counts['num_rows']} rows answered"
+        text = f"{counted(counts['num_answers'], 'question')} of {counted(counts['num_rows'], 'row')} answered"
         failed = f", {counts['num_errors']} not: see below" if counts["num_errors"] else ""
         return f"{text}{failed}. Values are percentages with the interval in which 95 % of the resamples lie."
 
@@ -294,7 +294,7 @@ def score(predictions: list[dict[str, Any]], worst: list[tuple[int, tuple[str, .
     errors = [prediction for prediction in predictions if "error" in prediction]
     if not answered:
         shown = "".join(f"\n  {error['where']}: {error['error']}" for error in errors[:5])
-        raise DataError(f"Not one of {len(predictions)} questions could be answered:{shown}")
+        raise DataError(f"Not one of {counted(len(predictions), 'question')} could be answered:{shown}")
     answers = [Answer(row["prediction"], tuple(row["references"]), row["language"]) for row in answered]
     scores = Scores(answers, [row["row"] for row in answered], seed)
     for index, row in enumerate(answered):

@@ -20,7 +20,7 @@ from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
 
-from ..errors import DataError, PromptError, shorten, shown
+from ..errors import DataError, PromptError, counted, shorten, shown
 from ..prompt import Turn, detect_language, messages_to_turns
 from .folder import KINDS, kind_of
 from .rows import MAX_NESTING
@@ -206,7 +206,7 @@ def place_images(turns: list[Turn], sources: list[Any], said: Said) -> tuple[lis
         marker = said.image_marker
         places = f"{marker} in the questions" if marker else "image parts without a picture of their own"
         raise DataError(
-            f"{len(images)} images, but {num_places} {places}. Write one for each picture"
+            f"{counted(len(images), 'image')}, but {num_places} {places}. Write one for each picture"
             + (", or none to show them all with the first question." if marker else ".")
         )
     rest = iter(images)

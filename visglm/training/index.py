@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..errors import DataError, ImageError, VisGLMError
+from ..errors import DataError, ImageError, VisGLMError, counted
 from ..prompt import Turn
 from .containers import Rows
 from .folder import check_files
@@ -75,7 +75,7 @@ class UnusedKeys(Counter):
         self.update(key for key in unused_keys(row) if key in self or len(self) < MAX_UNUSED_KEYS)
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key} ({count} rows)" for key, count in self.most_common(NUM_UNUSED_SHOWN))
+        shown = ", ".join(f"{key} ({counted(count, 'row')})" for key, count in self.most_common(NUM_UNUSED_SHOWN))
         more = f", and {len(self) - NUM_UNUSED_SHOWN} more" if len(self) > NUM_UNUSED_SHOWN else ""
         return f"keys that are not used: {shown}{more}."
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import writing
+from ..errors import counted, writing
 from ..reply import thumbnail_url
 from .metrics import METRICS, with_interval
 from .page import Html, escape, folded, heading, line_chart, page, paragraph, pictures, preformatted, table
@@ -146,7 +146,9 @@ class FinetuneReport:
             f"; the best held-out loss, {self.best['loss']:.3f}, was at step {self.best['step']}" if self.best else ""
         )
         steps = max((row["step"] for row in self.history), default=0)
-        return f"{self.data['answers']} answers, {steps} steps, {self.seconds:.0f} seconds{kept}."
+        known = self.data["answers"]  # "a stream's", where nobody has counted
+        answers = counted(known, "answer") if isinstance(known, int) else f"{known} answers"
+        return f"{answers}, {counted(steps, 'step')}, {counted(round(self.seconds), 'second')}{kept}."
 
     def _repr_html_(self) -> str:
         return str(self.html)

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...errors import DocumentError, ImageError, require
+from ...errors import DocumentError, ImageError, counted, require
 from ...pictures import load_image
 from ..chunks import LEADERS
 from ..layout import CELLS_APART, Row, paragraphs, piece_of
@@ -49,9 +49,8 @@ def read_pdf(data: bytes, name: str, limits: LibraryLimits, ocr: Ocr) -> Iterato
             characters += sum(len(piece.text) for piece in found)
             yield from found
         if unread and not characters:
-            raise DocumentError(
-                f'its {unread} pages are pictures of text. To read them: pip install "visglm[ocr]", then add it again.'
-            )
+            pages = counted(unread, "page is a picture", "pages are pictures")
+            raise DocumentError(f'its {pages} of text. To have it read: pip install "visglm[ocr]", then add it again.')
 
 
 def placed(piece: Piece, number: int | None, heading: str) -> Piece:
