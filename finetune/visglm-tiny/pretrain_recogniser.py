@@ -117,7 +117,7 @@ def drawing_features(recogniser: Recogniser, data: Path) -> Tensor:
     pictures = []
     world = World(data / "train.npz", image_size=WHOLE_SIZE, seed=77, deform=False)
     for number in range(0, NUM_DRAWINGS, 48):
-        world.augment = number % 96 == 0
+        world.free = world.augment = number % 96 == 0
         count, chosen = world.choose(48, single_share=0.6)
         scenes = world.draw(count.clamp(max=4), chosen)
         shown = (scenes.pictures.permute(0, 2, 3, 1) * 255).byte().numpy()

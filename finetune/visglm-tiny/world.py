@@ -96,6 +96,9 @@ class World:
         cache: the `.npz` file. seed: of everything drawn. image_size: side of the pictures, in pixels.
         augment: restyle sprites and vary backgrounds; off for evaluation.
         deform: bend things, too, and take rectangles out of some.
+
+    Attributes:
+        free: things stand anywhere and in any size, not evenly; by default where pictures are augmented.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class World:
         self.weight = weight / torch.zeros(int(self.concept.max()) + 1).index_add(0, self.concept, weight)[self.concept]
         self.image_size = image_size
         self.augment = augment
+        self.free = augment
         self.deform = deform
         self.random = torch.Generator().manual_seed(seed)
 
@@ -191,7 +195,7 @@ class World:
 
     def place(self, count: Tensor) -> tuple[Tensor, Tensor]:
         """Centres `[batch, 6, 2]` and scales `[batch, 6]`; several objects never overlap."""
-        if self.augment:
+        if self.free:
             return self.place_freely(count)
         centre, scale = self.place_evenly(count)
         many = (count > MAX_TOLD).nonzero().flatten()

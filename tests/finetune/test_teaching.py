@@ -101,6 +101,20 @@ def test_things_stand_anywhere_and_never_on_each_other(world):
     assert min(gaps) > -1e-4 and min(gaps) < 0.01 and max(gaps) > 0.4  # near and far
 
 
+def test_restyled_things_may_stand_evenly_too(world):
+    count = torch.full((40,), 4)
+    try:
+        world.free = False
+        evenly, sizes = world.place(count)
+        world.free = True
+        freely, _ = world.place(count)
+    finally:
+        world.free = world.augment
+    corners = torch.tensor([[0.27, 0.27], [0.73, 0.27], [0.27, 0.73], [0.73, 0.73]])
+    assert torch.cdist(evenly[:, :4], corners[None]).min(-1).values.max() < 0.05 and sizes[:, :4].min() >= 0.38
+    assert torch.cdist(freely[:, :4], corners[None]).min(-1).values.max() > 0.1
+
+
 def test_some_scenes_show_copies_and_some_more_than_are_told(world):
     count, chosen = world.choose(400, single_share=0.2)
     assert {1, 2, 3, 4, 5, 6} == set(count.tolist())
