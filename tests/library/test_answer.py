@@ -64,6 +64,26 @@ def test_extracts_are_verbatim_and_lead_to_their_place(vlm, library, question, t
     assert 0 < citation.score <= 1 and len(reply.citations) <= 3
 
 
+def test_what_only_names_its_part_is_no_answer_of_its_own(vlm, tmp_path):
+    """The names of a table's columns and the title of a slide stand behind the source already."""
+    where = tmp_path / "office"
+    where.mkdir()
+    (where / "people.csv").write_text("Name,Telephone number\nAda,5551234\nBob,5559876\n", "utf-8")
+    (where / "slides.pptx").write_bytes(samples.pptx_file())
+    (where / "report.pdf").write_bytes(samples.pdf([(50, 100, "Section 1")]))
+    library = Library.open(tmp_path / "office", vectors=False)
+    library.sync(where, progress=False)
+
+    def cited(question: str) -> list[str]:
+        return [citation.quote for citation in vlm.ask(question, library=library).citations]
+
+    assert cited("What is the telephone number of Ada?")[0] == "Ada | 5551234"
+    assert "Name | Telephone number" not in cited("What is the telephone number of Ada?")
+    assert cited("How long does the warranty of the kettle last?")[0] == samples.ENGLISH
+    assert "Kettle" not in cited("How long does the warranty of the kettle last?")
+    assert cited("Where is section 1?") == ["Section 1"]  # its page has nothing else
+
+
 def test_a_pdf_is_cited_down_to_the_box(vlm, library):
     reply = vlm.ask("How much do tickets cost?", library=library)
     citation = reply.citations[0]

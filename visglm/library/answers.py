@@ -212,6 +212,7 @@ def in_text(question: str, one: Confident) -> list[Extract]:
     places = list(sentences(hit.text))
     said = [hit.text[start:end] for start, end in places]
     own = [coverage(one.weights, text) for text in said]
+    is_title = titles(hit, said)
     asked = words_of(question)
     wants_number = ASKS_NUMBER.search(question) is not None
     found = []
@@ -221,10 +222,17 @@ def in_text(question: str, one: Confident) -> list[Extract]:
         score += 0.1 * (wants_number and NUMBER.search(said[number]) is not None)
         if ASKS.search(said[number]) or words_of(said[number]) <= asked:
             score *= ECHO
-        if LEADERS.search(said[number]):  # a table of contents
+        if LEADERS.search(said[number]) or is_title[number]:  # a table of contents, or what stands behind the source
             score = 0.0
         found.append(Extract(hit, start, end, min(1.0, score * one.sure**0.5 / (1 + 0.15 * one.rank))))
     return found
+
+
+def titles(hit: Found, said: Sequence[str]) -> list[bool]:
+    """Which sentences of a part only say its heading again, as a slide's title and the names of columns do; none where
+    there are no others."""
+    found = [hit.heading.endswith(in_one_line(text)) for text in said]
+    return [False] * len(said) if all(found) else found
 
 
 def is_foreign(question: str, hit: Found) -> bool:
@@ -240,6 +248,8 @@ def is_own(question: str, one: Confident, extract: Extract) -> bool:
 def by_meaning(question: str, one: Confident, meaning: Meaning) -> list[Extract]:
     """The sentence of a part in another language that means most like the question."""
     places = list(sentences(one.found.text))
+    said = [one.found.text[start:end] for start, end in places]
+    places = [place for place, is_title in zip(places, titles(one.found, said), strict=True) if not is_title]
     likeness = meaning(question, [one.found.text[start:end] for start, end in places])
     if not likeness:
         return []
