@@ -396,7 +396,7 @@ def test_a_history_goes_from_one_precision_to_another(vlm):
 def test_a_history_has_as_many_visual_tokens_as_pictures(vlm):
     history = vlm.chat(disc(), "What is this?", max_new_tokens=2).history
     for change in ({"image_embeds": None}, {"image_embeds": history.image_embeds[:0]}, {"turns": ()}):
-        with pytest.raises(PromptError, match="pictures"):
+        with pytest.raises(PromptError, match="has (1 picture|0 pictures), and its image_embeds"):
             vlm.chat(None, "And now?", history=dataclasses.replace(history, **change))
 
 

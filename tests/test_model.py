@@ -67,14 +67,14 @@ def test_positions_embeddings_logits_and_loss_parity(model, inputs):
     torch.testing.assert_close(outputs.loss, golden["loss"][0], rtol=0, atol=1e-5)
     # float32 itself is good for 2e-4 here (the golden logits against float64), so the bridge's 1e-6 are kept out.
     logits = model(inputs["input_ids"], image_embeds=expected("vision")["image_embeds"]).logits
-    torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=2e-4)
     torch.testing.assert_close(outputs.logits, golden["logits"], rtol=0, atol=1e-3)
 
 
 @torch.no_grad()
 def test_text_only_parity(model):
     golden = expected("visualglm")
-    torch.testing.assert_close(model(golden["text_ids"]).logits, golden["text_logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(golden["text_ids"]).logits, golden["text_logits"], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -91,7 +91,7 @@ def test_greedy_logits_parity(model, prompt):
         eos_token_id=None, return_dict_in_generate=True, output_logits=True,
     )  # fmt: skip
     logits = torch.stack(outputs.logits, dim=1)
-    torch.testing.assert_close(logits, expected("visualglm")["greedy_logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, expected("visualglm")["greedy_logits"], rtol=0, atol=2e-4)
 
 
 def test_left_padded_batch_equals_one_by_one(model, prompt):

@@ -24,13 +24,14 @@ def folders(tmp_path_factory):
 def check_logits(model, golden):
     inputs = expected("visualglm")
     ids = inputs["input_ids"].masked_fill(inputs["input_ids"] == 3, model.config.image_token_id)
-    # float32 is good for 1e-4 here with the reference's visual tokens; from pixels the bridge's 1e-6 add up.
+    # float32 is good for 2e-4 here (for 1e-4 on most processors) with the reference's visual tokens; from pixels the
+    # bridge's 1e-6 add up.
     logits = model(ids, image_embeds=expected("vision")["image_embeds"]).logits
-    torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=2e-4)
     logits = model(ids, pixel_values=expected("vision")["pixel_values"]).logits
     torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=1e-3)
     text_logits = model(inputs["text_ids"]).logits
-    torch.testing.assert_close(text_logits, golden["text_logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(text_logits, golden["text_logits"], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +66,4 @@ def test_greedy_decoding():
 def test_chatglm2():
     model = assemble(open_source(GOLDEN_CHATGLM2), device=torch.device("cpu"), dtype=torch.float32)
     golden = expected("chatglm2")
-    torch.testing.assert_close(model(golden["input_ids"]).logits, golden["logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(golden["input_ids"]).logits, golden["logits"], rtol=0, atol=2e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,4 +67,4 @@ def test_a_strip_that_is_too_narrow_is_told_with_its_file(thinker, folder, capsy
     with pytest.raises(ImageError, match=r"strip\.png.*2000×4 pixels cannot be looked at.*Cut it"):
         thinker.chat([folder / "red.png", folder / "strip.png"], "What is this?")
     assert main(["describe", str(folder / "strip.png"), str(folder / "red.png"), *SHORT]) == FAILED
-    assert f"visglm: Cannot use the path '{folder / 'strip.png'}' as an image" in capsys.readouterr().err
+    assert re.search(r"visglm: Cannot use the path '.*strip\.png' as an image", capsys.readouterr().err)

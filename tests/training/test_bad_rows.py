@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 from visglm import VisGLM
 from visglm.cli import main
-from visglm.errors import ConfigError, DataError, TrainingError, VisGLMError
+from visglm.errors import ConfigError, DataError, TrainingError, VisGLMError, counted
 from visglm.training import check_data, convert_data
 from visglm.training.containers import open_rows
 from visglm.training.formats import read_row
@@ -170,7 +170,7 @@ def test_every_line_end_is_one(folder, capsys, end):
 def test_a_bad_row_of_a_table_takes_no_other_along(folder, capsys, lines, bad, num_good):
     data = "\n".join(["image,caption", *lines]).encode("utf-8", "surrogateescape")
     status, out = check(capsys, write_csv(folder, data))
-    assert status == 3 and f"{num_good} rows can be used" in out
+    assert status == 3 and f"{counted(num_good, 'row')} can be used" in out
     told = [line.split("rows.csv:")[1].split(":")[0] for line in out.splitlines() if line.startswith("  /")]
     assert told == [str(number) for number in bad]
 
@@ -371,7 +371,7 @@ def test_names_in_other_letters_lead_to_the_same_pictures(folder, capsys, name):
     picture(4).save(folder / "cafe\u0301.PNG")  # an accent for itself
     table = write_lines(folder / "rows.jsonl", [json.loads(row_of(image=name))])
     status, out = check(capsys, table)
-    assert status == 0 and "1 pictures" in out
+    assert status == 0 and "1 picture." in out
     assert main(["data", "convert", str(table), str(folder / "common.jsonl")]) == 0
     written = json.loads((folder / "common.jsonl").read_text("utf-8"))["images"][0]
     assert (folder / written).is_file()
