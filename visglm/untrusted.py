@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from .errors import CheckpointError, VisGLMError
 
 NEXT_STEP = "Nothing was loaded. Download the folder again, whole."
+BLOCK = 2**20  # bytes that are read at a time
 MAX_TEXT_BYTES = 2**26  # of settings, indices and vocabularies; the largest are some 20 million
 # What transformers reads beside `tokenizer_config.json` where it makes a tokenizer of its own.
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.jinja", "*/*.jinja")
@@ -18,6 +20,15 @@ TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.j
 
 class DamagedFile(Exception):
     """A file is not what its name says; the message is one line for a `CheckpointError`."""
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, however large it is."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_file(path: Path) -> None:

@@ -9,7 +9,6 @@ learnt from as soon as it is there.
 from __future__ import annotations
 
 import random
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -59,7 +58,7 @@ class Kept:
 
 
 def told(scenes: Scenes) -> dict[str, Tensor]:
-    return {field.name: getattr(scenes, field.name) for field in fields(Scenes) if field.name in TOLD}
+    return {name: getattr(scenes, name) for name in TOLD}
 
 
 def gather(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

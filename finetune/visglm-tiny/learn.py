@@ -130,7 +130,8 @@ def main() -> None:
 
     def keep() -> dict[str, float]:
         torch.save(vision.state_dict(), output / "vision.pt")
-        save(model, tokenizer, output / "model")
+        if both:
+            save(model, tokenizer, output / "model")
         return {"parts": kept.look()}
 
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))

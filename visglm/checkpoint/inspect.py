@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from ..errors import VisGLMError
 from ..families import family_of
+from ..untrusted import hash_of
 from .assemble import build, check
 from .files import READERS
 from .source import Source
@@ -65,7 +65,7 @@ def check_hashes(path: Path) -> Iterator[Check]:
     """SHA-256 of every weight file; held against its name where the hub's cache has named it so."""
     found = [*path.iterdir(), *path.glob("*/mp_rank_*")]
     for file in sorted(file for file in found if file.suffix in READERS and file.is_file()):  # a pipe has no end
-        digest = _digest(file)
+        digest = hash_of(file)
         expected = file.resolve().name
         if not re.fullmatch(r"[0-9a-f]{64}", expected):
             yield Check(file.name, f"sha256 {digest}")
@@ -73,11 +73,3 @@ def check_hashes(path: Path) -> Iterator[Check]:
             yield Check(file.name, f"sha256 {digest}, as the hub has it")
         else:
             yield Check(file.name, f"sha256 {digest}, but the hub has {expected}: download it again", good=False)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

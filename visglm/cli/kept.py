@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import writing
+from ..untrusted import hash_of
 
 if TYPE_CHECKING:
     from ..library import Page
@@ -30,8 +30,8 @@ class Kept:
     def __init__(self, target: Path, source: str, how: dict[str, Any]):
         self.target, self.path = target, target.with_name(f".{target.name[:64]}.pages")
         digest = ""
-        with suppress(OSError), open(source, "rb") as file:  # whoever reads it tells
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with suppress(OSError):  # whoever reads it tells
+            digest = hash_of(Path(source))
         self._head = json.dumps({"source": digest, **how}, sort_keys=True, default=str)
 
     def pages(self) -> list[Page]:

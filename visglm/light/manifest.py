@@ -15,11 +15,10 @@ import numpy as np
 from ..errors import CheckpointError, ConfigError, shown
 from ..prompt import PROMPT_STYLES
 from ..settings import Rule
-from ..untrusted import DamagedFile, read_json
+from ..untrusted import DamagedFile, hash_of, read_json
 
 NAME, FORMAT = "light.json", 1
 NEXT_STEP = "Nothing was loaded. Export the model again with `visglm export`, or copy the folder again, whole."
-BLOCK = 2**20
 MAX_GRAPH_BYTES = 2**26  # of a graph without its weights; the largest are a few million
 # Number formats of tables → NumPy's; it has no bfloat16.
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I8": np.int8}
@@ -226,14 +225,6 @@ def problems_of(folder: Path, name: str, entry: Any) -> Iterator[str]:
         yield f"file {name}: {path.stat().st_size:,} bytes, expected {shown(entry.get('bytes'))}"
     elif hash_of(path) != entry.get("sha256"):
         yield f"file {name}: it is not what was exported, its hash differs"
-
-
-def hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_rules(fields: Any, rules: Mapping[str, Rule]) -> None:
