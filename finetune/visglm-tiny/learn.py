@@ -1,16 +1,25 @@
-"""A later version learns from what is kept: the bridge alone while the text model has its own lesson, then both.
+"""A later version learns from scenes that are drawn anew: bridge and ViT, then the text model with them, then again.
 
-    python learn.py DATA OUTPUT bridge
-    python learn.py DATA OUTPUT both
+    python learn.py DATA OUTPUT bridge PHOTOGRAPHS
+    python learn.py DATA OUTPUT both PHOTOGRAPHS
+    python learn.py DATA OUTPUT again PHOTOGRAPHS
 
-The networks that see stay as they are; of the recogniser, what it tells the others learns along. In the end the bridge
-goes halfway back to what was inherited.
+It begins where `inherit.py`, `pretrain_text.py` and `pretrain_recogniser.py` left off. The recogniser's network stays
+as it is; what it tells the others learns along. After the second stage what sees goes a little of the way back to what
+was inherited, and the last one, for which the stem stays as it is, goes on from there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import torch
+import torch.nn.functional as F
+from classifier import pixel_values
 from common import (
+    Recognised,
     Rows,
     add_echoes,
     add_questions,
@@ -19,9 +28,11 @@ from common import (
     bridge_groups,
     build_model,
     build_tokenizer,
+    fast_products,
+    load_found,
     load_text,
-    make_of,
     parameter_groups,
+    recognise,
     steps_done,
     telling_losses,
     train,
@@ -29,40 +40,125 @@ from common import (
     write_words,
 )
 from concepts import load_all_concepts
-from kept import TOLD, Kept
 from pretrain_bridge import told_of_photographs
 from pretrain_text import name_pieces
+from pretrain_vision import make_trainable
 from questions import Asker
 from talks import Talker
+from taught_photographs import TaughtPhotographs
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tower import VIT_SIZE, WHOLE_SIZE
 from train import ask_about_photographs, save
 from world import Scenes, World
 
 from visglm.vision import VisionEncoder
 
-BRIDGE = ("qformer.", "projection.", "query_tokens")
+TOLD = ("count", "concept", "centre", "colour")
+STAGES = ("bridge", "both", "again")
+SEEING, BACK = ("vit.", "qformer.", "projection.", "query_tokens"), 0.2
+
+
+class Lessons(IterableDataset):
+    """What each step looks at, drawn in processes of its own: drawings of the ViT's size, drawings of the size that the
+    recogniser sees (which may take them for photographs), and photographs. Pictures are bytes, as in files.
+
+    Args:
+        data, folder: where the drawings and the photographs are. numbers: of the three. seed: of what is drawn.
+    """
+
+    def __init__(self, data: Path, folder: Path, numbers: tuple[int, int, int], seed: int):
+        self.world = World(data / "train.npz", VIT_SIZE, seed + 300)
+        self.taught = TaughtPhotographs(folder, load_all_concepts(), seed + 500)
+        self.numbers, self.seed = numbers, seed
+
+    def draw(self, number: int, image_size: int) -> Scenes:
+        """Two thirds of them free, the others evenly placed; a quarter as they were drawn, every third of the others
+        bent: each kind was worse than before where the last learnt from the others alone."""
+        chance = self.world.rand(3)
+        self.world.image_size = image_size
+        self.world.free = bool(chance[0] < 0.65)
+        self.world.augment = bool(chance[1] < 0.75)
+        self.world.deform = self.world.augment and bool(chance[2] < 0.33)
+        return self.world.sample(number, single_share=0.35)
+
+    def __iter__(self) -> Iterator[tuple[Scenes, ...]]:
+        number = get_worker_info().id
+        for generator in (self.world.random, self.taught.random):
+            generator.manual_seed(self.seed + 7919 * (number + 1))
+        drawn, whole, photographs = self.numbers
+        while True:
+            drawings = joined([self.draw(part, VIT_SIZE) for part in parts_of(drawn)])
+            collages = photographs // 2
+            shown = (drawings, self.draw(whole, WHOLE_SIZE), self.taught.next(photographs - collages, collages))
+            yield tuple(as_bytes(scenes) for scenes in shown)
+
+    def loader(self, num_workers: int) -> DataLoader:
+        return DataLoader(self, batch_size=None, num_workers=num_workers, prefetch_factor=2)
+
+
+def parts_of(number: int, most: int = 16) -> list[int]:
+    """So many in parts of at most 16, each of which is drawn in a manner of its own."""
+    return [min(most, number - start) for start in range(0, number, most)]
+
+
+def joined(parts: list[Scenes], fields: tuple[str, ...] = (*TOLD, "pictures")) -> Scenes:
+    return Scenes(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
+
+
+def as_bytes(scenes: Scenes) -> Scenes:
+    return replace(scenes, pictures=scenes.pictures.mul(255).round().byte(), coverage=None)
+
+
+def without_pictures(scenes: Scenes) -> Scenes:
+    return replace(scenes, pictures=None)
+
+
+def pixels_of(scenes: Scenes, device: torch.device) -> Tensor:
+    return scenes.pictures.to(device, non_blocking=True).float() / 255
+
+
+def first_of(scenes: Scenes, number: int) -> Scenes:
+    return Scenes(*(value if value is None else value[:number] for value in vars(scenes).values()))
 
 
 @torch.no_grad()
-def go_halfway_back(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None:
-    """The bridge halfway to what was inherited: there it tells the scenes that the old weights knew and those that are
-    new better than at either end. (A text model that goes on learning from there loses counts again.)"""
+def go_back_a_little(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None:
+    """What sees a fifth of the way back: there it counts and tells places better, and names nearly as well."""
     for name, value in vision.state_dict().items():
-        if name.startswith(BRIDGE):
-            value.lerp_(inherited[f"model.vision.{name}"], 0.5)
+        if name.startswith(SEEING) and value.is_floating_point():
+            value.lerp_(inherited[f"model.vision.{name}"].to(value.device), BACK)
+
+
+def trained_groups(vision: VisionEncoder, rate: float) -> list[dict]:
+    """What sees, for an optimizer: the bridge, the ViT behind it more slowly, the stem more slowly still."""
+    vit, recogniser = vision.vit, vision.recogniser
+    learners = nn.ModuleList([recogniser.cells, recogniser.impression]).requires_grad_(True)
+    rest = nn.ModuleList(module for name, module in vit.named_children() if name != "patch_embed")
+    return [
+        *bridge_groups(vision, rate),
+        *parameter_groups(learners, lr=rate),
+        *parameter_groups(rest, lr=0.6 * rate),
+        {"params": [vit.cls_token, vit.pos_embed], "weight_decay": 0.0, "lr": 0.6 * rate},
+        *parameter_groups(vit.patch_embed, lr=0.2 * rate),
+    ]
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=20000)
-    parser.add_argument("stage", choices=("bridge", "both"))
+    parser = arguments_parser(__doc__, steps=1000)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("folder", type=Path, help="folder of photographs, with photos.tsv")
     parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
-    parser.add_argument("--pictures", type=int, default=24, help="drawn scenes per step")
-    parser.add_argument("--doubtful", type=int, default=3, help="drawings per step that may be taken for photographs")
+    parser.add_argument("--device", default="cpu", help="what is trained on; pictures are drawn by the CPU")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--pictures", type=int, default=96, help="drawn scenes per step")
+    parser.add_argument("--whole", type=int, default=6, help="drawings per step that the recogniser looks at")
     parser.add_argument("--photographs", type=int, default=12, help="photographs per step, half of them in collages")
-    parser.add_argument("--told", type=int, default=6, help="scenes per step that are told, not shown")
-    parser.add_argument("--talks", type=int, default=6, help="longer conversations per step")
+    parser.add_argument("--asked", type=int, default=32, help="of the drawn scenes, how many are asked about")
+    parser.add_argument("--told", type=int, default=8, help="scenes per step that are told, not shown")
+    parser.add_argument("--talks", type=int, default=8, help="longer conversations per step")
     arguments = parser.parse_args()
-    output, both = arguments.output, arguments.stage == "both"
+    output, both, again = arguments.output, arguments.stage != "bridge", arguments.stage == "again"
     log = output / f"learn_{arguments.stage}.jsonl"
     seed = arguments.seed + steps_done(log)
     torch.manual_seed(seed)
@@ -76,37 +172,55 @@ def main() -> None:
     write_words(vision.recogniser, teller)
     if both:
         vision.load_state_dict(torch.load(output / "vision.pt", weights_only=True))
-    vision.vit.requires_grad_(False)
+    if again:
+        model.load_state_dict(load_found(output).state_dict())
     recogniser = vision.recogniser.requires_grad_(False)
+    numbers = (arguments.pictures, arguments.whole, arguments.photographs)
+    stream = Lessons(arguments.data, arguments.folder, numbers, seed + 1000 * STAGES.index(arguments.stage))
+    world, lessons = stream.world, iter(stream.loader(arguments.workers))
+    device = torch.device(arguments.device)
+    torch.set_default_device(device)
+    for module in (model, teller):
+        module.to(device)
+    vision.to(memory_format=torch.channels_last)
+    if again:
+        vision.vit.patch_embed.requires_grad_(False)
+    else:
+        make_trainable(vision.vit.patch_embed.backbone)
+    for network in (vision.vit.patch_embed, recogniser):
+        network.eval()  # the averages of BatchNorm are those of far more pictures
     names = teller.name(torch.arange(len(teller.groups)))
-    kept = Kept(output, seed)
-    kept.look()
+
+    def look(pictures: Tensor) -> tuple[Tensor, Tensor, Recognised]:
+        """What the bridge tells of pictures that the recogniser looks at, too, all their visual tokens, and what it
+        makes of them."""
+        with fast_products():
+            features = vision.vit(pixel_values(F.adaptive_avg_pool2d(pictures, VIT_SIZE)))
+        seen = recognise(recogniser, pixel_values(pictures))
+        telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
+        return telling, torch.cat([telling, seen.guesses], 1), seen
 
     def see() -> tuple:
-        """Drawn scenes and all visual tokens of them, photographs and theirs, what is recognised of those, losses."""
-        scenes, seen = kept.next("drawn", arguments.pictures)
-        drawn = vision.bridge(without_photograph(seen["features"]))
-        guesses = recogniser.nothing.expand(len(drawn), config.vision_config.num_recogniser_tokens, -1)
-        doubtful, seen = kept.next("doubtful", arguments.doubtful)
-        recognised = make_of(recogniser, seen["whole"], seen["pooled"])
-        drawn = torch.cat([drawn, vision.bridge(torch.cat([seen["features"], recognised.cells], 1))])
-        guesses = torch.cat([guesses, recognised.guesses])
-        scenes = Scenes(*(torch.cat([getattr(some, name) for some in (scenes, doubtful)]) for name in TOLD))
-        photographs, seen = kept.next("photographed", arguments.photographs)
-        recognised = make_of(recogniser, seen["whole"], seen["pooled"])
-        telling = vision.bridge(torch.cat([seen["features"], recognised.cells], 1))
-        losses = telling_losses(teller, names, drawn, scenes)
-        losses |= told_of_photographs(teller, photographs, telling, recognised)
-        photographed = torch.cat([telling, recognised.guesses], 1)
-        return scenes, torch.cat([drawn, guesses], 1), photographs, photographed, recognised, losses
+        """Drawn scenes and all visual tokens of them, photographs and theirs, what is recognised of those, losses. The
+        scenes are on the CPU, where questions are made up."""
+        drawings, whole, photographs = next(lessons)
+        scenes = joined([whole, drawings], TOLD)
+        shown = [pixels_of(part, device) for part in (drawings, whole, photographs)]
+        with fast_products():
+            features = vision.vit(pixel_values(shown[0]))
+        drawn = vision.bridge(without_photograph(features.float()))
+        silent = recogniser.nothing.expand(len(drawn), config.vision_config.num_recogniser_tokens, -1)
+        told_of_whole, tokens_of_whole, _ = look(shown[1])
+        telling, tokens_of_photographs, recognised = look(shown[2])
+        losses = telling_losses(teller, names, torch.cat([told_of_whole, drawn]), without_pictures(scenes).to(device))
+        losses |= told_of_photographs(teller, without_pictures(photographs).to(device), telling, recognised)
+        tokens = torch.cat([tokens_of_whole, torch.cat([drawn, silent], 1)])
+        return scenes, tokens, photographs, tokens_of_photographs, recognised, losses
 
-    learners = nn.ModuleList([recogniser.cells, recogniser.impression]).requires_grad_(True)
     rate = 0.3 * arguments.learning_rate
-    groups = bridge_groups(vision, rate) + parameter_groups(learners, lr=rate)
+    groups = trained_groups(vision, 0.5 * rate if both else rate)
     if both:
-        groups = bridge_groups(vision, 0.5 * rate) + parameter_groups(learners, lr=0.5 * rate)
         groups += parameter_groups(nn.ModuleList([model.model.text, model.lm_head]), lr=rate)
-        world = World(arguments.data / "train.npz", seed=seed + 100)
         asker = Asker(load_all_concepts(), seed=seed)
         talker = Talker(asker, name_pieces(tokenizer))
 
@@ -114,17 +228,20 @@ def main() -> None:
         scenes, drawn, photographs, photographed, recognised, losses = see()
         if not both:
             return losses
+        asked = arguments.whole + arguments.asked
+        scenes, drawn = first_of(scenes, asked), drawn[:asked]
         rows = Rows(tokenizer, config.num_query_tokens)
-        add_questions(rows, scenes, asker, 1, num_without_picture=1)
+        add_questions(rows, scenes, asker, 1, num_without_picture=2)
         add_talks(rows, scenes, talker, arguments.talks)
         add_echoes(rows, talker, arguments.talks // 2)
         ask_about_photographs(rows, photographs, recognised, asker, talker, first=len(drawn))
-        shown = torch.cat([drawn, photographed])
         # Half the drawings are black: the other colours are learnt from telling, where all are alike often.
-        told = world.tell(arguments.told, single_share=0.8)
+        with torch.device("cpu"):
+            told = world.tell(arguments.told, single_share=0.8)
+        told = told.to(device)
         told_rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(told_rows, told, asker, 1, num_without_picture=0)
-        answers = {"answers": rows.loss(model, shown)}
+        answers = {"answers": rows.loss(model, torch.cat([drawn, photographed]))}
         answers["answers_told"] = 0.5 * told_rows.loss(model, teller(told.in_reading_order()), num_groups=1)
         return answers | losses
 
@@ -132,12 +249,12 @@ def main() -> None:
         torch.save(vision.state_dict(), output / "vision.pt")
         if both:
             save(model, tokenizer, output / "model")
-        return {"parts": kept.look()}
+        return {}
 
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    train(optimizer, step_loss, arguments.steps, log, (200, keep), arguments.minutes)
-    if both:
-        go_halfway_back(vision, inherited)
+    train(optimizer, step_loss, arguments.steps, log, (400, keep), arguments.minutes)
+    if both and not again:
+        go_back_a_little(vision, inherited)
         keep()
 
 

@@ -56,16 +56,20 @@ tiny-again:  ## the last two stages twice more, on larger pictures
 		$(TINY_RUN)/train.py $$folders $$again --steps $$4 || exit; \
 	done
 
-# FROM=folder: the weights it goes on from (default: those in the package). What learns beside something else runs beside
-# it: the text model while what is seen is kept.
+# FROM=folder: the weights it goes on from (default: those in the package). DEVICE=cuda WORKERS=15 where there is a GPU:
+# pictures are drawn by the CPU, so many processes at a time.
+DEVICE ?= cpu
+WORKERS ?= 1
 tiny-next: $(TINY)/data/sources.json  ## a later version of visglm-tiny from one that is there: new names, photographs, talks
 	@$(TINY_RUN)/train_tokenizer.py $(TINY)/data/tokenizer --again $(FROM)
 	@$(TINY_RUN)/pretrain_recogniser.py $(TINY)/data $(PHOTOGRAPHS) $(TINY)/run
 	@$(TINY_RUN)/inherit.py $(TINY)/data $(TINY)/run $(if $(FROM),--model $(FROM))
-	@$(TINY_RUN)/kept.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS) & \
-		$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run --again --minutes 20 --learning-rate 8e-4 && wait $$!
-	@$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run bridge --minutes 6
-	@$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run both --minutes 40
+	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run --again --minutes 20 --learning-rate 8e-4
+	@for stage in 'bridge --steps 840' 'both --steps 1000' 'again --steps 500 --learning-rate 5e-4 --pictures 48'; do \
+		set -- $$stage; name=$$1; shift; \
+		$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run $$name $(PHOTOGRAPHS) $$* \
+			--device $(DEVICE) --workers $(WORKERS) || exit; \
+	done
 
 tiny-record: $(DEV)  ## after new weights are in visglm/assets: bring README, notebook, self-test, curves and graphs up to date
 	@$(TINY_RUN)/light.py

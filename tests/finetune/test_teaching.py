@@ -18,7 +18,6 @@ sys.path.insert(0, str(FOLDER))
 
 import common  # noqa: E402 (a folder of scripts, found through the path above)
 import inherit  # noqa: E402
-import kept  # noqa: E402
 import learn  # noqa: E402
 import pretrain_recogniser as stage  # noqa: E402
 import talks  # noqa: E402
@@ -393,28 +392,46 @@ def test_a_later_version_inherits_what_the_one_before_knows(tokenizer):
     assert all(torch.equal(vision[name], value) for name, value in old.model.vision.state_dict().items())
 
 
-def test_the_bridge_goes_halfway_back_and_nothing_else_does(tokenizer):
+def test_what_sees_goes_a_little_back_and_nothing_else_does(tokenizer):
     vision = common.build_model(tokenizer).model.vision
-    inherited = {f"model.vision.{name}": value + 2 for name, value in vision.state_dict().items()}
-    before = {name: value.clone() for name, value in vision.state_dict().items()}
-    learn.go_halfway_back(vision, inherited)
-    moved = {name: value - before[name] for name, value in vision.state_dict().items()}
+    inherited = {f"model.vision.{name}": value + 5 for name, value in vision.state_dict().items()}
+    before = {name: value.clone() for name, value in vision.state_dict().items() if value.is_floating_point()}
+    learn.go_back_a_little(vision, inherited)
+    moved = {name: vision.state_dict()[name] - value for name, value in before.items()}
     gone = {name for name, by in moved.items() if by.abs().max() > 0}
-    assert gone == {name for name in moved if name.startswith(("qformer", "projection", "query_tokens"))}
-    assert all(torch.allclose(moved[name], torch.ones(()), atol=1e-5) for name in gone)
+    assert gone == {name for name in moved if not name.startswith("recogniser.")}
+    assert all(torch.allclose(moved[name], torch.ones(()), atol=1e-4) for name in gone)
 
 
-def test_what_is_kept_is_learnt_from_part_by_part(tmp_path):
-    def part(num: int) -> dict[str, torch.Tensor]:
-        scenes = {"count": torch.ones(num), "concept": torch.full((num, 6), 7), "centre": torch.rand(num, 6, 2)}
-        return scenes | {"colour": torch.full((num, 6), -1), "features": torch.rand(num, 5, 8).half()}
+@pytest.fixture
+def lessons(folder, tmp_path) -> learn.Lessons:
+    picture = np.zeros((4, 96, 96), np.uint8)
+    picture[[0, 3], 30:60, 30:60] = 255
+    np.savez(
+        tmp_path / "train.npz", pictures=np.stack([picture] * 3), concept=np.arange(3), weight=np.ones(3, np.float32)
+    )
+    return learn.Lessons(tmp_path, folder, numbers=(20, 3, 4), seed=0)
 
-    torch.save({"drawn": part(6)}, tmp_path / "kept_000.pt")
-    parts = kept.Kept(tmp_path, seed=0)
-    assert parts.look() == 1
-    torch.save({"drawn": part(6)}, tmp_path / "kept_001.pt")
-    assert parts.look() == 2
-    scenes, seen = parts.next("drawn", 4)
-    assert scenes.concept.dtype == torch.long and scenes.centre.shape == (4, 6, 2) and scenes.pictures is None
-    assert seen["features"].dtype == torch.float32 and seen.keys() == {"features"}
-    assert len(seen["features"].unique(dim=0)) == 4
+
+def test_a_step_looks_at_drawings_small_and_whole_and_at_photographs(lessons):
+    drawn, whole, photographs = next(iter(lessons.loader(num_workers=1)))
+    assert drawn.pictures.shape == (20, 3, 128, 128) and whole.pictures.shape == (3, 3, 256, 256)
+    assert photographs.pictures.shape == (4, 3, 256, 256) and (photographs.count == 1).sum() == 2
+    assert {part.pictures.dtype for part in (drawn, whole, photographs)} == {torch.uint8}
+    together = learn.joined([whole, drawn], learn.TOLD)
+    assert len(together.count) == 23 and together.pictures is None
+    assert torch.equal(learn.first_of(together, 3).concept, whole.concept)
+
+
+def test_every_process_draws_its_own_scenes(lessons):
+    stream = iter(lessons.loader(num_workers=2))
+    first, second = next(stream)[0], next(stream)[0]
+    assert not torch.equal(first.pictures, second.pictures)
+
+
+def test_drawings_of_all_manners_come_by_turns(lessons):
+    manners = set()
+    for _ in range(60):
+        lessons.draw(1, 32)
+        manners.add((lessons.world.free, lessons.world.augment, lessons.world.deform))
+    assert manners == {(free, *style) for free in (True, False) for style in ((0, 0), (1, 0), (1, 1))}
