@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ from ..adapters import HERE, Adapters, Home, base_tensors, is_adapter, read_delt
 from ..checkpoint import read_weights, replacing, save_base, write_model
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..processor import VisGLMProcessor
-from ..recipe import FinetuneArguments
+from ..recipe import CHECKPOINT, FinetuneArguments
 from ..untrusted import DamagedFile, read_json
 from .data import TrainingData
 from .methods import METHODS, rate_of, tower_names
@@ -30,7 +29,6 @@ MARKER_NAME = "complete.json"  # lists every file with its size
 PARTIAL_NAME = "partial"  # where a checkpoint is until it is whole
 FACTS_NAME = "run.json"  # what must be the same where a run goes on
 BASE_NAME = "base"  # of a base that no other folder holds
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def complete(folder: Path) -> None:
