@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import ConfigError, require
+from .errors import ConfigError, printable, require
 from .settings import Rule, check
 
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")  # what a run leaves on its way
 RATE = Rule(float, 1e-12, 1.0, optional=True, hint="To freeze a part, see towers.")
 COUNT = Rule(int, 1, 1_000_000_000, optional=True)
 TEXT, SWITCH, ROWS = Rule(str, optional=True), Rule(bool), Rule(list, optional=True)
@@ -214,3 +215,18 @@ def check_names(settings: dict[str, Any], where: str = "") -> None:
             guess = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {guess[0]!r}?" if guess else f"known: {', '.join(names)}."
             raise ConfigError(f"{where}there is no setting {name!r}; {hint}")
+
+
+def cut_short(folder: str | Path) -> str | None:
+    """What to do about a folder without a result, in which a run has left checkpoints; None where there are none."""
+    found = [
+        (int(match[1]), path)
+        for path in Path(folder).expanduser().glob("checkpoint-*")
+        if (match := CHECKPOINT.fullmatch(path.name))
+    ]
+    if not found:
+        return None
+    return (
+        "Fine-tuning was cut short there, before its result: go on by the same command and --resume, or name "
+        f"{printable(str(max(found)[1]))}."
+    )

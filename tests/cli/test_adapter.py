@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ def test_what_is_no_adapter_is_told(taught, monkeypatch, capsys, command, models
     monkeypatch.chdir(taught)
     assert main([*command, *models, *SHORT]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("models", [["--adapter", "run"], ["--adapter", "run", "--model", "moved"], ["--model", "run"]])
+def test_what_a_run_that_was_cut_short_left_is_named(taught, tmp_path, monkeypatch, capsys, models):
+    """`finetune` wrote that folder, so "name the folder that `finetune` wrote" would lead nowhere."""
+    monkeypatch.chdir(tmp_path)
+    for step in ("8", "16"):
+        shutil.copytree(taught / "adapter", tmp_path / "run" / f"checkpoint-{step}")
+    (tmp_path / "run" / "partial").mkdir()
+    assert main(["chat", PICTURE, "-q", "What is this?", *models, *SHORT]) == 1
+    told = capsys.readouterr().err
+    assert "cut short" in told and "--resume" in told and f"name {Path('run', 'checkpoint-16')}." in told
 
 
 def test_export_tells_the_same(taught, monkeypatch, tmp_path, capsys):

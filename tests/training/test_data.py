@@ -135,6 +135,37 @@ def test_a_question_with_its_answer_counts_before_a_caption():
     assert list(unused_keys(row)) == ["描述"]
 
 
+@pytest.mark.parametrize("caption", ["描述", "text"])
+def test_beside_a_question_a_caption_is_its_answer(caption):
+    """The question was left out, and another one asked in its place."""
+    row = {"图片": "a.png", "问题": "坏了吗？", caption: "没有坏。"}
+    assert read_row(row).turns == (Turn("坏了吗？", "没有坏。", 1),)
+    assert format_of(row) == "question" and list(unused_keys(row)) == []
+
+
+def test_a_prompt_beside_a_caption_is_none_of_a_person():
+    row = {"image": "a.png", "prompt": "cat, 4k, masterpiece", "caption": "A cat."}
+    assert read_row(row).turns == (Turn(CAPTION_QUESTIONS["en"][0], "A cat.", 1),)
+    assert list(unused_keys(row)) == ["prompt"]
+
+
+def test_a_table_may_hold_captions_and_questions(tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = ("image,caption,question,answer", "a.png,A cat.,,", "b.png,,What?,A dog.", "c.png,A cow.,What?,")
+    path.write_text("\n".join(lines), "utf-8")
+    rows = open_rows(path)
+    assert read_row(rows[0]).turns == (Turn(CAPTION_QUESTIONS["en"][0], "A cat.", 1),)
+    assert read_row(rows[1]).turns == (Turn("What?", "A dog.", 1),)
+    with pytest.raises(DataError, match="the answer of turn 1 is empty"):  # which of the two was meant?
+        read_row(rows[2])
+
+
+@pytest.mark.parametrize("row", [{"question": "", "answer": ""}, {"question": "", "answer": "", "caption": ""}])
+def test_a_row_of_empty_cells_has_an_empty_answer(row):
+    with pytest.raises(DataError, match="the answer of turn 1 is empty"):
+        read_row({"image": "a.png"} | row)
+
+
 def test_no_name_stands_for_two_columns():
     names = [*KNOWN_KEYS, *(name for names in CALLED.values() for name in names)]
     assert len(names) == len(set(names)) == len(COLUMNS) and all(spelling(name) == name for name in names)

@@ -84,6 +84,24 @@ def test_other_data_are_told(vlm, folder):
         vlm.finetune(more, method="lora", output_dir=folder / "lora", **STARTED | GOES_ON)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_other_answers_are_told(vlm, folder, method):
+    """A run would go on as if nothing was, and its report would speak of rows that it has hardly seen."""
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    others = write_lines(folder / "others.jsonl", [row | {"caption": f"Not {row['caption']}"} for row in rows])
+    with pytest.raises(ConfigError, match="cannot go on from .*checksum of what the rows say was '.*', is '"):
+        vlm.finetune(others, method=method, output_dir=folder / method, **STARTED | GOES_ON)
+
+
+def test_a_run_goes_on_where_its_rows_lie_elsewhere(folder, tmp_path):
+    """Machines have their data where they have room: by its words a row is known, not by the paths of its pictures."""
+    run = shutil.copytree(folder / "lora", tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    moved = [row | {"image": str(folder / row["image"])} for row in rows]
+    golden().finetune(moved, method="lora", output_dir=run, **STARTED | GOES_ON)
+    assert checkpoints(run)[-1].name == "checkpoint-3"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"method": "qlora"}, {"targets": "nothing"}, {"layers": "99"}, {"method": "ptuning", "towers": "vision"}]
 )

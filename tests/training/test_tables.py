@@ -132,6 +132,14 @@ def test_a_table_of_one_column_is_none_of_two(folder, capsys):
     assert [rows[number]["caption"] for number in range(len(rows))] == ["red; green", "\tblue"]
 
 
+@pytest.mark.parametrize("name", ["rows.xlsx", "ROWS.XLS", "rows.ods"])
+def test_a_spreadsheet_is_told_how_to_be_saved(folder, capsys, name):
+    path = folder / name
+    path.write_bytes(b"PK\x03\x04 and so on")
+    status, out = check(capsys, path)
+    assert status == 1 and f"{path} is a spreadsheet. Save it as CSV in UTF-8" in out
+
+
 def test_a_tsv_is_parted_by_tabs_whatever_its_names_hold(folder):
     path = folder / "rows.tsv"
     path.write_text("image\tcaption, or label\nb.png\tA, b; c\n")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, printable, require
 from ..imports import collector_paused
+from ..recipe import cut_short
 from ..untrusted import DamagedFile, read_json
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def over(adapter: str, model: str | None, base: str | None, called: str) -> tupl
     if base is not None:
         raise ConfigError(f"--adapter lies over {called}, which is its base: leave out --base.")
     if Path(adapter).expanduser().is_dir() and not holds_adapter(adapter):
+        if then := cut_short(adapter):
+            raise ConfigError(f"{printable(adapter)} holds no adapter. {then}")
         raise ConfigError(
             f"{printable(adapter)} holds no adapter. If it is a whole model, give it as {called}; an adapter is the "
             "folder that `visglm finetune` wrote."

@@ -21,6 +21,7 @@ from .tables import open_table
 __all__ = ["CONTAINERS", "LINE_BLOCK", "ObjectRows", "Rows", "as_row", "is_stream", "open_rows", "undecoded"]
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".et", ".numbers")  # as their programs save them
 
 
 def open_rows(source: Any, allow_outside: bool = False) -> Rows:
@@ -40,6 +41,8 @@ def open_rows(source: Any, allow_outside: bool = False) -> Rows:
             raise DataError(f"{name} is UTF-16. Save it as UTF-8.")
         kind = next((kind for kind in CONTAINERS.values() if kind.accepts(source)), None)
         if kind is None:
+            if _has_suffix(source, *SPREADSHEETS):
+                raise DataError(f"{name} is a spreadsheet. Save it as CSV in UTF-8 beside the pictures, and name that.")
             exists = not isinstance(source, str | Path) or os.path.exists(source)
             problem = "is none of these" if exists else "does not exist"
             raise DataError(f"{name} {problem}. Expected {'; '.join(CONTAINERS)}.")

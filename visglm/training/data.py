@@ -48,6 +48,7 @@ class TrainingData(Dataset):
     def __init__(self, rows: Rows, index: Index, places: np.ndarray, renderer: Renderer, question: str | None = None):
         self.rows, self.renderer, self.question = rows, renderer, question
         self.epoch = shared_number()
+        self.checksum = f"{index.checksum:08x}"
         self.row_of = np.frombuffer(index.rows, dtype=np.int64)[places]
         self.turn_of = np.frombuffer(index.turns, dtype=np.int32)[places]
 

@@ -367,7 +367,26 @@ def _visualglm(row: Mapping[str, Any], ask: Ask) -> Said:
 
 
 def _question(row: Mapping[str, Any], ask: Ask) -> Said:
-    return _one_turn(*(row[_first(row, keys)] for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)))
+    return _one_turn(*(row[key] for key in _question_keys(row)))
+
+
+def _question_keys(row: Mapping[str, Any]) -> list[str]:
+    """Keys of picture, question and answer, "" for what is not there. Beside a `question` a caption is its answer; a
+    `prompt` may be what a picture was drawn by, which nobody asks."""
+    question = _first(row, QUESTION_KEYS)
+    is_asked = question == "question" and not _is_blank(row[question])
+    return [_first(row, IMAGE_KEYS), question, _first(row, (*ANSWER_KEYS, *(CAPTION_KEYS if is_asked else ())))]
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    """Whether it is a question with its answer. Tables of both kinds of rows leave both empty beside a caption."""
+    _, question, answer = keys = _question_keys(row)
+    is_left_out = bool(_first(row, CAPTION_KEYS)) and all(keys) and _is_blank(row[question]) and _is_blank(row[answer])
+    return all(keys) and not is_left_out
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _caption(row: Mapping[str, Any], ask: Ask) -> Said:
@@ -429,9 +448,9 @@ FORMATS: dict[str, Format] = {
         '{"img": "a.jpg", "prompt": "…", "label": "…"}',
     ),
     "question": Format(
-        lambda row: all(_first(row, keys) for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)),
+        _asks,
         _question,
-        lambda row: [_first(row, keys) for keys in (IMAGE_KEYS, QUESTION_KEYS, ANSWER_KEYS)],
+        _question_keys,
         '{"image": "a.jpg", "question": "…", "answer": "…"}',
     ),
     "caption": Format(

@@ -37,12 +37,14 @@ class Index:
         groups: hash of the first picture (of the question where there is none) of every row, by which rows that share
             a picture stay on one side of the held-out split; -1 where the row is unusable.
         problems: file, line and what is wrong.
+        checksum: of all questions and answers. Paths of pictures have no part in it: data may lie elsewhere next time.
     """
 
     rows: array = field(default_factory=lambda: array("q"))
     turns: array = field(default_factory=lambda: array("i"))
     groups: array = field(default_factory=lambda: array("q"))
     problems: list[str] = field(default_factory=list)
+    checksum: int = 0
 
 
 def build_index(rows: Rows, question: str | None = None) -> Index:
@@ -59,6 +61,8 @@ def build_index(rows: Rows, question: str | None = None) -> Index:
             index.problems.append(f"{rows.where(number)}: {error}")
             continue
         index.groups.append(group)
+        said = repr([(turn.question, turn.answer) for turn in conversation.turns])
+        index.checksum = zlib.crc32(said.encode("utf-8"), index.checksum)
         unused.count(row)
         for turn, _ in answered(conversation):
             index.rows.append(number)

@@ -106,7 +106,7 @@ def make_plan(
     renderer = Renderer(processor, limit)
     asked = settings
     train, held_out, counts, settings = read_data(data, settings, renderer)
-    facts = facts_of(settings, model.config, None if isinstance(train, StreamData) else len(train))
+    facts = facts_of(settings, model.config, None if isinstance(train, StreamData) else train)
     if resumed is not None:
         check_resumed(resumed, adapters, facts)
     with writing(output_dir):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,15 +20,15 @@ from ..adapters import HERE, Adapters, Home, base_tensors, is_adapter, read_delt
 from ..checkpoint import read_weights, replacing, save_base, write_model
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..processor import VisGLMProcessor
-from ..recipe import FinetuneArguments
+from ..recipe import CHECKPOINT, FinetuneArguments
 from ..untrusted import DamagedFile, read_json
+from .data import TrainingData
 from .methods import METHODS, rate_of, tower_names
 
 MARKER_NAME = "complete.json"  # lists every file with its size
 PARTIAL_NAME = "partial"  # where a checkpoint is until it is whole
 FACTS_NAME = "run.json"  # what must be the same where a run goes on
 BASE_NAME = "base"  # of a base that no other folder holds
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def complete(folder: Path) -> None:
@@ -86,19 +85,20 @@ def examples_per_step(settings: FinetuneArguments) -> int:
     return settings.batch_size * (settings.accumulation or 1) * int(os.environ.get("WORLD_SIZE", 1))
 
 
-def facts_of(settings: FinetuneArguments, config: Any, num_answers: int | None) -> dict[str, Any]:
+def facts_of(settings: FinetuneArguments, config: Any, train: TrainingData | None) -> dict[str, Any]:
     """What must be the same where a run goes on: by the first of these it finds its place in the data, the others are
     what learns, and what the checkpoint's optimizer and schedule say in place of the settings.
 
     Args:
-        config: of the network. num_answers: to learn; None for a stream.
+        config: of the network. train: the answers to learn; None for a stream.
     """
     towers = tower_names(settings, config)
     return {
         "method": settings.method,
         "examples per step": examples_per_step(settings),
         "seed": settings.seed,
-        "answers": num_answers,
+        "answers": None if train is None else len(train),
+        "checksum of what the rows say": None if train is None else train.checksum,
         "replay": settings.replay,
         "towers": ", ".join(towers),
         **{name: getattr(settings, name) for name in METHODS[settings.method].heeds},

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 from ...families import FAMILIES
 from ...families.glm4v import Glm4v
+from ...recipe import cut_short
 from ...untrusted import NEXT_STEP, read_json, told
 from ..settings import check_ids
 from ..source import Source
@@ -113,6 +114,6 @@ def recognise(path: Path) -> Format:
             path, [f"it is in {len(found)} formats at once: {' and '.join(row.name for row in found)}"],
             "Keep each checkpoint in a folder of its own.",
         )  # fmt: skip
-    known = "; ".join(row.name for row in FORMATS)
+    known = f"Name the folder that holds a checkpoint. Known formats: {'; '.join(row.name for row in FORMATS)}."
     said = f"config.json says model_type {fields.get('model_type')!r}" if fields else "config.json is missing"
-    raise CheckpointError(path, [said], f"Name the folder that holds a checkpoint. Known formats: {known}.")
+    raise CheckpointError(path, [said], cut_short(path) or known)
