@@ -148,6 +148,27 @@ def test_pages_of_something_else_are_not_gone_on_with(desk, reader, monkeypatch,
     assert kept() == []
 
 
+def test_pages_are_kept_for_a_smaller_batch_and_while_the_scan_is_away(desk, reader, monkeypatch, capsys):
+    """Who ran out of memory takes fewer pages at a time; and a disk that is not there comes back."""
+    Path("letter.pdf").write_bytes(scan("text", "text", "text", "table"))
+    words, whole, asked = ["letter.pdf", "--out", "md", "--model", reader, "--batch-size"], VisGLM.batch, []
+
+    def batch(self, rows, **settings):
+        asked.append(len(rows))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return whole(self, rows, **settings)
+
+    monkeypatch.setattr(VisGLM, "batch", batch)
+    assert read(*words, 2) == 130
+    Path("letter.pdf").rename("elsewhere.pdf")
+    assert read(*words, 2) == 3
+    Path("elsewhere.pdf").rename("letter.pdf")
+    assert read(*words, 1) == 0 and asked == [2, 2, 1, 1]
+    assert "letter.pdf: 2 pages were read before" in capsys.readouterr().err
+    assert [path.name for path in Path("md").iterdir()] == ["letter.md"]
+
+
 def test_a_folder_is_read_with_what_is_below(desk, reader):
     Path("box/deep").mkdir(parents=True)
     Path("box/.hidden.png").write_bytes(b"x")

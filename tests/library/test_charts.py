@@ -69,6 +69,19 @@ def test_charts_without_categories_have_their_points():
     assert [row[0] for row in found(slides(bubbles, XL_CHART_TYPE.BUBBLE, ""), "x.pptx")][2:] == ["3 | 4 | 9"]
 
 
+def test_series_with_points_of_their_own_are_not_mixed():
+    points = XyChartData()
+    for name, pairs in (("Lead", ((20, 1.5), (40, 7))), ("Zinc", ((30, 2), (50, 9))), ("Tin", ((30, 4), (50, 5)))):
+        series = points.add_series(name)
+        for pair in pairs:
+            series.add_data_point(*pair)
+    assert found(slides(points, XL_CHART_TYPE.XY_SCATTER, "Melting"), "x.pptx")[1:] == [
+        ("Melting: Lead", "Sales", 1), ("20 | 1.5", "Sales: Melting: Lead", 1), ("40 | 7", "Sales: Melting: Lead", 1),
+        ("Melting: Zinc | Tin", "Sales", 1), ("30 | 2 | 4", "Sales: Melting: Zinc | Tin", 1),
+        ("50 | 9 | 5", "Sales: Melting: Zinc | Tin", 1),
+    ]  # fmt: skip
+
+
 def test_days_shares_and_levels_are_shown_as_the_chart_shows_them():
     days = CategoryChartData(number_format="0%")
     days.categories = [date(2025, 3, 1), date(2025, 4, 1)]

@@ -83,6 +83,25 @@ def test_odd_letters_in_text_that_is_sure_are_its_own(library, tmp_path):
     assert texts(library, "lid") == ["Subject: Lid"]
 
 
+@pytest.mark.parametrize(
+    "text", [samples.CHINESE, "Гарантия на чайник составляет месяцы.", "Die Tür öffnet übermäßig."]
+)
+@pytest.mark.parametrize(
+    "before, after", [(b"", b"\xe4"), (b"\xbf\n\n", b""), (b"", b" caf\xe9"), (b"\xef\xbb\xbf", b"\xff")]
+)
+def test_a_broken_byte_costs_no_more_than_itself(library, tmp_path, text, before, after):
+    """Logs are cut inside of a character, and other programs write into them."""
+    text = "\n\n".join([text] * 3)
+    put(library, tmp_path, "a.log", before + text.encode() + after)
+    word = text.split()[1] if text.isascii() or " " in text else text[:3]
+    assert any(text.split("\n\n")[1] in found for found in texts(library, word))
+
+
+def test_a_line_that_was_added_to_utf_16_hides_nothing(library, tmp_path):
+    put(library, tmp_path, "a.txt", samples.CHINESE.encode("utf-16") + b"\n")
+    assert samples.CHINESE in texts(library, samples.CHINESE[:3])[0]
+
+
 @pytest.mark.parametrize("name", ["program.txt", "picture.csv", "letters.md"])
 def test_what_is_no_text_is_told_and_not_read_as_letters(library, tmp_path, name):
     data = {"program.txt": b"PK\x03\x04" + bytes(range(256)) * 10, "picture.csv": samples.CAT.read_bytes()}

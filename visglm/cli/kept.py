@@ -31,7 +31,8 @@ class Kept:
         self.target, self.path = target, target.with_name(f".{target.name[:64]}.pages")
         digest = ""
         with suppress(OSError):  # whoever reads it tells
-            digest = hash_of(Path(source))
+            digest = hash_of(Path(source).expanduser())
+        self._is_there = bool(digest)
         self._head = json.dumps({"source": digest, **how}, sort_keys=True, default=str)
 
     def pages(self) -> list[Page]:
@@ -67,5 +68,7 @@ class Kept:
                 file.write((f"{self._head}\n" if is_new else "\n") + f"{json.dumps(asdict(page))}\n")
 
     def remove(self) -> None:
-        with suppress(OSError):
-            self.path.unlink()
+        """Of a source that cannot be opened now, such as one on a disk that is not there, they stay."""
+        if self._is_there:
+            with suppress(OSError):
+                self.path.unlink()

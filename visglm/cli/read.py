@@ -67,7 +67,7 @@ class Job(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     check_call(RULES, batch_size=arguments.batch_size)
-    settings = {"batch_size": arguments.batch_size, **settings_of(read_settings(arguments, Sampling))}
+    settings = settings_of(read_settings(arguments, Sampling))
     if arguments.overwrite and arguments.out is None:
         raise ConfigError("--overwrite is about files in a folder: name it with --out.")
     out = None if arguments.out is None else os.path.expanduser(arguments.out)
@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     vlm, failed = load_model(arguments), 0
     for job in jobs:
         reading = Reading(job, arguments.flags, len(jobs) > 1, job is jobs[0])
+        # Whoever ran out of memory goes on with fewer pages at a time, which say the same.
         kept = kept_of(job, vlm, {"kind": arguments.kind, **settings})
         before = kept.pages() if kept else []
         if before:
@@ -90,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         for page in before:
             reading.take(page)
         try:
-            pages = vlm.read(job.path, arguments.kind, first_page=len(before) + 1, **settings)
+            pages = vlm.read(
+                job.path, arguments.kind, batch_size=arguments.batch_size, first_page=len(before) + 1, **settings
+            )
             for page in shown(pages, job.path, len(before)):
                 if kept:
                     kept.add(page)

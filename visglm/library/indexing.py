@@ -22,7 +22,7 @@ from .store import HEAD
 from .words import name_in_words, running
 
 # How files are read. It goes up when the same file would be found by other words: what was read before is read again.
-READING = 3
+READING = 4
 UNREAD = "-"  # in a recipe: nobody looked at a picture, since there was none
 Row = dict[str, Any]
 

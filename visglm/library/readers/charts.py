@@ -20,18 +20,33 @@ Points = dict[int, str]  # number of a point → what is said there
 
 
 def read_chart(chart: Any, limits: LibraryLimits, page: int | None = None, heading: str = "") -> Iterator[Piece]:
-    """A row for each category, under the title and the names of the series.
+    """A row for each category, under the title and the names of the series. Series with points of
+    their own stand apart.
 
     Args:
         chart: the element `chartSpace`, or one that holds it.
     """
     title = _title(chart.find(f".//{CHART}chart/{CHART}title"))
-    names, columns, along = [], [], Points()
+    tables: list[tuple[Points, list[str], list[Points]]] = []  # of series over the same points
     for series in chart.iter(f"{CHART}ser"):
-        along = along or next((_points(found) for found in map(series.find, ALONG) if found is not None), Points())
+        along = next((_points(found) for found in map(series.find, ALONG) if found is not None), Points())
+        if not tables or (along and tables[-1][0] and along != tables[-1][0]):
+            tables.append((along, [], []))
+        last, names, columns = tables[-1]
+        last.update(along)
         for found in (found for found in map(series.find, VALUES) if found is not None):
             names.append(_title(series.find(f"{CHART}tx")))
             columns.append(_points(found))
+    if not tables and title:
+        yield Piece(title, page, heading)
+    for along, names, columns in tables:
+        yield from _table(along, names, columns, title, limits, page, heading)
+
+
+def _table(
+    along: Points, names: list[str], columns: list[Points], title: str, limits: LibraryLimits, page: int | None,
+    heading: str,
+) -> Iterator[Piece]:  # fmt: skip
     numbers = sorted({number for column in columns for number in column} | set(along))
     check_size(len(numbers) * len(columns), limits.max_characters, "values in a chart")
     said = " | ".join(filter(None, names))

@@ -35,6 +35,7 @@ MEANT = {
 }  # fmt: skip
 # Named by a file that was read as ASCII up to there, it is in none of these; and some take hours.
 NEVER = ("utf-16", "utf-32", "utf-7", "punycode", "idna", "unicode-escape", "unicode_escape", "raw-unicode-escape")
+BROKEN = 8  # characters of UTF-8 for each byte that is none, from where on a text is broken UTF-8 and nothing else
 MOST_ODD = 0.02  # of the characters of a text that may be none, such as control characters
 SAMPLE = 200_000  # bytes or characters by which it is judged
 
@@ -64,10 +65,22 @@ def _decoded(data: bytes, declared: str | None) -> tuple[str, bool]:
     for encoding in filter(None, first):
         with suppress(UnicodeDecodeError, LookupError):
             return data.decode(encoding), encoding != weak
+    if mark:
+        return data.decode(mark, errors="replace"), False
+    if not has_nulls and (text := _broken_utf_8(data)):
+        return text, True
     guess = _guess(data, WIDE if nulls else GUESSES)
     if guess is None and has_nulls:
         raise DocumentError("it is no text: it holds null bytes.")
     return data.decode(guess or "cp1252", errors="replace"), False
+
+
+def _broken_utf_8(data: bytes) -> str:
+    """The text, where it is UTF-8 but for few bytes: cut inside of a character, or with a line of another program's.
+    In other encodings hardly any bytes beyond ASCII are UTF-8 by chance. "" where it is something else."""
+    text = data.decode("utf-8", errors="replace")
+    num_broken = text.count("\ufffd")
+    return text if sum(letter > "\x7f" for letter in text) > (BROKEN + 1) * num_broken else ""
 
 
 def _known(declared: str | None) -> str | None:
