@@ -216,8 +216,8 @@ class Pictures:
 
 def telling_losses(teller: Teller, names: Tensor, image_embeds: Tensor, scenes: Scenes) -> dict[str, Tensor]:
     """How far the Q-Former's visual tokens `[batch, 8, hidden_size]` are from what should be told (0 to about 1,
-    what is no better than their mean), and the cross entropy of names, groups and colours: to tell those apart is
-    learnt much faster from that.
+    what is no better than their mean), and the cross entropy of names, groups, colours and of whether there are more
+    than can be told: to tell those apart is learnt much faster from that.
     """
     scenes = scenes.in_reading_order()
     told = teller(scenes)[:, :NUM_QUERIES]
@@ -235,7 +235,15 @@ def telling_losses(teller: Teller, names: Tensor, image_embeds: Tensor, scenes: 
     rare = 1 / colour[is_clear].bincount(minlength=len(COLOURS)).clamp(min=1)
     colours = tell_apart(telling[is_clear], teller.colour.weight[1:], colour[is_clear], rare)
     distance = F.mse_loss(image_embeds, told) / told.var()
-    return {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": colours}
+    losses = {"told": distance, "names": 0.5 * names, "groups": 0.3 * groups, "colours": colours}
+    return losses | {"many": 0.5 * many_loss(teller, image_embeds, scenes.count)}
+
+
+def many_loss(teller: Teller, image_embeds: Tensor, count: Tensor) -> Tensor:
+    """Cross entropy of whether there are more things than are told, by how much of `Teller.many` the visual tokens
+    `[batch, 8, hidden_size]` hold. Five and six are seldom, and from the distance alone next to none was learnt."""
+    share = (image_embeds @ teller.many).mean(1) / teller.many.square().sum()
+    return F.binary_cross_entropy_with_logits(10 * (share - 0.5), (count > MAX_TOLD).float())
 
 
 def write_words(recogniser: Recogniser, teller: Teller) -> None:

@@ -435,3 +435,11 @@ def test_drawings_of_all_manners_come_by_turns(lessons):
         lessons.draw(1, 32)
         manners.add((lessons.world.free, lessons.world.augment, lessons.world.deform))
     assert manners == {(free, *style) for free in (True, False) for style in ((0, 0), (1, 0), (1, 1))}
+
+
+def test_more_than_can_be_told_is_a_loss_of_its_own(tokenizer):
+    teller = common.Teller(load_concepts()[:5], tokenizer, torch.nn.Embedding(len(tokenizer), 256))
+    tokens = torch.zeros(2, 8, 256)
+    tokens[0] = teller.many.detach()
+    right, wrong = (common.many_loss(teller, tokens, torch.tensor(count)) for count in ([5, 4], [3, 6]))
+    assert right < 0.01 and wrong > 4

@@ -234,7 +234,7 @@ def test_telling_right_costs_next_to_nothing_and_a_colour_only_where_it_is_clear
     told = teller(scenes.in_reading_order())
     told = told[:, :8]  # what the Q-Former tells
     right, wrong = pictures.losses(told, scenes), pictures.losses(told.roll(1, 0), scenes)
-    assert right.keys() == wrong.keys() == {"told", "names", "groups", "colours"}
+    assert right.keys() == wrong.keys() == {"told", "names", "groups", "colours", "many"}
     for name, loss in right.items():
         assert loss < (0.45 if name == "colours" else 0.3) and wrong[name] > 3 * loss, name
     unclear = dataclasses.replace(scenes, colour=torch.where(scenes.colour == 0, -1, scenes.colour))
