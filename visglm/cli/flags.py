@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, printable, require
 from ..imports import collector_paused
-from ..recipe import cut_short
 from ..untrusted import DamagedFile, read_json
 
 if TYPE_CHECKING:
@@ -190,6 +189,8 @@ def over(adapter: str, model: str | None, base: str | None, called: str) -> tupl
     if base is not None:
         raise ConfigError(f"--adapter lies over {called}, which is its base: leave out --base.")
     if Path(adapter).expanduser().is_dir() and not holds_adapter(adapter):
+        from ..recipe import cut_short  # which `visglm-light`, where nothing is taught, has not
+
         if then := cut_short(adapter):
             raise ConfigError(f"{printable(adapter)} holds no adapter. {then}")
         raise ConfigError(
