@@ -459,16 +459,22 @@ def arguments_parser(description: str, steps: int, image_size: int | None = None
     return parser
 
 
-def rounds_parser(description: str, steps: int) -> argparse.ArgumentParser:
-    """The arguments of the last two stages, which are gone through more than once."""
-    parser = arguments_parser(description, steps, image_size=VIT_SIZE)
+def scenes_parser(description: str, steps: int, image_size: int | None = None) -> argparse.ArgumentParser:
+    """The arguments of stages that draw scenes and take photographs beside what is trained."""
+    parser = arguments_parser(description, steps, image_size)
     parser.add_argument("folder", type=Path, help="folder of photographs, with photos.tsv")
-    parser.add_argument(
-        "--round", type=int, default=1, help="after the first, it goes on from what OUTPUT holds, with bent things"
-    )
     parser.add_argument("--device", default="cpu", help="what is trained on; pictures are drawn by the CPU")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
+    return parser
+
+
+def rounds_parser(description: str, steps: int) -> argparse.ArgumentParser:
+    """The arguments of the last two stages, which are gone through more than once."""
+    parser = scenes_parser(description, steps, image_size=VIT_SIZE)
+    parser.add_argument(
+        "--round", type=int, default=1, help="after the first, it goes on from what OUTPUT holds, with bent things"
+    )
     parser.add_argument("--kept", type=float, default=0.5, help="in later rounds: share of what is learnt that is kept")
     return parser
 

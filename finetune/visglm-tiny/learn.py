@@ -1,8 +1,8 @@
 """A later version learns from scenes that are drawn anew: bridge and ViT, then the text model with them, then again.
 
-    python learn.py DATA OUTPUT bridge PHOTOGRAPHS
-    python learn.py DATA OUTPUT both PHOTOGRAPHS
-    python learn.py DATA OUTPUT again PHOTOGRAPHS
+    python learn.py DATA OUTPUT PHOTOGRAPHS bridge
+    python learn.py DATA OUTPUT PHOTOGRAPHS both
+    python learn.py DATA OUTPUT PHOTOGRAPHS again
 
 It begins where `inherit.py`, `pretrain_text.py` and `pretrain_recogniser.py` left off. The recogniser's network stays
 as it is; what it tells the others learns along. After the second stage what sees goes a little of the way back to what
@@ -11,28 +11,25 @@ was inherited, and the last one, for which the stem stays as it is, goes on from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from classifier import pixel_values
 from common import (
-    Recognised,
     Rows,
     add_echoes,
     add_questions,
     add_talks,
-    arguments_parser,
     bridge_groups,
     build_model,
     build_tokenizer,
     fast_products,
+    go_back,
     load_found,
     load_text,
     parameter_groups,
-    recognise,
+    scenes_parser,
     steps_done,
     telling_losses,
     train,
@@ -47,20 +44,19 @@ from questions import Asker
 from talks import Talker
 from taught_photographs import TaughtPhotographs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from tower import VIT_SIZE, WHOLE_SIZE
-from train import ask_about_photographs, save
-from world import Scenes, World
+from tower import NUM_QUERIES, VIT_SIZE, WHOLE_SIZE
+from train import ask_about_photographs, look_at_photographs, save
+from world import Scenes, SceneStream, World
 
 from visglm.vision import VisionEncoder
 
 TOLD = ("count", "concept", "centre", "colour")
 STAGES = ("bridge", "both", "again")
-SEEING, BACK = ("vit.", "qformer.", "projection.", "query_tokens"), 0.2
+SEEING, BACK = ("vit.", "qformer.", "projection.", "query_tokens"), 0.2  # what goes back, and which share of the way
 
 
-class Lessons(IterableDataset):
-    """What each step looks at, drawn in processes of its own: drawings of the ViT's size, drawings of the size that the
+class Lessons:
+    """What each step looks at: drawings of the ViT's size, drawings of the size that the
     recogniser sees (which may take them for photographs), and photographs. Pictures are bytes, as in files.
 
     Args:
@@ -70,7 +66,8 @@ class Lessons(IterableDataset):
     def __init__(self, data: Path, folder: Path, numbers: tuple[int, int, int], seed: int):
         self.world = World(data / "train.npz", VIT_SIZE, seed + 300)
         self.taught = TaughtPhotographs(folder, load_all_concepts(), seed + 500)
-        self.numbers, self.seed = numbers, seed
+        self.taught.random = self.world.random  # which every process that draws seeds for itself
+        self.numbers = numbers
 
     def draw(self, number: int, image_size: int) -> Scenes:
         """Two thirds of them free, the others evenly placed; a quarter as they were drawn, every third of the others
@@ -82,19 +79,15 @@ class Lessons(IterableDataset):
         self.world.deform = self.world.augment and bool(chance[2] < 0.33)
         return self.world.sample(number, single_share=0.35)
 
-    def __iter__(self) -> Iterator[tuple[Scenes, ...]]:
-        number = get_worker_info().id
-        for generator in (self.world.random, self.taught.random):
-            generator.manual_seed(self.seed + 7919 * (number + 1))
+    def next(self) -> tuple[Scenes, ...]:
         drawn, whole, photographs = self.numbers
-        while True:
-            drawings = joined([self.draw(part, VIT_SIZE) for part in parts_of(drawn)])
-            collages = photographs // 2
-            shown = (drawings, self.draw(whole, WHOLE_SIZE), self.taught.next(photographs - collages, collages))
-            yield tuple(as_bytes(scenes) for scenes in shown)
+        drawings = joined([self.draw(part, VIT_SIZE) for part in parts_of(drawn)])
+        collages = photographs // 2
+        shown = (drawings, self.draw(whole, WHOLE_SIZE), self.taught.next(photographs - collages, collages))
+        return tuple(as_bytes(scenes) for scenes in shown)
 
-    def loader(self, num_workers: int) -> DataLoader:
-        return DataLoader(self, batch_size=None, num_workers=num_workers, prefetch_factor=2)
+    def stream(self) -> SceneStream:
+        return SceneStream(self.next, self.world.random)
 
 
 def parts_of(number: int, most: int = 16) -> list[int]:
@@ -110,24 +103,20 @@ def as_bytes(scenes: Scenes) -> Scenes:
     return replace(scenes, pictures=scenes.pictures.mul(255).round().byte(), coverage=None)
 
 
-def without_pictures(scenes: Scenes) -> Scenes:
-    return replace(scenes, pictures=None)
-
-
-def pixels_of(scenes: Scenes, device: torch.device) -> Tensor:
-    return scenes.pictures.to(device, non_blocking=True).float() / 255
+def shown_on(scenes: Scenes, device: torch.device) -> Scenes:
+    """The scenes there, their pictures from 0 to 1 again."""
+    scenes = scenes.to(device)
+    return replace(scenes, pictures=scenes.pictures.float() / 255)
 
 
 def first_of(scenes: Scenes, number: int) -> Scenes:
     return Scenes(*(value if value is None else value[:number] for value in vars(scenes).values()))
 
 
-@torch.no_grad()
 def go_back_a_little(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None:
     """What sees a fifth of the way back: there it counts and tells places better, and names nearly as well."""
-    for name, value in vision.state_dict().items():
-        if name.startswith(SEEING) and value.is_floating_point():
-            value.lerp_(inherited[f"model.vision.{name}"].to(value.device), BACK)
+    there = vision.state_dict()
+    go_back(vision, {n: inherited[f"model.vision.{n}"] if n.startswith(SEEING) else there[n] for n in there}, BACK)
 
 
 def trained_groups(vision: VisionEncoder, rate: float) -> list[dict]:
@@ -145,12 +134,8 @@ def trained_groups(vision: VisionEncoder, rate: float) -> list[dict]:
 
 
 def main() -> None:
-    parser = arguments_parser(__doc__, steps=1000)
+    parser = scenes_parser(__doc__, steps=1000)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("folder", type=Path, help="folder of photographs, with photos.tsv")
-    parser.add_argument("--minutes", type=float, help="end after so many, at most STEPS")
-    parser.add_argument("--device", default="cpu", help="what is trained on; pictures are drawn by the CPU")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--pictures", type=int, default=96, help="drawn scenes per step")
     parser.add_argument("--whole", type=int, default=6, help="drawings per step that the recogniser looks at")
     parser.add_argument("--photographs", type=int, default=12, help="photographs per step, half of them in collages")
@@ -176,8 +161,8 @@ def main() -> None:
         model.load_state_dict(load_found(output).state_dict())
     recogniser = vision.recogniser.requires_grad_(False)
     numbers = (arguments.pictures, arguments.whole, arguments.photographs)
-    stream = Lessons(arguments.data, arguments.folder, numbers, seed + 1000 * STAGES.index(arguments.stage))
-    world, lessons = stream.world, iter(stream.loader(arguments.workers))
+    lessons = Lessons(arguments.data, arguments.folder, numbers, seed + 1000 * STAGES.index(arguments.stage))
+    drawn_lessons = iter(lessons.stream().loader(arguments.workers))
     device = torch.device(arguments.device)
     torch.set_default_device(device)
     for module in (model, teller):
@@ -191,31 +176,21 @@ def main() -> None:
         network.eval()  # the averages of BatchNorm are those of far more pictures
     names = teller.name(torch.arange(len(teller.groups)))
 
-    def look(pictures: Tensor) -> tuple[Tensor, Tensor, Recognised]:
-        """What the bridge tells of pictures that the recogniser looks at, too, all their visual tokens, and what it
-        makes of them."""
-        with fast_products():
-            features = vision.vit(pixel_values(F.adaptive_avg_pool2d(pictures, VIT_SIZE)))
-        seen = recognise(recogniser, pixel_values(pictures))
-        telling = vision.bridge(torch.cat([features.float(), seen.cells], 1))
-        return telling, torch.cat([telling, seen.guesses], 1), seen
-
     def see() -> tuple:
         """Drawn scenes and all visual tokens of them, photographs and theirs, what is recognised of those, losses. The
         scenes are on the CPU, where questions are made up."""
-        drawings, whole, photographs = next(lessons)
-        scenes = joined([whole, drawings], TOLD)
-        shown = [pixels_of(part, device) for part in (drawings, whole, photographs)]
+        parts = next(drawn_lessons)
+        drawings, whole, photographs = (shown_on(part, device) for part in parts)
         with fast_products():
-            features = vision.vit(pixel_values(shown[0]))
+            features = vision.vit(pixel_values(drawings.pictures))
         drawn = vision.bridge(without_photograph(features.float()))
         silent = recogniser.nothing.expand(len(drawn), config.vision_config.num_recogniser_tokens, -1)
-        told_of_whole, tokens_of_whole, _ = look(shown[1])
-        telling, tokens_of_photographs, recognised = look(shown[2])
-        losses = telling_losses(teller, names, torch.cat([told_of_whole, drawn]), without_pictures(scenes).to(device))
-        losses |= told_of_photographs(teller, without_pictures(photographs).to(device), telling, recognised)
+        tokens_of_whole, _ = look_at_photographs(vision, whole, VIT_SIZE)
+        tokens_of_photographs, recognised = look_at_photographs(vision, photographs, VIT_SIZE)
         tokens = torch.cat([tokens_of_whole, torch.cat([drawn, silent], 1)])
-        return scenes, tokens, photographs, tokens_of_photographs, recognised, losses
+        losses = telling_losses(teller, names, tokens[:, :NUM_QUERIES], joined([whole, drawings], TOLD))
+        losses |= told_of_photographs(teller, photographs, tokens_of_photographs[:, :NUM_QUERIES], recognised)
+        return joined([parts[1], parts[0]], TOLD), tokens, parts[2], tokens_of_photographs, recognised, losses
 
     rate = 0.3 * arguments.learning_rate
     groups = trained_groups(vision, 0.5 * rate if both else rate)
@@ -237,7 +212,7 @@ def main() -> None:
         ask_about_photographs(rows, photographs, recognised, asker, talker, first=len(drawn))
         # Half the drawings are black: the other colours are learnt from telling, where all are alike often.
         with torch.device("cpu"):
-            told = world.tell(arguments.told, single_share=0.8)
+            told = lessons.world.tell(arguments.told, single_share=0.8)
         told = told.to(device)
         told_rows = Rows(tokenizer, config.num_query_tokens)
         add_questions(told_rows, told, asker, 1, num_without_picture=0)

@@ -67,7 +67,7 @@ tiny-next: $(TINY)/data/sources.json  ## a later version of visglm-tiny from one
 	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run --again --minutes 20 --learning-rate 8e-4
 	@for stage in 'bridge --steps 840' 'both --steps 1000' 'again --steps 500 --learning-rate 5e-4 --pictures 48'; do \
 		set -- $$stage; name=$$1; shift; \
-		$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run $$name $(PHOTOGRAPHS) $$* \
+		$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS) $$name $$* \
 			--device $(DEVICE) --workers $(WORKERS) || exit; \
 	done
 

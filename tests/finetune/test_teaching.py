@@ -414,7 +414,7 @@ def lessons(folder, tmp_path) -> learn.Lessons:
 
 
 def test_a_step_looks_at_drawings_small_and_whole_and_at_photographs(lessons):
-    drawn, whole, photographs = next(iter(lessons.loader(num_workers=1)))
+    drawn, whole, photographs = next(iter(lessons.stream().loader(num_workers=1)))
     assert drawn.pictures.shape == (20, 3, 128, 128) and whole.pictures.shape == (3, 3, 256, 256)
     assert photographs.pictures.shape == (4, 3, 256, 256) and (photographs.count == 1).sum() == 2
     assert {part.pictures.dtype for part in (drawn, whole, photographs)} == {torch.uint8}
@@ -424,7 +424,7 @@ def test_a_step_looks_at_drawings_small_and_whole_and_at_photographs(lessons):
 
 
 def test_every_process_draws_its_own_scenes(lessons):
-    stream = iter(lessons.loader(num_workers=2))
+    stream = iter(lessons.stream().loader(num_workers=2))
     first, second = next(stream)[0], next(stream)[0]
     assert not torch.equal(first.pictures, second.pictures)
 
