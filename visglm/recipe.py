@@ -217,16 +217,22 @@ def check_names(settings: dict[str, Any], where: str = "") -> None:
             raise ConfigError(f"{where}there is no setting {name!r}; {hint}")
 
 
-def cut_short(folder: str | Path) -> str | None:
-    """What to do about a folder without a result, in which a run has left checkpoints; None where there are none."""
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """What a run has left on its way, whole or not, oldest first."""
     found = [
         (int(match[1]), path)
-        for path in Path(folder).expanduser().glob("checkpoint-*")
+        for path in Path(folder).glob("checkpoint-*")
         if (match := CHECKPOINT.fullmatch(path.name))
     ]
+    return [path for _, path in sorted(found)]
+
+
+def cut_short(folder: str | Path) -> str | None:
+    """What to do about a folder without a result, in which a run has left checkpoints; None where there are none."""
+    found = checkpoints_in(Path(folder).expanduser())
     if not found:
         return None
     return (
         "Fine-tuning was cut short there, before its result: go on by the same command and --resume, or name "
-        f"{printable(str(max(found)[1]))}."
+        f"{printable(str(found[-1]))}."
     )

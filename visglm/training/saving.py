@@ -20,7 +20,7 @@ from ..adapters import HERE, Adapters, Home, base_tensors, is_adapter, read_delt
 from ..checkpoint import read_weights, replacing, save_base, write_model
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..processor import VisGLMProcessor
-from ..recipe import CHECKPOINT, FinetuneArguments
+from ..recipe import FinetuneArguments, checkpoints_in
 from ..untrusted import DamagedFile, read_json
 from .data import TrainingData
 from .methods import METHODS, rate_of, tower_names
@@ -56,12 +56,7 @@ def is_complete(folder: Path) -> bool:
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [
-        (int(match[1]), path)
-        for path in Path(output_dir).glob("checkpoint-*")
-        if (match := CHECKPOINT.fullmatch(path.name)) and is_complete(path)
-    ]
-    return [path for _, path in sorted(found)]
+    return [path for path in checkpoints_in(output_dir) if is_complete(path)]
 
 
 def publish(partial: Path, target: Path) -> None:
