@@ -70,7 +70,7 @@ def rows_said(rows: Tensor) -> Tensor:
     direction = F.normalize(rows, dim=-1)
     middle = F.normalize(direction.median(0).values, dim=-1)
     alike = direction @ middle > NEVER_SAID
-    return direction @ F.normalize(direction[alike].mean(0), dim=-1) <= NEVER_SAID
+    return ~(direction @ F.normalize(direction[alike].mean(0), dim=-1) > NEVER_SAID)  # NaN where none are alike
 
 
 def main() -> None:

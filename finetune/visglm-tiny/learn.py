@@ -6,7 +6,7 @@
 
 It begins where `inherit.py`, `pretrain_text.py` and `pretrain_recogniser.py` left off. The recogniser's network stays
 as it is; what it tells the others learns along. After the second stage what sees goes a little of the way back to what
-was inherited, and the last one, for which the stem stays as it is, goes on from there.
+was inherited, and the last one, for which the stem stays as it is, goes on from there and a little back again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ from visglm.vision import VisionEncoder
 
 TOLD = ("count", "concept", "centre", "colour")
 STAGES = ("bridge", "both", "again")
-SEEING, BACK = ("vit.", "qformer.", "projection.", "query_tokens"), 0.2  # what goes back, and which share of the way
+SEEING = ("vit.", "qformer.", "projection.", "query_tokens")
+BACK = {"both": 0.2, "again": 0.15}  # which share of the way what sees goes back when a stage is done
 
 
 class Lessons:
@@ -113,10 +114,10 @@ def first_of(scenes: Scenes, number: int) -> Scenes:
     return Scenes(*(value if value is None else value[:number] for value in vars(scenes).values()))
 
 
-def go_back_a_little(vision: VisionEncoder, inherited: dict[str, Tensor]) -> None:
-    """What sees a fifth of the way back: there it counts and tells places better, and names nearly as well."""
+def go_back_a_little(vision: VisionEncoder, inherited: dict[str, Tensor], share: float) -> None:
+    """What sees a share of the way back: there it counts and tells places better, and names nearly as well."""
     there = vision.state_dict()
-    go_back(vision, {n: inherited[f"model.vision.{n}"] if n.startswith(SEEING) else there[n] for n in there}, BACK)
+    go_back(vision, {n: inherited[f"model.vision.{n}"] if n.startswith(SEEING) else there[n] for n in there}, share)
 
 
 def trained_groups(vision: VisionEncoder, rate: float) -> list[dict]:
@@ -228,8 +229,8 @@ def main() -> None:
 
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     train(optimizer, step_loss, arguments.steps, log, (400, keep), arguments.minutes)
-    if both and not again:
-        go_back_a_little(vision, inherited)
+    if both:
+        go_back_a_little(vision, inherited, BACK[arguments.stage])
         keep()
 
 

@@ -58,8 +58,8 @@ TEXT_ONLY = (
 )
 NO_PICTURE = {"en": "Please show me a picture first.", "zh": "请先给我一张图片。"}
 # How often each kind is asked, relative to the others.
-WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 1, "presence": 5, "colour": 8, "outside": 1}
-WEIGHTS_SEVERAL = {"describe": 3, "count": 1.5, "presence": 5, "position": 5, "where": 7, "outside": 1}
+WEIGHTS_ALONE = {"name": 8, "describe": 1, "group": 4, "count": 2, "presence": 5, "colour": 8, "outside": 1}
+WEIGHTS_SEVERAL = {"describe": 5, "count": 4, "presence": 5, "position": 5, "where": 7, "outside": 1}
 WEIGHTS_MANY = {"describe": 1, "count": 4, "outside": 1}
 BLACK_ASKED_FOR = 0.15  # times as often as another colour: half the drawings are line art, and soon all is called black
 

@@ -65,7 +65,8 @@ tiny-next: $(TINY)/data/sources.json  ## a later version of visglm-tiny from one
 	@$(TINY_RUN)/pretrain_recogniser.py $(TINY)/data $(PHOTOGRAPHS) $(TINY)/run
 	@$(TINY_RUN)/inherit.py $(TINY)/data $(TINY)/run $(if $(FROM),--model $(FROM))
 	@$(TINY_RUN)/pretrain_text.py $(TINY)/data $(TINY)/run --again --minutes 20 --learning-rate 8e-4
-	@for stage in 'bridge --steps 840' 'both --steps 1000' 'again --steps 500 --learning-rate 5e-4 --pictures 48'; do \
+	@for stage in 'bridge --steps 840' 'both --steps 1000' \
+		'again --steps 1500 --pictures 64 --whole 4 --photographs 6 --asked 56 --told 6 --talks 6'; do \
 		set -- $$stage; name=$$1; shift; \
 		$(TINY_RUN)/learn.py $(TINY)/data $(TINY)/run $(PHOTOGRAPHS) $$name $$* \
 			--device $(DEVICE) --workers $(WORKERS) || exit; \

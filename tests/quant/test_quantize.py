@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from visglm import VisGLM, checkpoint
 from visglm.config import VisGLMConfig
 from visglm.errors import ConfigError
 from visglm.quant import SCHEMES, Quantization, QuantizedEmbedding, QuantizedLinear, modules_of, quantize_network
+from visglm.quant.products import Int8Product
 
 LAYER_LINEARS = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 # Scheme → largest relative error of logits after one layer of the golden network. Its weights are random and large, so
@@ -163,3 +165,14 @@ def test_lora_trains_over_a_packed_base(folder, scheme):
         module, _, leaf = name.rpartition(".")
         kept = after[name] if name in after else after[f"{module}.base_layer.{leaf}"]
         assert torch.equal(kept, tensor)
+
+
+def test_a_head_of_any_number_of_words_is_multiplied_wherever_it_lies_in_its_file():
+    """Behind scales of two bytes, int8's rows begin at any even address; there torch's product of seven is a crash."""
+    torch.manual_seed(0)
+    memory = torch.randint(-127, 128, (7 * 64 + 128,), dtype=torch.int8)
+    start = -memory.data_ptr() % 64 + 62
+    weight = memory[start : start + 7 * 64].view(7, 64)
+    product = Int8Product(SimpleNamespace(weight=weight, weight_scale=torch.ones(7, 1)))
+    hidden_states = torch.randn(1, 1, 64).bfloat16().float()
+    torch.testing.assert_close(product(hidden_states), hidden_states @ weight.float().T, rtol=0.01, atol=2.0)

@@ -61,6 +61,9 @@ class Int8Product(Product):
     most_rows = 8  # of a matrix that is no batch of sequences, where unpacking begins to win
 
     def __init__(self, linear: Any):
+        # Of rows beyond a multiple of four, torch reads aligned registers: elsewhere in a file that kills the process.
+        if linear.weight.shape[0] % 4 and linear.weight.data_ptr() % 64:
+            linear.weight = linear.weight.clone()
         self.linear = linear
 
     def suits(self, hidden_states: Tensor) -> bool:
