@@ -31,7 +31,7 @@ def disc(colour: str = "red", size: tuple[int, int] = (90, 60)) -> Image.Image:
 def test_heat_covers_the_patches_and_ends_at_one(vlm):
     explanation = vlm.explain(disc(), "What is this?", "It is a cat.")
     vision = vlm.model.config.vision_config
-    assert explanation.heat.shape == (vision.image_size // vision.patch_size,) * 2
+    assert explanation.heat.shape == (vision.image_size // vision.stride,) * 2
     assert explanation.heat.min() >= 0 and explanation.heat.max() == 1
     assert explanation.answer == "It is a cat."
     assert explanation.image.size == (90, 60)

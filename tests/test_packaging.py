@@ -41,4 +41,4 @@ def test_the_wheel_holds_the_model_the_types_and_the_licences(tmp_path):
     assert modules <= set(files)
     assert {Path(file).name for file in files if "/licenses/" in file} == {"LICENSE", "NOTICE"}
     assert {Path(file).parts[0].split("-")[0] for file in files} == {"visglm"}
-    assert wheel.stat().st_size <= 30 * 10**6
+    assert wheel.stat().st_size <= 45 * 10**6

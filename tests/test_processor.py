@@ -262,7 +262,7 @@ def change(path, **fields):
 DISAGREEING = {
     "slots": (
         {"num_query_tokens": 32},
-        "num_query_tokens is 32 in the processor, and 8 in the model's configuration",
+        "num_query_tokens is 32 in the processor, and 12 in the model's configuration",
     ),
     "style": (
         {"prompt_style": "chatglm2"},
@@ -270,15 +270,15 @@ DISAGREEING = {
     ),
     "size": (
         {"image_processor": {"size": {"height": 100, "width": 100}}},
-        "pictures are resized to 100×100, which patches of 16×16 do not fill",
+        "pictures are resized to 100×100, which patches of 32×32 do not fill",
     ),
     "one side": (
         {"image_processor": {"size": {"height": 128, "width": 100}}},
-        "pictures are resized to 128×100, which patches of 16×16 do not fill",
+        "pictures are resized to 128×100, which patches of 32×32 do not fill",
     ),
     "no square": (
         {"image_processor": {"size": {"shortest_edge": 128}}},
-        "pictures are resized to None×None, which patches of 16×16 do not fill",
+        "pictures are resized to None×None, which patches of 32×32 do not fill",
     ),
 }
 
@@ -328,7 +328,7 @@ def test_another_picture_size_is_kept_and_explained(tmp_path):
     vlm = visglm.VisGLM.from_pretrained(image_size=96)
     vlm.save_pretrained(tmp_path)
     again = visglm.VisGLM.from_pretrained(tmp_path)
-    assert again.explain(Image.new("RGB", (9, 9)), "What is this?", "A cat.").heat.shape == (6, 6)
+    assert again.explain(Image.new("RGB", (9, 9)), "What is this?", "A cat.").heat.shape == (3, 3)
 
 
 # --- decoding and the pipeline -----------------------------------------------------------------------------

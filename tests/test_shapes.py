@@ -11,6 +11,7 @@ import pytest
 
 from visglm import VisGLM
 from visglm.errors import ConfigError, MissingDependencyError
+from visglm.sampling import MOST_BIASES
 
 pytest.importorskip("llguidance")
 
@@ -107,7 +108,7 @@ def test_without_the_library_it_is_named(vlm, monkeypatch):
 def test_a_bias_that_leaves_nothing_is_an_error_of_its_own(vlm):
     token = vlm.chat(None, "Say it.", regex="a").ids
     with pytest.raises(Exception, match="shape"):
-        vlm.chat(None, "Say it.", regex="zq", logit_bias={number: -100.0 for number in range(4096)})
+        vlm.chat(None, "Say it.", regex="zq", logit_bias=dict.fromkeys(range(MOST_BIASES), -100.0))
     assert vlm.chat(None, "Say it.", regex="a").ids == token
 
 
@@ -115,7 +116,7 @@ def test_random_walks_spell_what_the_tokenizer_decodes(vlm):
     """The table of bytes against the tokenizer's own words, over random tokens."""
     from visglm.tokenizers import token_bytes
 
-    spelled = token_bytes(vlm.tokenizer, 4096)
+    spelled = token_bytes(vlm.tokenizer, vlm.model.config.text_config.vocab_size)
     dice = random.Random(0)
     writing = [number for number, token in enumerate(spelled) if token]
     assert len(writing) > 3000

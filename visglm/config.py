@@ -355,7 +355,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "text_config": {
             "model_type": "visglm_chatglm",
-            "vocab_size": 4096,
+            "vocab_size": 4663,
             "hidden_size": 256,
             "intermediate_size": 1024,
             "num_hidden_layers": 4,

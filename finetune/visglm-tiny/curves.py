@@ -38,11 +38,34 @@ CHARTS = (
         "nats",
         {"names": ("pretrain_vision.jsonl", "whole"), "names of cells": ("pretrain_vision.jsonl", "cells")},
     ),
-    ("Text model", "nats", {"a word of an answer": ("pretrain_text.jsonl", "loss")}),
+    (
+        "Text model: a word of an answer",
+        "nats",
+        {"first round": ("pretrain_text.jsonl", "loss"), "next version": ("pretrain_text_next.jsonl", "loss")},
+    ),
     ("Bridge and ViT: names", "nats", by_round("pretrain_bridge", "whole")),
     ("Bridge and ViT: names told, halved", "nats", by_round("pretrain_bridge", "names")),
     ("All together: a word of an answer", "nats", by_round("train", "answers")),
     ("All together: names told, halved", "nats", by_round("train", "names")),
+    (
+        "Next version: a word of an answer",
+        "nats",
+        {
+            "all but the recogniser": ("learn_both.jsonl", "answers"),
+            "once more": ("learn_again.jsonl", "answers"),
+            "and again": ("learn_again_2.jsonl", "answers"),
+        },
+    ),
+    (
+        "Next version: names told, halved",
+        "nats",
+        {
+            "bridge and ViT": ("learn_bridge.jsonl", "names"),
+            "all but the recogniser": ("learn_both.jsonl", "names"),
+            "once more": ("learn_again.jsonl", "names"),
+            "and again": ("learn_again_2.jsonl", "names"),
+        },
+    ),
 )
 SMOOTHED = 8  # points of a log are averaged: each is the loss of a single step
 TITLE_HEIGHT = 30  # pixels

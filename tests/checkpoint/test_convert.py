@@ -115,7 +115,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
 
 
 def test_what_the_old_formats_cannot_hold(tmp_path):
-    with pytest.raises(ConfigError, match="stem 'tf_efficientnet_lite2' and recogniser None"):
+    with pytest.raises(ConfigError, match="stem 'tf_efficientnet_lite2' and recogniser 'tf_efficientnet_lite2'"):
         convert(open_source(None), tmp_path / "out", "sat")
     with pytest.raises(ConfigError, match="'gguf'.*native, hf-legacy, sat"):
         convert(open_source(None), tmp_path / "out", "gguf")

@@ -22,6 +22,8 @@ from visglm.light import eyes
 from visglm.light.network import Place
 
 TOLERANCE = 1e-4  # of logits
+# Tracing the golden model, its heat map above all, takes 80 s on a quiet core.
+pytestmark = pytest.mark.timeout(400)
 
 
 def logits_of(light: LightVisGLM, ids: list[int], image_embeds: np.ndarray | None, start: int) -> np.ndarray:
@@ -144,7 +146,7 @@ def test_the_embedded_model_has_its_graphs():
     }  # fmt: skip
     LightVisGLM.from_pretrained()
     graphs = [EMBEDDED_MODEL / name for name in ("decoder.onnx", "heat.onnx", "vision.onnx", "light.json")]
-    assert sum(path.stat().st_size for path in graphs) < 10**6  # the weights are the checkpoint's
+    assert sum(path.stat().st_size for path in graphs) < 2 * 10**6  # the weights are the checkpoint's
 
 
 def test_a_causal_model(tmp_path, vocabulary):  # noqa: F811

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -15,9 +16,11 @@ from tests.light.talks import EXAMPLES
 from tests.light.test_damage import change, refused, seal
 from visglm.errors import CheckpointError, ConfigError, EngineError, PromptError
 from visglm.light import VisGLM as LightVisGLM
+from visglm.sampling import MOST_BIASES
 
 CAT = EXAMPLES / "cat.png"
-ALL_WORDS = {id_: -100.0 for id_ in range(4096)}
+# All digits are among the first tokens.
+MOST_WORDS = dict.fromkeys(range(MOST_BIASES), -100.0)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +49,7 @@ def test_no_picture_to_encode_is_told(light):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 0}])
 def test_ruling_out_every_token_is_told(light, settings):
     with pytest.raises(ConfigError, match="rule out every token"):
-        light.chat(CAT, "What?", logit_bias=ALL_WORDS, **settings)
-    with pytest.raises(ConfigError, match="rule out every token"):
-        light.chat(CAT, "What?", logit_bias=ALL_WORDS, regex="[0-9]{3}", **settings)
+        light.chat(CAT, "What?", logit_bias=MOST_WORDS, regex="[0-9]{3}", **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 0}, {"choices": ["a", "b"]}])
@@ -63,7 +64,8 @@ def spoil(folder):
     """Embeddings that are no numbers."""
     table = json.loads((folder / "light.json").read_text())["tables"]["embeddings"]
     content = bytearray((folder / table["file"]).read_bytes())
-    content[table["offset"] : table["offset"] + 4096 * 256 * 2] = b"\xff" * (4096 * 256 * 2)
+    size = math.prod(table["shape"]) * 2
+    content[table["offset"] : table["offset"] + size] = b"\xff" * size
     (folder / table["file"]).write_bytes(content)
     seal(folder, table["file"])
 
@@ -105,7 +107,7 @@ def test_where_there_is_no_exported_model_the_reason_is_told(tmp_path):
         ("quantization", "int4", "quantization"),
         ("quantization", [], "quantization"),
         ("answers/end_ids", "", "end_ids"),
-        ("answers/end_ids", [4096], "end_ids"),
+        ("answers/end_ids", [10**6], "end_ids"),
         ("tokenizer/special_ids", "", "special_ids"),
         ("pictures/mean", [float("nan"), 0.5, 0.5], "mean"),
         ("pictures/std", [0, 0.5, 0.5], "std"),

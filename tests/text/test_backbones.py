@@ -71,9 +71,10 @@ def toy():
     fields = whole.model.config.to_dict()
     fields.pop("architectures")
     text = ToyConfig(
-        vocab_size=4096, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=whole.tokenizer.bos_token_id,
-        eos_token_id=whole.tokenizer.eos_token_id, pad_token_id=whole.tokenizer.pad_token_id, tie_word_embeddings=False,
+        vocab_size=fields["text_config"]["vocab_size"], hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+        bos_token_id=whole.tokenizer.bos_token_id, eos_token_id=whole.tokenizer.eos_token_id,
+        pad_token_id=whole.tokenizer.pad_token_id, tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(0)
     config = VisGLMConfig(**fields | {"text_config": text.to_dict(), "prompt_style": "chatglm2"})

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-# What a scheme can be applied to. "vision" is the ViT and the Q-Former without the projection, which sets the dtype
-# that pictures are read in.
+# What a scheme can be applied to. "vision" is the ViT, the recogniser and the Q-Former without the projection, which
+# sets the dtype that pictures are read in.
 PARTS = ("layers", "embeddings", "head", "vision")
 # The 16 values of NF4: quantiles of a normal distribution, one of them 0. QLoRA (https://arxiv.org/abs/2305.14314).
 NF4_VALUES = (
