@@ -38,7 +38,7 @@ def test_six_pictures_of_two_names_are_learnt_and_the_page_answers_with_them():
             until(lambda number=number: len(browser.all(BOX)) > number, "the picture's row")
             with browser.redrawn():
                 browser.find(BOX, number).send_keys(name + Keys.ENTER)
-        assert "331,776 numbers" in browser.text() and "160 steps at the most" in browser.text()
+        assert "340,848 numbers" in browser.text() and "160 steps at the most" in browser.text()
         browser.click(".st-key-teach button")
         until(lambda: "seconds left" in browser.text(), "the time that is left", 300)
         until(lambda: not browser.all(".st-key-teach_stop button"), "it to learn", 600)
