@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tests.tiny import GOLDEN_CHATGLM2, GOLDEN_HF, GOLDEN_SAT, expected, make_fine_tuned
 from visglm import VisGLM
 from visglm.checkpoint import assemble, open_source
+from visglm.checkpoint.assemble import build
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,18 @@ def test_chatglm2():
     model = assemble(open_source(GOLDEN_CHATGLM2), device=torch.device("cpu"), dtype=torch.float32)
     golden = expected("chatglm2")
     torch.testing.assert_close(model(golden["input_ids"]).logits, golden["logits"], rtol=0, atol=2e-4)
+
+
+def test_a_network_is_built_without_drawing_a_number():
+    class Recorder(TorchFunctionMode):
+        def __init__(self):
+            super().__init__()
+            self.names = set()
+
+        def __torch_function__(self, function, types, arguments=(), options=None):
+            self.names.add(getattr(function, "__name__", ""))
+            return function(*arguments, **options or {})
+
+    with Recorder() as recorder:
+        build(open_source(None).config)
+    assert "arange" in recorder.names and not recorder.names & {"normal_", "uniform_", "trunc_normal_"}

@@ -284,7 +284,31 @@ def test_seen_pictures_stay_within_their_bytes():
     calls.clear()
     for order in ([0, 1, 1, 2], [3, 0, 2, 1]):
         assert torch.equal(seen(pixels[order], [names[place] for place in order]), expected[order])
-    assert calls == [3, 2] and seen.num_bytes == 32
+    assert calls == [3, 2] and seen.kept.num_bytes == 32
+
+
+def test_what_the_base_would_say_is_asked_once_for_each_example_and_the_losses_are_the_same(tmp_path, monkeypatch):
+    from visglm.training.trainer import VisGLMTrainer
+
+    path, losses, num_asked = captions(tmp_path, 4), [], []
+    settings = {**FAST, "held_out": 0.0, "max_steps": 16, "replay": 0.5, "num_samples": 0}
+    of_base = VisGLMTrainer.of_base
+
+    def note(self, model, *arguments):
+        hook = model.register_forward_pre_hook(lambda *_: num_asked.append(len(losses)))
+        try:
+            return of_base(self, model, *arguments)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(VisGLMTrainer, "of_base", note)
+    monkeypatch.setattr("visglm.training.replay.MAX_ANSWERS_EACH", 1)
+    for size in (1 << 28, 0):
+        monkeypatch.setattr("visglm.training.seen.MAX_BYTES", size)
+        report = VisGLM.from_pretrained().finetune(path, output_dir=tmp_path / str(size), **settings)
+        losses.append([row["loss"] for row in report.history if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert 0 < num_asked.count(0) < num_asked.count(1)
 
 
 # ---- against forgetting ---------------------------------------------------------------------------------------------
@@ -298,7 +322,7 @@ def test_small_data_is_mixed_with_general_answers_that_do_not_contradict_it(data
         return ["Well."] * len(requests)
 
     general = own_answers(data, 240, answer, asks_captions=True)  # its rows are captions: no more of those
-    assert len(general) == len(heard) == 240
+    assert len(general) == len(heard) == 6 * 24  # few rows need not wait for many answers
     about_taught = {question for images, question, _ in heard if images and isinstance(images[0], Path)}
     names = {question for questions in CAPTION_QUESTIONS.values() for question in questions}
     assert about_taught and not about_taught & names

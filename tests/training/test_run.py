@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,6 +139,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, replay, num_workers):
     assert found.keys() == expected.keys()
     for step, value in expected.items():
         assert found[step] == pytest.approx(value, abs=1e-6)
+
+
+def test_processes_that_read_data_have_ended_before_memory_is_freed(tmp_path, monkeypatch):
+    """In cycles their queues would go first, and each process would be waited for five seconds."""
+    left = []
+    collector = SimpleNamespace(collect=lambda: left.append(multiprocessing.active_children()))
+    monkeypatch.setattr("visglm.training.run.gc", collector)
+    rows = [{"image": picture(0), "caption": "It is a disc."}]
+    settings = {"replay": 0.0, "num_workers": 1, "num_samples": 0, "report_to": "none"}  # it ends when all is learnt
+    VisGLM.from_pretrained().finetune(rows, output_dir=tmp_path / "out", **settings)
+    assert left == [[]]
 
 
 @pytest.mark.slow

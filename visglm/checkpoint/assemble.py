@@ -7,9 +7,11 @@ first byte is read; then each tensor is copied to its place as it comes. Nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..adapters import Fingerprint
@@ -25,6 +27,23 @@ from .source import Source
 Prepare = Callable[[str, nn.Module, Tensor], bool]
 
 
+class Unfilled(TorchFunctionMode):
+    """What would draw numbers for a tensor leaves it as it is, in this thread: on the meta device there are none, and
+    drawing none takes torch longer than all else of a network's building."""
+
+    # Of torch.nn.init, which names its argument, and of tensors. What is called within them is not seen.
+    DRAWS: ClassVar[frozenset[str]] = frozenset({
+        "normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_",
+        "xavier_uniform_",
+    })  # fmt: skip
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        if getattr(function, "__name__", "") in self.DRAWS:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **options)
+
+
 def build(config: PreTrainedConfig) -> PreTrainedModel:
     """The network of `config` on the meta device: shapes without memory. Packed modules where it is quantized.
 
@@ -33,7 +52,7 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     """
     quantization = Quantization.of(config)
     with told(config._name_or_path or "The configuration", "the configuration"):
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network = family_of(config).network_class(config)
         if quantization is not None:
             replace_modules(network, quantization, torch.float32)

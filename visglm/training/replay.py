@@ -24,6 +24,7 @@ from .samples import Answer
 
 MAX_SELF_ANSWERS = 512  # general rows the model answers for itself; more are repeated
 MAX_SMALL_ANSWERS = 288  # of small data, where each epoch takes others
+MAX_ANSWERS_EACH = 24  # for each answer to learn: they take twelve epochs, and two pictures need not wait for 288
 LANGUAGES = ("en", "zh")
 # Asked about a picture to learn from: what it shows is left out.
 ASIDE_QUESTIONS: Mapping[str, tuple[str, ...]] = {
@@ -103,7 +104,7 @@ def own_answers(train: TrainingData, count: int, answer: Answer, asks_captions: 
     if asks_captions and not teaches_captions(train):
         requests = caption_requests(train, min(count, MAX_SELF_ANSWERS))
     else:
-        requests = aside_requests(train, min(count, MAX_SMALL_ANSWERS))
+        requests = aside_requests(train, min(count, MAX_SMALL_ANSWERS, MAX_ANSWERS_EACH * len(train)))
     located: list[tuple[list[Any], str, list[tuple[str, str]]]] = [
         # A path: a picture that cannot be read becomes an empty answer, and is left out below.
         ([train.rows.folder.locate(image) for image in images], question, [])

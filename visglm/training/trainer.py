@@ -27,7 +27,7 @@ from .data import HeldOutData
 from .index import check_bad_share
 from .methods import rate_of, tower_of
 from .saving import PARTIAL_NAME, checkpoints, disk_error, publish, rotate, save_trained, write_facts
-from .seen import SeenPictures
+from .seen import Kept, SeenPictures
 
 # What torch says of a process that reads data and is no more.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
@@ -75,6 +75,7 @@ class VisGLMTrainer(Trainer):
         # Of sharded weights every process must run every module at every step.
         is_kept = self.frozen_vision is not None and not self.is_sharded and family.takes_image_embeds
         self.seen = SeenPictures(vision) if is_kept else None
+        self.said_by_base = Kept()  # of an example whose answer is the model's own, by where it is from
         if data.get("train_dataset") is not None:
             self.add_callback(Epochs(data["train_dataset"]))
         self.meter = Meter()
@@ -123,6 +124,12 @@ class VisGLMTrainer(Trainer):
                 f"lower num_workers ({self.args.dataloader_num_workers}) or batch_size "
                 f"({self.settings.batch_size}), and go on by resume=True (--resume)."
             ) from None
+
+    def release(self) -> None:
+        """Let the processes that read data go. Collected with the cycles that hold a trainer, their queues would go
+        before they hear of it, and torch waits five seconds for each that does not."""
+        self.callback_handler.train_dataloader = self.callback_handler.eval_dataloader = None
+        self.accelerator.free_memory()
 
     def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
         """As of the base class, but every token weighs the same: it would take the mean of the batches' means, and
@@ -179,7 +186,7 @@ class VisGLMTrainer(Trainer):
             return (loss, outputs) if return_outputs else loss
         # Several processes expect one pass through the model for each backward pass; there, the words are learnt.
         if any(is_own) and self.part.can_be_weighed and self.args.world_size == 1:
-            outputs = self.compare_with_base(model, inputs, is_own, num_items_in_batch)
+            outputs = self.compare_with_base(model, inputs, where, is_own, num_items_in_batch)
         else:
             # Sharded and quantized weights do not know their own dtype; the vision tower casts pictures itself.
             outputs = super().compute_loss(
@@ -193,18 +200,19 @@ class VisGLMTrainer(Trainer):
         return outputs if return_outputs else loss
 
     def compare_with_base(
-        self, model: nn.Module, inputs: dict[str, Any], is_own: list[bool], num_tokens: Tensor | int | None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        where: list[str],
+        is_own: list[bool],
+        num_tokens: Tensor | int | None,
     ) -> tuple[Tensor, Any]:
         """The loss, where some answers are the model's own: of those it is how far all that could be said is from what
         the base would say ("Learning without Forgetting", Li and Hoiem 2016), which keeps more than the words do."""
         asked = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
         wanted = F.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)[:, inputs["logits_to_keep"]]
         own = (wanted != IGNORE_INDEX) & torch.tensor(is_own, device=wanted.device)[:, None]
-        model.eval()
-        with torch.no_grad(), self.part.weighed(0.0):
-            base = model(**asked).logits[own].float().log_softmax(-1)
-        model.train()
-        self.look({}, [])
+        base = self.of_base(model, asked, own, where)
         outputs = model(**asked)
         logits = outputs.logits.float()
         taught = F.cross_entropy(
@@ -213,6 +221,23 @@ class VisGLMTrainer(Trainer):
         )  # fmt: skip
         away = F.kl_div(logits[own].log_softmax(-1), base, reduction="sum", log_target=True)
         return (taught + away) / (num_tokens if num_tokens is not None else (wanted != IGNORE_INDEX).sum()), outputs
+
+    @torch.no_grad()
+    def of_base(self, model: nn.Module, asked: dict[str, Any], own: Tensor, where: list[str]) -> Tensor:
+        """Logarithms of the base's probabilities `[num_tokens, vocab_size]` at the marked places `own [rows, places]`;
+        computed once for each row, as long as there is room."""
+        counts = own.sum(1).tolist()
+        names, kept = [name for name, count in zip(where, counts, strict=True) if count], self.said_by_base.tensors
+        if all(name in kept for name in names):
+            return torch.cat([kept[name] for name in names]).to(own.device)
+        model.eval()
+        with self.part.weighed(0.0):
+            base = model(**asked).logits[own].float().log_softmax(-1)
+        model.train()
+        self.look({}, [])
+        for name, said in zip(where, base.split(counts), strict=True):
+            self.said_by_base.keep(name, said)
+        return base
 
     @property
     def part(self) -> Any:
