@@ -22,8 +22,6 @@ from visglm.light import eyes
 from visglm.light.network import Place
 
 TOLERANCE = 1e-4  # of logits
-# Tracing the golden model, its heat map above all, takes 80 s on a quiet core.
-pytestmark = pytest.mark.timeout(400)
 
 
 def logits_of(light: LightVisGLM, ids: list[int], image_embeds: np.ndarray | None, start: int) -> np.ndarray:
@@ -57,7 +55,10 @@ def check_golden(light: LightVisGLM, wanted: dict[str, torch.Tensor], tolerance:
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "golden"
-    export(open_source(GOLDEN_HF), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # Its heat map would take a minute to trace; those of other networks are compared below and by family.
+        patch.setattr("visglm.export.can_have_heat", lambda config, weights: False)
+        export(open_source(GOLDEN_HF), folder)
     return folder
 
 
