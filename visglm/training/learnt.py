@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
@@ -32,7 +33,9 @@ class UntilLearnt(TrainerCallback):
     """
 
     def __init__(self, trainer: VisGLMTrainer, lessons: TrainingData):
-        self.trainer, self.lessons = trainer, lessons
+        # A trainer in a cycle is collected: the queues of the processes that read data would go before they hear of it,
+        # and torch waits five seconds for each that does not.
+        self.trainer, self.lessons = weakref.proxy(trainer), lessons
         self.items: list[dict[str, Any]] | None = None
         self.rounds = NUM_ROUNDS if trainer.part.can_be_weighed else 1
         self.kept: dict[str, torch.Tensor] = {}  # what learns, as it was when all was learnt the last time

@@ -146,7 +146,6 @@ def train(plan: Plan, adapters: Adapters, processor: VisGLMProcessor, stop: Stop
         trainer.save_last()
         state, rates, is_sharded = trainer.state, trainer.meter.rates(), trainer.is_sharded
         counts = {"rows_left_out_while_training": len(trainer.problems), "cut_while_training": trainer.num_cut}
-        trainer.release()
         del trainer
         gc.collect()  # the optimizer goes: answers want the room
         chosen = choose_checkpoint(plan.output_dir, state.best_global_step or state.global_step)

@@ -28,7 +28,7 @@ class Kept:
 
     def keep(self, name: Any, value: Tensor) -> None:
         if name not in self.tensors and self.num_bytes + value.nbytes <= self.max_bytes:
-            self.tensors[name] = value.detach().clone().cpu()  # not a view of a whole batch
+            self.tensors[name] = value.clone().cpu()  # not a view of a whole batch
             self.num_bytes += value.nbytes
 
 

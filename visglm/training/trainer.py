@@ -125,12 +125,6 @@ class VisGLMTrainer(Trainer):
                 f"({self.settings.batch_size}), and go on by resume=True (--resume)."
             ) from None
 
-    def release(self) -> None:
-        """Let the processes that read data go. Collected with the cycles that hold a trainer, their queues would go
-        before they hear of it, and torch waits five seconds for each that does not."""
-        self.callback_handler.train_dataloader = self.callback_handler.eval_dataloader = None
-        self.accelerator.free_memory()
-
     def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
         """As of the base class, but every token weighs the same: it would take the mean of the batches' means, and
         count again what fills up the last batch of several processes."""
